@@ -12,7 +12,7 @@ from typing import Any
 import loads
 import replay
 
-from pipeline.fleet import files as parquet
+from pipeline.fleet import parquet
 from pipeline.fleet.catalogue import Catalogue, File, Host
 from pipeline.fleet.schema import COLUMNS
 from pipeline.forward.batches import token

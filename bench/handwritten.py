@@ -67,7 +67,7 @@ from pipeline.bus.stream._blocks import crc32
 from pipeline.bus.stream._decoder import Decoder
 from pipeline.export.json import batch_lines, dumps
 from pipeline.host.boot import cpid, now_boot_ns
-from pipeline.records.events import KIND_NAMES
+from pipeline.records.declared import KIND_NAMES
 from pipeline.resolver.daemon._waiting import FrameSocket
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables

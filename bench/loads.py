@@ -15,8 +15,8 @@ import common  # noqa: F401  (finds the package)
 import numpy as np
 
 from pipeline.bus.frames.frame import FrameEncoder
+from pipeline.records import declared, dtypes
 from pipeline.records import declared as records
-from pipeline.records import events
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,8 +31,8 @@ FIRST_PID = 1000
 PID_RANGE = 30_000
 LIVE = 1500  # children that are alive at any time
 ROUND_EVENTS = 2048  # in one message
-_KINDS = {events.KIND_FORK: events.FORK, events.KIND_EXEC: events.EXEC, events.KIND_EXIT: events.EXIT}
-COST = np.array([(900_000, 400_000, 0, 6 << 20, 8192, 4096, 310, 0, 3, 1)], events.COST)  # of each process
+_KINDS = {declared.KIND_FORK: dtypes.FORK, declared.KIND_EXEC: dtypes.EXEC, declared.KIND_EXIT: dtypes.EXIT}
+COST = np.array([(900_000, 400_000, 0, 6 << 20, 8192, 4096, 310, 0, 3, 1)], dtypes.COST)  # of each process
 PID_NS = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
 
 
@@ -63,9 +63,9 @@ def lives(processes: int, live: int, does_exec: Callable[[int], bool]) -> Action
     kinds, actor = [], []
     for i in range(processes + live):
         for kind, number in (
-            (events.KIND_FORK, i), (events.KIND_EXEC, i - live // 2), (events.KIND_EXIT, i - live),
+            (declared.KIND_FORK, i), (declared.KIND_EXEC, i - live // 2), (declared.KIND_EXIT, i - live),
         ):  # fmt: skip
-            if 0 <= number < processes and (kind != events.KIND_EXEC or does_exec(number)):
+            if 0 <= number < processes and (kind != declared.KIND_EXEC or does_exec(number)):
                 kinds.append(kind)
                 actor.append(number)
     return kinds, actor
@@ -83,7 +83,7 @@ def build(count: int) -> Actions:
 
 def forks(count: int) -> Actions:
     """Return `count` forks of processes that do not exit."""
-    return [events.KIND_FORK] * count, list(range(count))
+    return [declared.KIND_FORK] * count, list(range(count))
 
 
 def compiler_runs() -> list[Strings]:
@@ -144,13 +144,13 @@ class Load:
         times = begin_boot_ns + np.cumsum(rng.integers(*gaps_ns, n)).astype(np.uint64)
         self.period_ns = np.uint64(int(times[-1]) + 10_000 - begin_boot_ns)
         self.end_boot_ns = int(times[-1]) + 10_000
-        forks = self.kind == events.KIND_FORK
+        forks = self.kind == declared.KIND_FORK
         starts = np.zeros(int(who.max()) + 1, np.uint64)
         starts[who[forks]] = times[forks] - np.uint64(400)
         pids = (first_pid + np.arange(len(starts)) % pid_range).astype(np.uint32)
         self.processes = Processes(pids, starts)
         parent = rng.integers(0, len(parents.tgid), len(starts))
-        self.head, self.task = np.zeros(n, events.HEAD), np.zeros(n, events.TASK)
+        self.head, self.task = np.zeros(n, dtypes.HEAD), np.zeros(n, dtypes.TASK)
         self.head["time_boot_ns"], self.head["kind"] = times, self.kind
         self.head["tgid"] = self.head["tid"] = pids[who]
         self.head["start_boot_ns"] = starts[who]
@@ -172,22 +172,22 @@ class Load:
             at = np.flatnonzero(self.kind == kind)
             self.rank[at] = np.arange(len(at))
             self.body[kind] = np.zeros(len(at), dtype)
-        forks = self.kind == events.KIND_FORK
-        self.body[events.KIND_FORK]["creator_tgid"] = self.head["ppid"][forks]
-        self.body[events.KIND_FORK]["creator_start_boot_ns"] = self.head["parent_start_boot_ns"][forks]
-        self.body[events.KIND_EXIT]["reaper_tgid"] = PARENTS.tgid[0]
-        self.body[events.KIND_EXIT]["reaper_start_boot_ns"] = PARENTS.start_boot_ns[0]
-        body = self.body[events.KIND_EXEC]
+        forks = self.kind == declared.KIND_FORK
+        self.body[declared.KIND_FORK]["creator_tgid"] = self.head["ppid"][forks]
+        self.body[declared.KIND_FORK]["creator_start_boot_ns"] = self.head["parent_start_boot_ns"][forks]
+        self.body[declared.KIND_EXIT]["reaper_tgid"] = PARENTS.tgid[0]
+        self.body[declared.KIND_EXIT]["reaper_start_boot_ns"] = PARENTS.start_boot_ns[0]
+        body = self.body[declared.KIND_EXEC]
         chosen = [strings[i % len(strings)] for i in range(len(body))]
         self.blobs = np.full(self.count, b"", object)
-        self.blobs[self.kind == events.KIND_EXEC] = [b"".join(parts) for parts in chosen]
-        self.blobs[self.kind == events.KIND_EXIT] = COST.tobytes()
-        self.body[events.KIND_EXIT]["exit_flags"] = records.EXIT_COST | records.EXIT_IO
+        self.blobs[self.kind == declared.KIND_EXEC] = [b"".join(parts) for parts in chosen]
+        self.blobs[self.kind == declared.KIND_EXIT] = COST.tobytes()
+        self.body[declared.KIND_EXIT]["exit_flags"] = records.EXIT_COST | records.EXIT_IO
         for i, part in enumerate(("path", "name", "args", "envs")):
             body[part + "_bytes"] = [len(parts[i]) for parts in chosen]
         body["args_full_bytes"], body["envs_full_bytes"] = body["args_bytes"], body["envs_bytes"]
         body["inode"], body["mtime_ns"] = 1 + body["path_bytes"], 5
-        sizes = np.zeros(events.KIND_COUNT, np.uint32)
+        sizes = np.zeros(declared.KIND_COUNT, np.uint32)
         for kind, dtype in _KINDS.items():
             sizes[kind] = dtype.itemsize
         self.head["var_bytes"] = [len(blob) for blob in self.blobs]
@@ -225,9 +225,9 @@ class Load:
                     encoder.add(
                         ring=ring, seq=sent[ring], from_pos=position[ring], to_pos=int(to[-1]), count=len(rows),
                         lost={}, head=head.tobytes(), task=self.task[rows].tobytes(),
-                        fork=self.body[events.KIND_FORK][mine[events.KIND_FORK]].tobytes(),
-                        exec=self.body[events.KIND_EXEC][mine[events.KIND_EXEC]].tobytes(),
-                        exit=self.body[events.KIND_EXIT][mine[events.KIND_EXIT]].tobytes(),
+                        fork=self.body[declared.KIND_FORK][mine[declared.KIND_FORK]].tobytes(),
+                        exec=self.body[declared.KIND_EXEC][mine[declared.KIND_EXEC]].tobytes(),
+                        exit=self.body[declared.KIND_EXIT][mine[declared.KIND_EXIT]].tobytes(),
                         blob=b"".join(self.blobs[rows]),
                     )  # fmt: skip
                     position[ring], seq[ring], sent[ring] = int(to[-1]), seq[ring] + len(rows), sent[ring] + 1

@@ -60,9 +60,9 @@ class Changes:
 
     def __init__(self) -> None:
         from pipeline.bus.frames.frame import FrameEncoder
-        from pipeline.records import events
+        from pipeline.records import declared, dtypes
 
-        self.events = events
+        self.declared, self.dtypes = declared, dtypes
         self.encoder = FrameEncoder(boot_id=BOOT, source="replay")
         self.rng = np.random.default_rng(23)
         self.choice = random.Random(23)
@@ -72,45 +72,45 @@ class Changes:
         self.execs = []
         for i in range(64):
             path, args = b"/bin/%d" % i, b"x" * self.choice.randrange(1, 300) + b"\0"
-            body = np.zeros(1, events.EXEC)
+            body = np.zeros(1, dtypes.EXEC)
             body["inode"], body["path_bytes"], body["args_bytes"] = 5, len(path), len(args)
             body["args_full_bytes"], body["argc"] = len(args), 1
             self.execs.append((body.tobytes(), path + args))
 
     def _action(self, time_ns: int) -> tuple[int, int, int]:
         """Return (kind, pid, start of the process) of a record that creates or ends an image."""
-        events, choice = self.events, self.choice
+        declared, choice = self.declared, self.choice
         if choice.random() < 0.5:
             pid = choice.choice(LIVE_PIDS)
-            return events.KIND_EXEC, pid, self.start[pid]
+            return declared.KIND_EXEC, pid, self.start[pid]
         pid = choice.choice(PASSING_PIDS)
         if pid in self.start:
-            return events.KIND_EXIT, pid, self.start.pop(pid)
+            return declared.KIND_EXIT, pid, self.start.pop(pid)
         self.start[pid] = time_ns - 500
-        return events.KIND_FORK, pid, self.start[pid]
+        return declared.KIND_FORK, pid, self.start[pid]
 
     def images(self, count: int) -> bytes:
         """Return a frame of forks, execs and exits; the first frame creates the pids that are always live."""
-        events = self.events
+        declared = self.declared
         if self.records:
             actions = [self._action(self.now + 1000 * i) for i in range(1, count + 1)]
         else:
             self.start |= dict.fromkeys(LIVE_PIDS, self.now)
-            actions = [(kind, pid, self.now) for kind in (events.KIND_FORK, events.KIND_EXEC) for pid in LIVE_PIDS]
+            actions = [(kind, pid, self.now) for kind in (declared.KIND_FORK, declared.KIND_EXEC) for pid in LIVE_PIDS]
         kinds, pids, starts = (np.array(column, np.uint64) for column in zip(*actions, strict=True))
-        execs = [self.choice.choice(self.execs) for _ in range(int((kinds == events.KIND_EXEC).sum()))]
+        execs = [self.choice.choice(self.execs) for _ in range(int((kinds == declared.KIND_EXEC).sum()))]
         return self._frame(kinds, pids, starts, execs)
 
     def changes(self, count: int) -> bytes:
         """Return a frame of records that change rows in place."""
         pids = np.full(count, LIVE_PIDS[0], np.uint64)
         pids[::16] = self.rng.choice(np.array(LIVE_PIDS, np.uint64), len(pids[::16]))
-        return self._frame(np.full(count, self.events.KIND_CRED), pids, np.full(count, self.start[LIVE_PIDS[0]]), [])
+        return self._frame(np.full(count, self.declared.KIND_CRED), pids, np.full(count, self.start[LIVE_PIDS[0]]), [])
 
     def _frame(self, kinds: Array, pids: Array, starts: Array, execs: list[tuple[bytes, bytes]]) -> bytes:
-        events = self.events
+        declared, dtypes = self.declared, self.dtypes
         n = len(kinds)
-        head, task = np.zeros(n, events.HEAD), np.zeros(n, events.TASK)
+        head, task = np.zeros(n, dtypes.HEAD), np.zeros(n, dtypes.TASK)
         head["kind"], head["time_boot_ns"], head["start_boot_ns"] = kinds, self.now + 1000 * np.arange(1, n + 1), starts
         head["tgid"] = head["tid"] = pids
         passing = pids >= PASSING_PIDS[0]
@@ -119,18 +119,20 @@ class Changes:
         for name in ("uid", "euid", "gid", "fsgid"):
             task[name] = self.rng.integers(0, 1 << 20, n)
         task["comm"], task["ns_pid"], task["cgroup_id"] = b"c%d" % self.sent, 1, 4711
-        counts = {kind: int((kinds == kind).sum()) for kind in (events.KIND_FORK, events.KIND_EXEC, events.KIND_EXIT)}
-        sizes = np.zeros(events.KIND_COUNT, np.uint32)
-        sizes[[events.KIND_FORK, events.KIND_EXEC, events.KIND_EXIT]] = 32, 128, 32
-        head["var_bytes"][kinds == events.KIND_EXEC] = [len(strings) for _, strings in execs]
+        counts = {
+            kind: int((kinds == kind).sum()) for kind in (declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_EXIT)
+        }
+        sizes = np.zeros(declared.KIND_COUNT, np.uint32)
+        sizes[[declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_EXIT]] = 32, 128, 32
+        head["var_bytes"][kinds == declared.KIND_EXEC] = [len(strings) for _, strings in execs]
         head["record_bytes"] = 224 + head["var_bytes"] + sizes[head["kind"]]
         spans = 8 + (head["record_bytes"].astype(np.uint64) + 7 & ~np.uint64(7))
         ends = self.position + np.cumsum(spans)
         head["ring_pos"], head["ring_seq"] = ends - spans, self.records + np.arange(n)
         message = self.encoder.encode(
             ring=0, seq=self.sent, from_pos=self.position, to_pos=int(ends[-1]), count=n, lost={}, head=head.tobytes(),
-            task=task.tobytes(), fork=bytes(32 * counts[events.KIND_FORK]), exec=b"".join(body for body, _ in execs),
-            exit=bytes(32 * counts[events.KIND_EXIT]), blob=b"".join(strings for _, strings in execs),
+            task=task.tobytes(), fork=bytes(32 * counts[declared.KIND_FORK]), exec=b"".join(body for body, _ in execs),
+            exit=bytes(32 * counts[declared.KIND_EXIT]), blob=b"".join(strings for _, strings in execs),
         )  # fmt: skip
         self.position, self.sent, self.records = int(ends[-1]), self.sent + 1, self.records + n
         self.now += 1000 * n

@@ -23,7 +23,7 @@ from loads import BOOT, PARENTS, PID_NS, Load, Messages, Processes
 
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.bus.sockets import PULL_HWM_FRAMES, PUSH_HWM_FRAMES
-from pipeline.records import events
+from pipeline.records import dtypes
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
@@ -80,7 +80,7 @@ class Resolver:
 
     def enter(self, processes: Processes = PARENTS, *, is_chain: bool = False) -> None:
         """Add processes to the tables as a snapshot does; with `is_chain` each is the child of the one before."""
-        head, task, body = np.zeros(1, events.HEAD), np.zeros(1, events.TASK), np.zeros(1, events.EXEC)
+        head, task, body = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.TASK), np.zeros(1, dtypes.EXEC)
         head["time_boot_ns"] = 1_500_000_000
         task["pid_ns"], task["cgroup_id"], task["comm"] = PID_NS, 4711, b"make"
         strings = b"/usr/bin/makemake\0-j\0"

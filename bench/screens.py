@@ -30,7 +30,7 @@ import loads
 import numpy as np
 import replay
 
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE
 
 SMALL = {"live": 200, "exited": 300, "runs": 1}
@@ -47,10 +47,10 @@ def story(live: int, exited: int) -> loads.Actions:
     kinds: list[int] = []
     actors: list[int] = []
     for number in range(live + exited):
-        kinds += [events.KIND_FORK, events.KIND_EXEC]
+        kinds += [declared.KIND_FORK, declared.KIND_EXEC]
         actors += [number, number]
         if number >= live:
-            kinds.append(events.KIND_EXIT)
+            kinds.append(declared.KIND_EXIT)
             actors.append(number - live)
     return kinds, actors
 

@@ -45,7 +45,7 @@ from pipeline.client.event_filter import EventFilter
 from pipeline.export.json import dumps
 from pipeline.formats.convert import convert_event
 from pipeline.formats.declared import FORMATS
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.select.selection import Selection
 from pipeline.shm.layout import layout
@@ -67,8 +67,8 @@ def make_load(directory: Path) -> publish.Load:
     load = publish.Load(directory, STEP, 5, is_mixed=True)
     wanted = publish.make_row(load.tables, 90_000, 1, PROGRAM, b"wanted", [0, 0, 0])
     load.rows[0] = wanted
-    load.topics[0], load.kinds[0] = layout.TOPICS.index("proc.exec"), events.KIND_EXEC
-    load.topics[1], load.kinds[1] = layout.TOPICS.index("proc.cred"), events.KIND_CRED
+    load.topics[0], load.kinds[0] = layout.TOPICS.index("proc.exec"), declared.KIND_EXEC
+    load.topics[1], load.kinds[1] = layout.TOPICS.index("proc.cred"), declared.KIND_CRED
     return load
 
 

@@ -63,14 +63,14 @@ def fill(directory: Path, images: int) -> None:
     import loads
     import replay
 
-    from pipeline.records import events
+    from pipeline.records import declared
     from pipeline.resolver.daemon import build
 
     processes = (images - len(loads.PARENTS.tgid)) // 2
     kinds: list[int] = []
     actors: list[int] = []
     for number in range(processes):
-        lifetime = [events.KIND_FORK, events.KIND_EXEC] + [events.KIND_EXIT] * (number % 3 > 0)
+        lifetime = [declared.KIND_FORK, declared.KIND_EXEC] + [declared.KIND_EXIT] * (number % 3 > 0)
         kinds += lifetime
         actors += [number] * len(lifetime)
     strings = [

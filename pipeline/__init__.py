@@ -39,7 +39,7 @@ from importlib import import_module
 TYPE_CHECKING = False  # see paths.py
 if TYPE_CHECKING:
     from pipeline.bus.context_events import ContextSender
-    from pipeline.bus.stream.event import (
+    from pipeline.bus.stream.event_dict import (
         Ancestor,
         ContextEvent,
         CredEvent,
@@ -154,7 +154,7 @@ _MODULES = {
     "pipeline.export.text": ("printable",),
     "pipeline.shm.names.signals": ("signal_name",),
     "pipeline.formats.convert": ("convert_event",),
-    "pipeline.bus.stream.event": (
+    "pipeline.bus.stream.event_dict": (
         "Event", "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
         "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
     ),

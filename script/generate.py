@@ -816,7 +816,7 @@ def tables() -> dict[str, str]:
         "header-key-table": markdown_keys("header key", stream.HEADER_KEYS),
     }
     for module, prefixes in (
-        (writer, ("MARK_", "LINEAGE_")),
+        (writer, ("STATUS_", "LINEAGE_")),
         (frames, ("FRAME_",)),
         (stream, ("BLOCK_", "FILTER", "SUBSCRIPTION_")),
     ):
@@ -894,7 +894,7 @@ def generated() -> dict[str, str]:
         ROOT / "pipeline/resolver/stream/_row_filters.pxd",
         ROOT / "pipeline/shm/reader/entry_dict.py",
         ROOT / "pipeline/shm/layout/entry_types.py",
-        ROOT / "pipeline/bus/stream/event.py",
+        ROOT / "pipeline/bus/stream/event_dict.py",
         ROOT / "pipeline/client/event_object.py",
     ]
     for path in marked:

@@ -1,8 +1,8 @@
 """Make docs/stream.schema.json, the JSON Schema of the public stream, from the declarations.
 
 Fields of processes come from ``pipeline/shm/layout/entry_fields.py``, the other ones from the types in
-``pipeline/bus/stream/event.py``, keys of headers from ``pipeline/bus/stream/declared.py``. The keys of files come from
-the tables of docs/wire-schema.md, which tests compare with the code. Standard library only.
+``pipeline/bus/stream/event_dict.py``, keys of headers from ``pipeline/bus/stream/declared.py``. The keys of files come
+from the tables of docs/wire-schema.md, which tests compare with the code. Standard library only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.bus.stream import declared as stream  # noqa: E402 - found by the line above
-from pipeline.bus.stream import event as events  # noqa: E402
+from pipeline.bus.stream import event_dict as events  # noqa: E402
 from pipeline.shm.layout import declared as segments  # noqa: E402
 from pipeline.shm.layout import entry_fields  # noqa: E402
 
@@ -103,7 +103,7 @@ def fields(*shown: str) -> dict[str, Schema]:
 
 
 def of_type(hint: Any) -> Schema:
-    """Return the schema of a type that `pipeline.bus.stream.event` uses."""
+    """Return the schema of a type that `pipeline.bus.stream.event_dict` uses."""
     arguments = typing.get_args(hint)
     if hint is NoneType:
         return {"type": "null"}

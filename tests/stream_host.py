@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline import paths
 from pipeline.bus.sockets import Bus
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.journal_writer import JournalWriter
@@ -85,7 +85,7 @@ class MiniResolver:
             self.tables.close(remove=True)
 
 
-_KINDS = {events.KIND_FORK: "fork", events.KIND_EXEC: "exec", events.KIND_EXIT: "exit"}
+_KINDS = {declared.KIND_FORK: "fork", declared.KIND_EXEC: "exec", declared.KIND_EXIT: "exit"}
 #: Times and cookies of processes other than pid 1, by column. In the columns of a head, `ppid` says whose the time is.
 _SHIFTED = {"head": ("time_boot_ns", "start_boot_ns"), "task": ("cookie",), "exec": ("prev_cookie",)}
 

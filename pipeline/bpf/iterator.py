@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.bpf import syscall
 from pipeline.bpf._iterator import split
-from pipeline.records import events
+from pipeline.records import dtypes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -55,5 +55,5 @@ def parse_tasks(data: bytes) -> Tasks:
     """
     heads, tasks, execs, paths = split(data)
     return Tasks(
-        np.frombuffer(heads, events.HEAD), np.frombuffer(tasks, events.TASK), np.frombuffer(execs, events.EXEC), paths
+        np.frombuffer(heads, dtypes.HEAD), np.frombuffer(tasks, dtypes.TASK), np.frombuffer(execs, dtypes.EXEC), paths
     )

@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+MOUNT_POINTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
 #: perf_event_open(2) by ``uname -m``; the other calls are newer and have the same number on every architecture.
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
@@ -36,10 +36,10 @@ class Tracefs:
 
     def __init__(self) -> None:
         self._fd = -1
-        for place in PLACES:
+        for mount_point in MOUNT_POINTS:
             with suppress(FileNotFoundError, NotADirectoryError):
                 # The directory always exists; its contents show whether tracefs is mounted there.
-                self._fd = os.open(f"{place}/events", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._fd = os.open(f"{mount_point}/events", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 return
         root = _mount()
         try:

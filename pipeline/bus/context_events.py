@@ -1,7 +1,7 @@
 """Codec and sender of context events: facts about a process that agents on the host know and the kernel's rings do not.
 
 Context events use the socket of the frames (root only, mode 0600 in a directory of mode 0700), but another message
-format. They are rare, so each event is a map instead of a row of columns. `pipeline.resolver.agents.context_events`
+format. They are rare, so each event is a map instead of a row of columns. `pipeline.resolver.agents.context_loop`
 dispatches them. A message is one msgpack map:
 
     key      type    meaning
@@ -70,7 +70,7 @@ _U64 = (1 << 64) - 1
 _I64 = (-(1 << 63), (1 << 63) - 1)
 _I32 = (-(1 << 31), (1 << 31) - 1)
 #: Every message of context events, of any version, has these bytes at offset 1; a frame has other bytes there.
-CONTEXT_MARK = b"\xa7context"
+CONTEXT_MAGIC = b"\xa7context"
 
 CAPABILITIES = "capabilities"
 IMDS = "imds"

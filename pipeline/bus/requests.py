@@ -59,7 +59,7 @@ from typing import Any, NamedTuple, Self
 import msgpack
 
 from pipeline import paths, trust
-from pipeline.bus.stream.journal import Source
+from pipeline.bus.stream.journal import JournalBytes
 from pipeline.errors import AccessError, BusyError, FrameError, NotRunningError, StaleError, UntrustedError
 from pipeline.records.limits import PID_MAX as PID_MAX
 
@@ -425,7 +425,7 @@ def _groups_of(connection: socket.socket) -> set[int]:
     return groups
 
 
-class JournalRequests(Source):
+class JournalRequests(JournalBytes):
     """The journal of an instance, read through the socket for questions.
 
     A request waits for the resolver, at most `timeout_s`.

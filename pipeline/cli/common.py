@@ -22,7 +22,7 @@ from pipeline import paths
 from pipeline.cli import catching_up
 from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.records.limits import PID_MAX
-from pipeline.shm.reader import control
+from pipeline.shm.reader import control_fields
 from pipeline.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Time(click.ParamType[int]):
         try:
             # --name is eager, so it is known here.
             name = "" if ctx is None else ctx.params.get("name", "")
-            return value if isinstance(value, int) else time_ns(str(value), control.now_ns(name))
+            return value if isinstance(value, int) else time_ns(str(value), control_fields.now_ns(name))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -323,13 +323,13 @@ def keep_objects() -> None:
 
 
 def now_ns() -> int:
-    """Return the present time as the instance of ``--name`` counts it; see `control.now_ns`."""
-    return control.now_ns(click.get_current_context().params["name"])
+    """Return the present time as the instance of ``--name`` counts it; see `control_fields.now_ns`."""
+    return control_fields.now_ns(click.get_current_context().params["name"])
 
 
 def warn_about_namespace(name: str) -> None:
     """Print a warning on standard error if this process is in another pid namespace than the instance."""
-    found = control.fields(paths.instance_dir(name), "pid_ns")
+    found = control_fields.fields(paths.instance_dir(name), "pid_ns")
     if found is None or not found["pid_ns"]:
         return
     with suppress(OSError):

@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.select.following import TOPICS, Following
 
 if TYPE_CHECKING:
-    from pipeline.bus.stream.event import Event
+    from pipeline.bus.stream.event_dict import Event
     from pipeline.select.selection import Selection
     from pipeline.shm.layout.entry_types import EntryFields
 
@@ -118,6 +118,6 @@ class EventFilter:
         return found
 
     def _takes(self, event: Event, kind: str) -> bool:
-        if self._following is not None and not self._following.takes(event):
+        if self._following is not None and not self._following.follows(event):
             return False
         return kind not in self._unasked and self._selection.matches(cast("EntryFields", event))

@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pipeline.bus.frames.encode import FrameEncoder, record_span
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.records.declared import HEAD_LAYOUT
 
 _RECORD_BYTES, _VAR_BYTES = HEAD_LAYOUT.span("record_bytes"), HEAD_LAYOUT.span("var_bytes")
 _RING_POS = HEAD_LAYOUT.span("ring_pos")
 _KIND, _FLAGS = HEAD_LAYOUT.offset("kind"), HEAD_LAYOUT.offset("flags")
-_BODY_COLUMN = {events.KIND_FORK: "fork", events.KIND_EXEC: "exec", events.KIND_EXIT: "exit"}
+_BODY_COLUMN = {declared.KIND_FORK: "fork", declared.KIND_EXEC: "exec", declared.KIND_EXIT: "exit"}
 
 
 class FrameSender:
@@ -73,22 +73,22 @@ class FrameSender:
         self._frames += 1
 
     def _append(self, columns: dict[str, bytearray], record: bytes) -> None:
-        head = bytearray(record[: events.HEAD.itemsize])
+        head = bytearray(record[: dtypes.HEAD.itemsize])
         head[_RING_POS] = self.position.to_bytes(8, "little")
-        if not head[_FLAGS] & events.FLAG_HEAD_ONLY and self._container_id:
-            head[_FLAGS] |= events.FLAG_CONTAINER
+        if not head[_FLAGS] & declared.FLAG_HEAD_ONLY and self._container_id:
+            head[_FLAGS] |= declared.FLAG_CONTAINER
             for field in (_RECORD_BYTES, _VAR_BYTES):
                 length = int.from_bytes(head[field], "little") + len(self._container_id)
                 head[field] = length.to_bytes(4, "little")
             record += self._container_id
         columns["head"] += head
-        at, end = events.HEAD.itemsize, events.HEAD.itemsize + events.TASK.itemsize
-        if head[_FLAGS] & events.FLAG_HEAD_ONLY:
-            columns["task"] += bytes(events.TASK.itemsize)
+        at, end = dtypes.HEAD.itemsize, dtypes.HEAD.itemsize + dtypes.TASK.itemsize
+        if head[_FLAGS] & declared.FLAG_HEAD_ONLY:
+            columns["task"] += bytes(dtypes.TASK.itemsize)
         else:
             columns["task"] += record[at:end]
             column = _BODY_COLUMN.get(head[_KIND])
-            at, end = end, end + (events.BODIES[head[_KIND]].itemsize if column else 0)
+            at, end = end, end + (dtypes.BODIES[head[_KIND]].itemsize if column else 0)
             if column:
                 columns[column] += record[at:end]
             columns["blob"] += record[end : end + int.from_bytes(head[_VAR_BYTES], "little")]

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     import zmq
 
-    from pipeline.bus.stream.event import Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
+    from pipeline.bus.stream.event_dict import Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
     from pipeline.bus.stream.journal import JournalReader
     from pipeline.client.event_filter import EventFilter
     from pipeline.select.selection import Selection

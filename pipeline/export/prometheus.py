@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import CACHE_SIZE, MetricTable
 from pipeline.host import processes
-from pipeline.records.events import KIND_NAMES
+from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.layout import counter_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.fleet.files import EVENTS, text
-from pipeline.fleet.session import Rows, Session
+from pipeline.fleet.open_store import OpenStore, QueryResult
+from pipeline.fleet.parquet import EVENTS, text
 
 COLUMNS = ["depth", "pid", "path", "comm", "argv", "user", "started", "entity_id", "source"]
 #: A chain that is longer is cut.
@@ -30,12 +30,12 @@ _ROWS = f'SELECT {_FIELDS}, "order" FROM read_parquet({{file}}) WHERE host = $ho
 _CLOCK_STEP_NS = 2 * 10**9
 
 
-def ancestry(session: Session, parameters: Mapping[str, Any]) -> Rows:
+def ancestry(opened: OpenStore, parameters: Mapping[str, Any]) -> QueryResult:
     """Return the process of a pid at a time and its ancestors; no rows if it is unknown."""
-    return Rows(COLUMNS, iter([list(_found(session, parameters))]))
+    return QueryResult(COLUMNS, iter([list(_found(opened, parameters))]))
 
 
-def _found(session: Session, parameters: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+def _found(opened: OpenStore, parameters: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     from datetime import UTC, datetime
 
     def row(process: Mapping[str, Any], source: str) -> tuple[Any, ...]:
@@ -49,7 +49,7 @@ def _found(session: Session, parameters: Mapping[str, Any]) -> Iterator[tuple[An
     depth = 0
     seen: set[str] = set()
     host, pid, time_ns = (parameters[name] for name in ("host", "pid", "time"))
-    owners = _latest(session, host, time_ns, {pid: None})
+    owners = _latest(opened, host, time_ns, {pid: None})
     event = max(owners.values(), key=lambda each: (each["time_ns"], each["order"]), default=None)
     while event is not None and len(seen) < _STEPS_MAX:
         if event["entity_id"] not in seen:
@@ -60,7 +60,7 @@ def _found(session: Session, parameters: Mapping[str, Any]) -> Iterator[tuple[An
         above = {each["entity_id"]: each for each in reversed(event["lineage"] or ()) if each["entity_id"]}
         new = [each for entity, each in reversed(above.items()) if entity not in seen]
         starts = {each["pid"]: each["start_time_ns"] for each in new}
-        known = _latest(session, host, event["time_ns"], starts)
+        known = _latest(opened, host, event["time_ns"], starts)
         for each in new:
             whole = known.get(each["entity_id"])
             yield row({**(whole or {}), **each}, "event" if whole else "lineage")
@@ -71,20 +71,20 @@ def _found(session: Session, parameters: Mapping[str, Any]) -> Iterator[tuple[An
         event = known.get(new[-1]["entity_id"])
 
 
-def _latest(session: Session, host: str, time_ns: int, starts: Mapping[int, int | None]) -> dict[str, dict[str, Any]]:
+def _latest(opened: OpenStore, host: str, time_ns: int, starts: Mapping[int, int | None]) -> dict[str, dict[str, Any]]:
     """Return the last event about each process until a time, by its entity id.
 
     Args:
-        session: the store.
+        opened: the store.
         host: host of the processes.
         time_ns: that time, ns since the Unix epoch.
         starts: when the process of each pid started; None: any process that had the pid, of which the last one counts.
     """
-    if not session.files:
+    if not opened.files:
         return {}
     asked = {"host": host, "time": time_ns}
     pids = ", ".join(str(int(pid)) for pid in starts) or "NULL"
-    places = _dicts(session.ask(_PLACES.format(source=session.source(EVENTS), pids=pids), asked))
+    places = _dicts(opened.ask(_PLACES.format(source=opened.source(EVENTS), pids=pids), asked))
     if None in starts.values():
         places = sorted(places, key=lambda place: place["time_ns"])[-1:]
     by_file: dict[str, list[str]] = {}
@@ -94,12 +94,12 @@ def _latest(session: Session, host: str, time_ns: int, starts: Mapping[int, int 
             by_file.setdefault(place["file"], []).append(f"(pid = {place['pid']} AND time_ns = {place['time_ns']})")
     found: dict[str, dict[str, Any]] = {}
     for file, wanted in by_file.items():
-        for row in _dicts(session.ask(_ROWS.format(file=text(file), places=" OR ".join(wanted)), {"host": host})):
+        for row in _dicts(opened.ask(_ROWS.format(file=text(file), places=" OR ".join(wanted)), {"host": host})):
             old = found.get(row["entity_id"])
             if old is None or (old["time_ns"], old["order"]) < (row["time_ns"], row["order"]):
                 found[row["entity_id"]] = row
     return found
 
 
-def _dicts(rows: Rows) -> list[dict[str, Any]]:
+def _dicts(rows: QueryResult) -> list[dict[str, Any]]:
     return [dict(zip(rows.columns, each, strict=True)) for each in rows]

@@ -1,4 +1,4 @@
-"""`procline fleet ingest`: take messages from JetStream, commit them in batches, and acknowledge them after that.
+"""`procline fleet ingest`: receive messages from JetStream, commit them in batches, and acknowledge them after that.
 
 A batch ends by its age, its size, or its number of messages. So memory and the number of open messages are bounded. The
 server holds what waits, and a slow or stopped ingester delays nobody.
@@ -39,8 +39,8 @@ _PENDING_BYTES = 512 << 20
 
 
 @dataclass(slots=True)
-class Source:
-    """Where messages come from.
+class NatsStream:
+    """The stream of a NATS server that messages come from.
 
     Attributes:
         url: address of the server; several are separated by commas.
@@ -75,7 +75,7 @@ class Ingester:
 
     Args:
         store: the open store.
-        source: where the messages come from.
+        nats_stream: where the messages come from.
         commit_s: age at which a batch is committed.
         once: end when no message waits.
         report: called with a line whenever the connection changes.
@@ -83,11 +83,11 @@ class Ingester:
     """
 
     def __init__(
-        self, store: Store, source: Source, *, commit_s: float = 5.0, once: bool = False,
+        self, store: Store, nats_stream: NatsStream, *, commit_s: float = 5.0, once: bool = False,
         report: Callable[[str], None] = lambda line: None, tick: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.store = store
-        self.source = source
+        self.nats_stream = nats_stream
         self.commit_s = commit_s
         self.once = once
         self.progress = Progress()
@@ -148,12 +148,12 @@ class Ingester:
 
         from pipeline.forward.connection import credentials_options
 
-        source = self.source
+        nats_stream = self.nats_stream
         options: dict[str, Any] = {"max_reconnect_attempts": -1}
         if self.once:
             options = {"max_reconnect_attempts": 1, "allow_reconnect": False}
-        if source.credentials is not None:
-            options |= credentials_options(source.credentials, "--credentials")
+        if nats_stream.credentials is not None:
+            options |= credentials_options(nats_stream.credentials, "--credentials")
 
         async def failed(error: Exception) -> None:
             if not self.once:
@@ -166,20 +166,20 @@ class Ingester:
             self._say("the server is back")
 
         try:
-            if source.ca is not None:
+            if nats_stream.ca is not None:
                 import ssl
 
-                options["tls"] = ssl.create_default_context(cafile=str(source.ca))
+                options["tls"] = ssl.create_default_context(cafile=str(nats_stream.ca))
             client = await nats.connect(
-                source.url.split(","), name="procline fleet ingest", connect_timeout=5, reconnect_time_wait=_RETRY_S,
-                error_cb=failed, disconnected_cb=gone, reconnected_cb=back, **options,
+                nats_stream.url.split(","), name="procline fleet ingest", connect_timeout=5,
+                reconnect_time_wait=_RETRY_S, error_cb=failed, disconnected_cb=gone, reconnected_cb=back, **options,
             )  # fmt: skip
         except ImportError as error:
             raise UnsupportedError(
                 f"the package {error.name} is not installed", hint="pip install 'procline[fleet]'"
             ) from None
         except (TimeoutError, Error, OSError, ValueError) as error:
-            reason = f"cannot connect to {_shown(source.url)}: {error or type(error).__name__}"
+            reason = f"cannot connect to {_shown(nats_stream.url)}: {error or type(error).__name__}"
             raise UnsupportedError(reason, hint="check the address and the credentials") from None
         self.progress.state = "connected"
         return client
@@ -203,11 +203,11 @@ class Ingester:
         while not self._stop.is_set():
             try:
                 return await stream.pull_subscribe(
-                    f"{SUBJECT_PREFIX}.*.*", durable=f"fleet-{self.store.id}", stream=self.source.stream, config=config,
-                    pending_msgs_limit=2 * BATCH_MESSAGES, pending_bytes_limit=_PENDING_BYTES,
+                    f"{SUBJECT_PREFIX}.*.*", durable=f"fleet-{self.store.id}", stream=self.nats_stream.stream,
+                    config=config, pending_msgs_limit=2 * BATCH_MESSAGES, pending_bytes_limit=_PENDING_BYTES,
                 )  # fmt: skip
             except NotFoundError:
-                reason = f"the server has no stream {self.source.stream}"
+                reason = f"the server has no stream {self.nats_stream.stream}"
                 if self.once:
                     raise UnsupportedError(
                         reason, hint="create it once with `procline forward --to ADDRESS --create-stream`"
@@ -234,7 +234,7 @@ class Ingester:
         if not self._open:
             self._begun_s = time.monotonic()
         for message in messages:
-            self.store.take(message.subject, message.headers, message.data)
+            self.store.add(message.subject, message.headers, message.data)
             self._open.append(message)
         if messages:
             self.progress.waiting = messages[-1].metadata.num_pending

@@ -13,7 +13,7 @@ import click
 
 from pipeline.export.json import dumps
 from pipeline.export.text import printable
-from pipeline.fleet.session import Rows
+from pipeline.fleet.open_store import QueryResult
 from pipeline.screen.lines import Line
 from pipeline.screen.tables import Column, table
 from pipeline.screen.terminal import Screen
@@ -23,7 +23,7 @@ FORMS = ("table", "json", "csv")
 _CELL_WIDTH_MAX = 80
 
 
-def write(rows: Rows, form: str, *, limit: int) -> int:
+def write(rows: QueryResult, form: str, *, limit: int) -> int:
     """Print an answer; returns its number of rows.
 
     Args:
@@ -36,7 +36,7 @@ def write(rows: Rows, form: str, *, limit: int) -> int:
     return (_write_json if form == "json" else _write_csv)(rows)
 
 
-def _write_json(rows: Rows) -> int:
+def _write_json(rows: QueryResult) -> int:
     """Print an array with one object a line."""
     count = 0
     for count, row in enumerate(rows, 1):
@@ -47,7 +47,7 @@ def _write_json(rows: Rows) -> int:
     return count
 
 
-def _write_csv(rows: Rows) -> int:
+def _write_csv(rows: QueryResult) -> int:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(map(printable, rows.columns))
     count = 0
@@ -61,7 +61,7 @@ def _write_csv(rows: Rows) -> int:
     return count
 
 
-def _write_table(rows: Rows, limit: int) -> int:
+def _write_table(rows: QueryResult, limit: int) -> int:
     found = list(itertools.islice(rows, limit + 1))
     shown = found[:limit]
     screen = Screen()

@@ -1,4 +1,4 @@
-"""The writer of a store: takes messages, and commits them in batches, each exactly once.
+"""The writer of a store: receives messages, and commits them in batches, each exactly once.
 
 A batch is spooled as JSON lines, so its size in memory does not grow with the number of events. A commit writes the
 files, makes them durable, and then names them in the catalogue together with the numbers of their events. Only then may
@@ -20,7 +20,7 @@ from typing import IO, Any, Self
 import msgspec
 
 from pipeline.errors import FrameError, WriteError, WriterExistsError
-from pipeline.fleet import files as parquet
+from pipeline.fleet import parquet
 from pipeline.fleet.catalogue import Catalogue, File, Host, Key, Loss
 from pipeline.fleet.messages import EVENT_KINDS, TIME_MAX_NS, Envelope, envelope_of, maps_of, rows_of
 from pipeline.fleet.numbers import Numbers
@@ -71,7 +71,7 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Batch:
-    """What was taken since the last commit."""
+    """What was added since the last commit."""
 
     events: int = 0
     bytes: int = 0
@@ -145,10 +145,10 @@ class Store:
 
     @property
     def pending(self) -> tuple[int, int, int]:
-        """Messages, events and bytes that were taken and not committed."""
+        """Messages, events and bytes that were added and not committed."""
         return len(self._batch.messages), self._batch.events, self._batch.bytes
 
-    def take(self, subject: str, headers: Mapping[str, str] | None, data: bytes) -> None:
+    def add(self, subject: str, headers: Mapping[str, str] | None, data: bytes) -> None:
         """Add a message to the batch. One that is malformed is counted and dropped."""
         batch = self._batch
         batch.messages.append((subject, headers, data))  # the caller keeps it too, until it is acknowledged
@@ -159,18 +159,18 @@ class Store:
         try:
             envelope = envelope_of(subject, headers)
             if envelope.kind in EVENT_KINDS:
-                self._take_events(envelope, data)
+                self._add_events(envelope, data)
             elif envelope.kind == "gap":
-                self._take_gap(envelope, data)
+                self._add_gap(envelope, data)
             else:
-                self._take_figures(envelope, data)
+                self._add_figures(envelope, data)
         except (FrameError, ValueError, TypeError, OverflowError, RecursionError):
             self.totals.refused += 1
             batch.refused += 1
             if envelope is not None:
                 self._seen(envelope).refused += 1
 
-    def _take_events(self, envelope: Envelope, data: bytes) -> None:
+    def _add_events(self, envelope: Envelope, data: bytes) -> None:
         numbers, missing = self._missing(envelope)
         rows = rows_of(envelope, data) if missing else []
         if missing and missing != [(envelope.first, envelope.first + envelope.count)]:
@@ -190,7 +190,7 @@ class Store:
         self._batch.events += len(rows)
         self._batch.bytes += len(lines)
 
-    def _take_figures(self, envelope: Envelope, data: bytes) -> None:
+    def _add_figures(self, envelope: Envelope, data: bytes) -> None:
         """Take records of what the kernel could not write, or statistics, which only show that the host is alive."""
         maps = maps_of(envelope, data)
         numbers, missing = self._missing(envelope)
@@ -213,7 +213,7 @@ class Store:
                         ))  # fmt: skip
         self._add(envelope, numbers, missing)
 
-    def _take_gap(self, envelope: Envelope, data: bytes) -> None:
+    def _add_gap(self, envelope: Envelope, data: bytes) -> None:
         for each in maps_of(envelope, data):
             topic = each.get("topic")
             topic = topic[:64] if type(topic) is str else ""
@@ -276,7 +276,7 @@ class Store:
         middle, events = len(messages) // 2, 0
         for half in (messages[:middle], messages[middle:]):
             for message in half:
-                self.take(*message)
+                self.add(*message)
             events += self.commit(now_ns)
         return events
 
@@ -303,7 +303,7 @@ class Store:
         self._spool.truncate()
 
     def _forget_batch(self) -> None:
-        """Forget what was taken since the last commit, as if it had not arrived."""
+        """Forget what was added since the last commit, as if it had not arrived."""
         self.totals.wire_bytes -= self._batch.wire_bytes
         self.totals.refused -= self._batch.refused
         self._numbers.clear()
@@ -433,7 +433,7 @@ def _count(value: Any) -> int | None:
 
 
 def _is_of_content(error: Exception) -> bool:
-    """Whether a commit failed because of what was taken, and not because of the disk."""
+    """Whether a commit failed because of what was added, and not because of the disk."""
     import sqlite3
 
     import duckdb

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline import log
-from pipeline.bus.stream.event import Event
+from pipeline.bus.stream.event_dict import Event
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.client.subscriber import SUSPEND_EVENTS, Subscriber
 from pipeline.errors import NotRunningError, ProclineError
@@ -131,7 +131,7 @@ class Reader:
                 # Statistics arrive each second or two.
                 self._figures.is_reading = now_s < read_s + _SILENCE_S
                 for event in events:
-                    self._take(event, boot, subscriber)
+                    self._pass_on(event, boot, subscriber)
                 self._consumer.tick()
                 if listing is not None and listing.done():
                     listing = None
@@ -170,7 +170,7 @@ class Reader:
                 raise
             await asyncio.sleep(_RETRY_S)
 
-    def _take(self, event: Event, boot: str, subscriber: Subscriber) -> None:
+    def _pass_on(self, event: Event, boot: str, subscriber: Subscriber) -> None:
         """Pass on one event, or what the subscriber reports."""
         if event["event"] == "missed":
             self._wants_snapshot = True

@@ -69,14 +69,14 @@ class Sender:
             address = next(self._addresses)
             try:
                 async with Connection(self._server, address, self._warn) as connection:
-                    session = _Session(connection, self._server, self._queue, self._figures, self._form)
-                    await session.begin()
+                    connected = _Connected(connection, self._server, self._queue, self._figures, self._form)
+                    await connected.begin()
                     self._log.info("connected", server=connection.address)
                     logged, pause_s = "", _PAUSE_S
                     self._figures.is_connected = True
                     if not self.first_stored.done():
-                        self.first_stored.set_result(session.stored)
-                    await session.run()
+                        self.first_stored.set_result(connected.stored)
+                    await connected.run()
             except DestinationError as error:
                 if self._figures.is_connected:
                     self._figures.counts["reconnects"] += 1
@@ -94,7 +94,7 @@ class Sender:
         self._log.warning("the server reports an error; check its log and what this host may do there", reason=text)
 
 
-class _Session:
+class _Connected:
     """What happens over one connection."""
 
     def __init__(self, connection: Connection, server: Server, queue: Queue, figures: Figures, form: str) -> None:

@@ -78,6 +78,6 @@ class TokenBucket:
         self._filled_ns = now_ns
         return int(self._tokens)
 
-    def take(self, count: int = 1) -> None:
+    def spend(self, count: int = 1) -> None:
         """Count uses; the caller has checked that they are available."""
         self._tokens -= count

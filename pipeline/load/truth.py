@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.load.declared import KIND_THREAD, LOG_HEADER_BYTES, LOG_HEADER_LAYOUT, LOG_RECORD_LAYOUT
-from pipeline.records.events import KIND_CRED, KIND_EXEC, KIND_EXIT, KIND_FORK
+from pipeline.records.declared import KIND_CRED, KIND_EXEC, KIND_EXIT, KIND_FORK
 
 RECORD = np.dtype(LOG_RECORD_LAYOUT.dtype())
 #: One event as the subscriber kept it: `about` has the meaning of RECORD's, 0xffffffff: unknown.

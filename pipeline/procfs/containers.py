@@ -90,7 +90,7 @@ def container_of_path(path: str) -> Container | None:
     Args:
         path: path in one hierarchy, as in ``/proc/PID/cgroup``, or with a mount point before it.
     """
-    return place_of_path(path).container
+    return parse_cgroup_path(path).container
 
 
 def container_of_paths(paths: Iterable[str]) -> Container | None:
@@ -102,27 +102,27 @@ def container_of_paths(paths: Iterable[str]) -> Container | None:
     Args:
         paths: paths of all hierarchies, the most reliable first.
     """
-    places = [place_of_path(path) for path in paths]
-    for place in places:
-        if place.is_helper:
-            return place.container
-    return next((place.container for place in places if place.container is not None), None)
+    parsed = [parse_cgroup_path(path) for path in paths]
+    for each in parsed:
+        if each.is_helper:
+            return each.container
+    return next((each.container for each in parsed if each.container is not None), None)
 
 
-class Place(NamedTuple):
+class CgroupPath(NamedTuple):
     """What a cgroup path shows about the processes in it."""
 
     container: Container | None  #: the innermost container in the path
     is_helper: bool  #: the path belongs to a runtime's helper, which serves a container but is not in it
 
 
-def place_of_path(path: str) -> Place:
+def parse_cgroup_path(path: str) -> CgroupPath:
     """Return the container of a path as `container_of_path` does, and whether the path is that of a helper."""
-    return _place_of_path(path.removesuffix(" (deleted)"))
+    return _parse_whole_path(path.removesuffix(" (deleted)"))
 
 
 @lru_cache(maxsize=4096)
-def _place_of_path(path: str) -> Place:
+def _parse_whole_path(path: str) -> CgroupPath:
     segments = [segment for segment in path.split("/") if segment not in ("", ".", "..")]
     is_helper = _KATA_OVERHEAD in segments
     if is_helper:
@@ -132,8 +132,8 @@ def _place_of_path(path: str) -> Place:
         if found == "helper":
             is_helper = True
         elif found is not None:
-            return Place(found._replace(pod_uid=_pod_of(segments[: index + 1])), is_helper)
-    return Place(None, is_helper)
+            return CgroupPath(found._replace(pod_uid=_pod_of(segments[: index + 1])), is_helper)
+    return CgroupPath(None, is_helper)
 
 
 def _pod_of(segments: Iterable[str]) -> str:

@@ -2,8 +2,8 @@
 
 Every process is in one cgroup of each hierarchy. A container may appear in the paths of some of them only (on a host
 with both versions, version 2 may lead to the runtime's own service), so all of them are needed to find it. Their ids
-are combined to one number (`pipeline.records.events.cgroup_set`), which the BPF programs compute too. What a path means
-is determined in containers.py.
+are combined to one number (`pipeline.records.cgroup_sets`), which the BPF programs compute too. What a path means is
+determined in containers.py.
 
 An id is the inode of the cgroup's directory and is valid in one hierarchy. Source: cgroups(7), proc_pid_mountinfo(5).
 """
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from pipeline.procfs.containers import DELETED, NSPAWN, CgroupTree, Container, container_of_paths
 from pipeline.procfs.mountinfo import mounts_of, unescape
-from pipeline.records import events
+from pipeline.records.cgroup_sets import cgroup_set
 
 #: Maximum number of cached paths that the kernel reported.
 REPORTED_MAX = 16384
@@ -82,7 +82,7 @@ class Hierarchies:
                     return 0
                 tree.learn(number, line.path)
                 members.append((line.hierarchy, number))
-        return events.cgroup_set(members)
+        return cgroup_set(members)
 
     def set_of_process(self, tgid: int) -> tuple[int, bytes]:
         """Return `set_of` of a live process and the text it was computed from; (0, b"") if the process has ended."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.records.limits import ID_UNSET, PF_KTHREAD
 from pipeline.shm.layout import layout
 
@@ -27,7 +27,7 @@ _PROC_KNOWS = (
 )
 
 #: Paths of DIRECTORIES that are all unknown.
-NO_DIRECTORIES: tuple[bytes | None, ...] = (None,) * len(events.DIRECTORIES)
+NO_DIRECTORIES: tuple[bytes | None, ...] = (None,) * len(declared.DIRECTORIES)
 
 # The kernel's invalid id, which no user or group has.
 _NO_IDS = (UNSET, UNSET, UNSET, UNSET)
@@ -147,9 +147,9 @@ def with_directories(name: bytes, directories: Sequence[bytes | None]) -> bytes:
 class ProcRecords(NamedTuple):
     """Processes as records, in the columns of a frame. Row i of each column is process i."""
 
-    head: npt.NDArray[np.void]  #: shape (n,), events.HEAD
-    task: npt.NDArray[np.void]  #: shape (n,), events.TASK
-    exec: npt.NDArray[np.void]  #: shape (n,), events.EXEC
+    head: npt.NDArray[np.void]  #: shape (n,), dtypes.HEAD
+    task: npt.NDArray[np.void]  #: shape (n,), dtypes.TASK
+    exec: npt.NDArray[np.void]  #: shape (n,), dtypes.EXEC
     blob: bytes  #: path, name, arguments and environment of each process, concatenated in order
 
 
@@ -164,12 +164,14 @@ def _struct_of(dtype: np.dtype[np.void]) -> struct.Struct:
 
 
 # One pack per row is 20 times faster than assigning the fields of a numpy record.
-_HEAD = _struct_of(events.HEAD)
-_TASK = _struct_of(events.TASK)
-_EXEC = _struct_of(events.EXEC)
+_HEAD = _struct_of(dtypes.HEAD)
+_TASK = _struct_of(dtypes.TASK)
+_EXEC = _struct_of(dtypes.EXEC)
 
 
-def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boot_ns: int | None = None) -> ProcRecords:
+def to_records(
+    infos: Sequence[ProcInfo], kind: int = declared.KIND_EXEC, time_boot_ns: int | None = None
+) -> ProcRecords:
     """Convert facts to the records that the BPF programs would have written, all with FLAG_PARTIAL.
 
     Unknown is 0, and UNSET for login uid and audit session. EXEC_ARGS_UNREADABLE and EXEC_ENVS_UNREADABLE mark strings
@@ -191,12 +193,12 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
         args = info.argv or b""
         envs = info.envs or b""
         var_bytes = len(path) + len(name) + len(args) + len(envs)
-        is_exec = kind == events.KIND_EXEC
+        is_exec = kind == declared.KIND_EXEC
         heads.append(
             _HEAD.pack(
                 info.start_boot_ns if time_boot_ns is None else time_boot_ns, 0, info.tgid, info.tgid,
                 info.start_boot_ns, info.ppid, kind,
-                events.FLAG_PARTIAL | (events.FLAG_LEADER_DEAD if info.is_leader_dead else 0), 0,
+                declared.FLAG_PARTIAL | (declared.FLAG_LEADER_DEAD if info.is_leader_dead else 0), 0,
                 info.parent_start_boot_ns or starts.get(info.ppid, 0),
                 _HEAD.size + _TASK.size + (_EXEC.size if is_exec else 0) + var_bytes, var_bytes, 0,
             )
@@ -222,14 +224,14 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
         )  # fmt: skip
         blob += (path, name, args, envs)
     return ProcRecords(
-        np.frombuffer(b"".join(heads), events.HEAD),
-        np.frombuffer(b"".join(tasks), events.TASK),
-        np.frombuffer(b"".join(execs), events.EXEC),
+        np.frombuffer(b"".join(heads), dtypes.HEAD),
+        np.frombuffer(b"".join(tasks), dtypes.TASK),
+        np.frombuffer(b"".join(execs), dtypes.EXEC),
         b"".join(blob),
     )
 
 
-def to_record(info: ProcInfo, kind: int = events.KIND_EXEC, time_boot_ns: int | None = None) -> ProcRecords:
+def to_record(info: ProcInfo, kind: int = declared.KIND_EXEC, time_boot_ns: int | None = None) -> ProcRecords:
     """Convert the facts of one process, as `to_records` does: columns of length 1.
 
     Args:
@@ -243,21 +245,21 @@ def to_record(info: ProcInfo, kind: int = events.KIND_EXEC, time_boot_ns: int | 
 def _exec_flags(info: ProcInfo) -> int:
     flags = 0
     if info.script_path is not None:
-        flags |= events.EXEC_SCRIPT
+        flags |= declared.EXEC_SCRIPT
     if info.is_memfd:
-        flags |= events.EXEC_MEMFD
+        flags |= declared.EXEC_MEMFD
     if info.is_exe_deleted:
-        flags |= events.EXEC_DELETED
+        flags |= declared.EXEC_DELETED
     if info.exe and not info.is_memfd and info.root and info.root != b"/" and not info.exe.startswith(info.root + b"/"):
-        flags |= events.EXEC_NO_ROOT
+        flags |= declared.EXEC_NO_ROOT
     if info.is_args_truncated:
-        flags |= events.EXEC_ARGS_TRUNCATED
+        flags |= declared.EXEC_ARGS_TRUNCATED
     if info.is_envs_truncated:
-        flags |= events.EXEC_ENVS_TRUNCATED
+        flags |= declared.EXEC_ENVS_TRUNCATED
     if info.argv is None:
-        flags |= events.EXEC_ARGS_UNREADABLE
+        flags |= declared.EXEC_ARGS_UNREADABLE
     if info.envs is None:
-        flags |= events.EXEC_ENVS_UNREADABLE
+        flags |= declared.EXEC_ENVS_UNREADABLE
     return flags
 
 

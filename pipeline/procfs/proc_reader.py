@@ -38,7 +38,7 @@ from pipeline import proc_text
 from pipeline.host import statx
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import shared_namespaces
-from pipeline.procfs._batches import absent, read_images
+from pipeline.procfs._bulk_reads import absent, read_images
 from pipeline.procfs.containers import cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.info import UNSET, ProcInfo

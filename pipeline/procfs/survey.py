@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
-from pipeline.procfs._batches import join_strings, scripts_of
+from pipeline.procfs._bulk_reads import join_strings, scripts_of
 from pipeline.procfs.info import (
     NO_DIRECTORIES,
     ProcInfo,
@@ -31,7 +31,7 @@ from pipeline.procfs.info import (
 )
 from pipeline.procfs.membership import is_in
 from pipeline.procfs.proc_reader import WANT_ARGS, WANT_CGROUP, WANT_DEFAULT, WANT_ENVS, WANT_EXE, Area, ProcReader
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.records.limits import PF_KTHREAD
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def survey(
         tasks = iterate()
         head, task, exec_, paths = tasks.head, tasks.task, tasks.exec, tasks.paths
         # A leader that has ended has no memory, so no image: /proc shows the image of the remaining threads.
-        leaderless = (head["flags"] & events.FLAG_LEADER_DEAD) != 0
+        leaderless = (head["flags"] & declared.FLAG_LEADER_DEAD) != 0
         exact_starts = dict(
             zip(head["tgid"][leaderless].tolist(), head["start_boot_ns"][leaderless].tolist(), strict=True)
         )
@@ -223,7 +223,7 @@ def _name_cgroups(
     tries: dict[tuple[int, int], int] = {}
     places = zip(head["tgid"].tolist(), task["cgroup_id"].tolist(), task["cgroups_v1"].tolist(), strict=True)
     for tgid, cgroup_id, cgroups_v1 in watched(places, show_life):
-        is_v1_named = cgroups_v1 <= events.CGROUPS_V1_ROOTS or cgroups_v1 in cgroup_paths
+        is_v1_named = cgroups_v1 <= declared.CGROUPS_V1_ROOTS or cgroups_v1 in cgroup_paths
         if is_v1_named and (not cgroup_id or cgroup_id in cgroup_paths):
             continue
         place = (cgroup_id, cgroups_v1)
@@ -241,7 +241,7 @@ def named_cgroups(info: ProcInfo) -> Iterator[tuple[int, bytes]]:
     """
     if info.cgroup_path is not None and info.cgroup_id:
         yield info.cgroup_id, info.cgroup_path
-    if info.cgroups_v1 > events.CGROUPS_V1_ROOTS and info.cgroup is not None:
+    if info.cgroups_v1 > declared.CGROUPS_V1_ROOTS and info.cgroup is not None:
         yield info.cgroups_v1, info.cgroup
 
 
@@ -261,7 +261,7 @@ def _join(
     cgroup_paths: dict[int, bytes],
 ) -> Survey:
     if not parts:
-        empty = [np.zeros(0, dtype) for dtype in (events.HEAD, events.TASK, events.EXEC)]
+        empty = [np.zeros(0, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)]
         return Survey(empty[0], empty[1], empty[2], [], np.zeros(0, np.bool_), begin, end, cgroup_paths)
     head = np.concatenate([part[0] for part in parts])
     exact = np.concatenate([np.full(len(part[0]), part[4]) for part in parts])

@@ -50,10 +50,10 @@ class TtyNames:
         if name is None:
             if len(self._names) >= _CACHE_MAX:
                 self._names = {0: b""}
-            name = self._names[tty_nr] = self._look_up(tty_nr & 0xFFFFFFFF)
+            name = self._names[tty_nr] = self._find_name(tty_nr & 0xFFFFFFFF)
         return name
 
-    def _look_up(self, number: int) -> bytes:
+    def _find_name(self, number: int) -> bytes:
         # Layout of new_encode_dev(): minor in bits 0-7 and 20-31, major in 8-19.
         major = (number >> 8) & 0xFFF
         minor = (number & 0xFF) | ((number >> 12) & 0xFFF00)

@@ -1,7 +1,7 @@
 """Event records: kinds, flags and layouts, declared once.
 
 ``script/generate`` writes the C header, the Cython declarations and the tables in docs/records.md from this module;
-`pipeline.records.events` has the numpy dtypes. A flag is a power of two, in the order of its value; the comment behind
+`pipeline.records.dtypes` has the numpy dtypes. A flag is a power of two, in the order of its value; the comment behind
 a constant is its meaning and goes into the header.
 
 A record is HEAD, then (unless FLAG_HEAD_ONLY) TASK, then the body of its kind, then `var_bytes` bytes of strings. The
@@ -55,7 +55,7 @@ FLAG_LEADER_DEAD = 1 << 1  #: the leader of the thread group had already ended
 FLAG_PARTIAL = 1 << 2  #: the source has no eBPF: TASK fields that are 0 are unknown
 FLAG_KEYED = 1 << 3  #: pids are index entries that the resolver assigned to (pid, pid namespace), see keyed_frames.py
 FLAG_CONTAINER = 1 << 4  #: the container id follows the strings that the body names, up to `var_bytes`
-FLAG_CGROUP_MADE = 1 << 5  #: CGROUP record: PLACE is a cgroup that was created; HEAD and TASK are of its creator
+FLAG_CGROUP_MADE = 1 << 5  #: CGROUP record: NAMED_CGROUP is a cgroup that was created; HEAD and TASK are of its creator
 FLAG_SAMPLED = 1 << 6  #: CRED and SID records: a comparison found the change; it happened earlier
 
 # TASK.cgroups_v1
@@ -255,17 +255,17 @@ SENDER_LAYOUT = Layout(
     sender_comm           V16  -          the name of the sending thread, which it chooses itself
     """,
 )  # fmt: skip
-PLACE_LAYOUT = Layout(
-    "PLACE", "pl_place", 16,
+NAMED_CGROUP_LAYOUT = Layout(
+    "NAMED_CGROUP", "pl_named_cgroup", 16,
     """
-    Begins the strings of a CGROUP record: the cgroup that the process was moved to, or that was created
+    Begins the strings of a CGROUP record: the cgroup that the record names. The process was moved to it, or created it
     (FLAG_CGROUP_MADE). MEMBERs follow, then the path.
     """,
     """
-    place_id          u8  -      cgroup->kn->id: inode of its directory
-    place_hierarchy   u4  -      cgroup->root->hierarchy_id; 0: version 2
-    place_path_bytes  u2  bytes  its path below the root of the hierarchy; at most 1023
-    place_members     u2  -      number of MEMBERs that follow
+    named_id          u8  -      cgroup->kn->id: inode of its directory
+    named_hierarchy   u4  -      cgroup->root->hierarchy_id; 0: version 2
+    named_path_bytes  u2  bytes  its path below the root of the hierarchy; at most 1023
+    named_members     u2  -      number of MEMBERs that follow
     """,
 )  # fmt: skip
 MEMBER_LAYOUT = Layout(
@@ -302,7 +302,7 @@ LAYOUTS = {
         EXIT_LAYOUT,
         COST_LAYOUT,
         SENDER_LAYOUT,
-        PLACE_LAYOUT,
+        NAMED_CGROUP_LAYOUT,
         MEMBER_LAYOUT,
         CAPS_LAYOUT,
     )

@@ -25,7 +25,7 @@
 /* pids are index entries that the resolver assigned to (pid, pid namespace), see keyed_frames.py */
 #define PL_FLAG_KEYED (1 << 3)
 #define PL_FLAG_CONTAINER (1 << 4) /* the container id follows the strings that the body names, up to `var_bytes` */
-/* CGROUP record: PLACE is a cgroup that was created; HEAD and TASK are of its creator */
+/* CGROUP record: NAMED_CGROUP is a cgroup that was created; HEAD and TASK are of its creator */
 #define PL_FLAG_CGROUP_MADE (1 << 5)
 #define PL_FLAG_SAMPLED (1 << 6) /* CRED and SID records: a comparison found the change; it happened earlier */
 
@@ -186,13 +186,13 @@ struct pl_sender {
 };
 _Static_assert(sizeof(struct pl_sender) == 40, "pl_sender");
 
-struct pl_place {
-	__u64 place_id;
-	__u32 place_hierarchy;
-	__u16 place_path_bytes;
-	__u16 place_members;
+struct pl_named_cgroup {
+	__u64 named_id;
+	__u32 named_hierarchy;
+	__u16 named_path_bytes;
+	__u16 named_members;
 };
-_Static_assert(sizeof(struct pl_place) == 16, "pl_place");
+_Static_assert(sizeof(struct pl_named_cgroup) == 16, "pl_named_cgroup");
 
 struct pl_member {
 	__u64 member_id;

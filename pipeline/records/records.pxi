@@ -11,7 +11,7 @@ cdef extern from *:
     typedef struct pl_exit pl_exit_any __attribute__((aligned(1)));
     typedef struct pl_cost pl_cost_any __attribute__((aligned(1)));
     typedef struct pl_sender pl_sender_any __attribute__((aligned(1)));
-    typedef struct pl_place pl_place_any __attribute__((aligned(1)));
+    typedef struct pl_named_cgroup pl_named_cgroup_any __attribute__((aligned(1)));
     typedef struct pl_member pl_member_any __attribute__((aligned(1)));
     typedef struct pl_caps pl_caps_any __attribute__((aligned(1)));
     """
@@ -126,11 +126,11 @@ cdef extern from *:
         uint32_t sender_pad
         uint8_t sender_comm[16]
 
-    ctypedef struct pl_place_any:
-        uint64_t place_id
-        uint32_t place_hierarchy
-        uint16_t place_path_bytes
-        uint16_t place_members
+    ctypedef struct pl_named_cgroup_any:
+        uint64_t named_id
+        uint32_t named_hierarchy
+        uint16_t named_path_bytes
+        uint16_t named_members
 
     ctypedef struct pl_member_any:
         uint64_t member_id

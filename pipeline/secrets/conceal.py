@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.host.alive import watched
-from pipeline.records.events import EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_ENVS_TRUNCATED, EXEC_ENVS_UNREADABLE
+from pipeline.records.declared import (
+    EXEC_ARGS_TRUNCATED,
+    EXEC_ARGS_UNREADABLE,
+    EXEC_ENVS_TRUNCATED,
+    EXEC_ENVS_UNREADABLE,
+)
 from pipeline.secrets._conceal import Literals, Sieve, digest, digests_of
 from pipeline.secrets.argsenvs import filter_area
 

@@ -71,7 +71,7 @@ class Following:
                 self._add(own)
         return missing
 
-    def takes(self, event: Mapping[str, Any]) -> bool:
+    def follows(self, event: Mapping[str, Any]) -> bool:
         """Return whether an event is about one of the processes, and note a birth or an end."""
         own = event.get("entity_id")
         if own is None:

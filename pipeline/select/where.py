@@ -177,7 +177,7 @@ class _Parser:
         where = f"before {rest[:20]!r}" if rest else "at the end"
         raise WhereError(f"{what} at character {at + 1}, {where}")
 
-    def _take(self, *texts: str) -> str | None:
+    def _accept(self, *texts: str) -> str | None:
         """Consume the next token if it is one of these, and return it."""
         token = self.token
         if token is not None and token.kind in {"name", "sign"} and token.text in texts:
@@ -187,25 +187,25 @@ class _Parser:
 
     def condition(self, depth: int) -> Callable[[Entry], bool]:
         parts = [self._and_part(depth)]
-        while self._take("or"):
+        while self._accept("or"):
             parts.append(self._and_part(depth))
         return parts[0] if len(parts) == 1 else lambda entry: any(part(entry) for part in parts)
 
     def _and_part(self, depth: int) -> Callable[[Entry], bool]:
         parts = [self._part(depth)]
-        while self._take("and"):
+        while self._accept("and"):
             parts.append(self._part(depth))
         return parts[0] if len(parts) == 1 else lambda entry: all(part(entry) for part in parts)
 
     def _part(self, depth: int) -> Callable[[Entry], bool]:
         if depth > DEPTH_MAX:
             self.fail("too many parentheses")
-        if self._take("not"):
+        if self._accept("not"):
             inner = self._part(depth + 1)
             return lambda entry: not inner(entry)
-        if self._take("("):
+        if self._accept("("):
             inner = self.condition(depth + 1)
-            if not self._take(")"):
+            if not self._accept(")"):
                 self.fail("a closing parenthesis is missing")
             return inner
         return self._comparison()
@@ -213,13 +213,13 @@ class _Parser:
     def _comparison(self) -> Callable[[Entry], bool]:
         left = self._value()
         get = left.get
-        is_negative = self._take("not") is not None
-        if self._take("in"):
+        is_negative = self._accept("not") is not None
+        if self._accept("in"):
             inside = self._inside(left)
             return (lambda entry: get(entry) is not None and not inside(entry)) if is_negative else inside
         if is_negative:
             self.fail("'not' needs 'in' after it")
-        sign = self._take("==", "=", "!=", "<", "<=", ">", ">=", "~", "!~")
+        sign = self._accept("==", "=", "!=", "<", "<=", ">", ">=", "~", "!~")
         if sign is None:
             return lambda entry: bool(get(entry))
         right = self._value()
@@ -279,11 +279,11 @@ class _Parser:
 
     def _inside(self, left: _Value) -> Callable[[Entry], bool]:
         get = left.get
-        if self._take("("):
+        if self._accept("("):
             values = [self._value()]
-            while self._take(","):
+            while self._accept(","):
                 values.append(self._value())
-            if not self._take(")"):
+            if not self._accept(")"):
                 self.fail("a comma or a closing parenthesis is missing")
             for value in values:
                 if not value.is_literal:

@@ -190,7 +190,7 @@ def _create_ring_file(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
 
 def _open_replay(config: Config) -> Feed:
     from pipeline.bus.frames.frame import decode_frames
-    from pipeline.records.events import KIND_EXIT, KIND_FORK
+    from pipeline.records.declared import KIND_EXIT, KIND_FORK
     from pipeline.sources.recording.file import Recording
 
     path = Path(config.source.partition(":")[2]).absolute()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.host import processes
-from pipeline.records.events import KIND_NAMES
+from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout import layout
 
 #: Readings that a sparkline shows.

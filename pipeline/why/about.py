@@ -11,9 +11,9 @@ from pipeline.screen.processes import ending, sender_of
 from pipeline.screen.times import duration
 from pipeline.select.programs import Kind, descriptor_of, program_of
 from pipeline.why import host as hosts
+from pipeline.why.phrases import capital, path_text, program_text, quoted, time_text
 from pipeline.why.programs import FOREIGN
 from pipeline.why.proof import Finding, Proof
-from pipeline.why.words import capital, path_text, program_text, quoted, time_text
 
 if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline import proc_text
 from pipeline.host import boot, container_files
 from pipeline.records.limits import PF_KTHREAD
-from pipeline.why import files, systemd
+from pipeline.why import host_files, systemd
 
 if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields
@@ -58,7 +58,7 @@ class Host:
         if not path or not inode or not path.startswith("/"):
             return None
         try:
-            found = files.inode_of(path, self._root)
+            found = host_files.inode_of(path, self._root)
         except (FileNotFoundError, NotADirectoryError):
             return DELETED
         except (OSError, ValueError):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.host.digest import sha256
 from pipeline.why import users
 from pipeline.why.facts import Link
+from pipeline.why.phrases import capital, command_text, program_text, quoted, word_text
 from pipeline.why.programs import Role, changes_users, proof_of_program, role_of
 from pipeline.why.proof import Finding, Proof
 from pipeline.why.users import Change, group_text, user_text
-from pipeline.why.words import capital, command_text, program_text, quoted, word_text
 
 if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields

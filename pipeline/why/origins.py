@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.records.limits import KTHREADD
 from pipeline.why.facts import Link
+from pipeline.why.phrases import capital, command_text, path_text, program_text, quoted, time_text
 from pipeline.why.programs import Role, maintainer_script, proof_of_program, role_of
 from pipeline.why.proof import Finding, Proof
 from pipeline.why.users import user_text
-from pipeline.why.words import capital, command_text, path_text, program_text, quoted, time_text
 
 if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields

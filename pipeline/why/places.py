@@ -11,8 +11,8 @@ from pipeline.procfs.containers import container_of_path
 from pipeline.select.container_names import is_believed
 from pipeline.select.units import readable, unit_of, user_unit_of
 from pipeline.why import systemd
+from pipeline.why.phrases import container_mark, path_text, quoted, time_text, unit_text, word_text
 from pipeline.why.proof import Finding, Proof, Unknown
-from pipeline.why.words import container_mark, path_text, quoted, time_text, unit_text, word_text
 
 if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields

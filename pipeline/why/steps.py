@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pipeline.select.units import unit_of
 from pipeline.why import users
 from pipeline.why.facts import Link
+from pipeline.why.phrases import container_mark, program_text, unit_text, word_text
 from pipeline.why.users import Change, user_text
-from pipeline.why.words import container_mark, program_text, unit_text, word_text
 
 if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields

@@ -13,11 +13,11 @@ from pipeline.screen.times import duration, since
 from pipeline.select.programs import Kind
 from pipeline.trust import WRITABLE_BY_OTHERS
 from pipeline.why.facts import Link
+from pipeline.why.phrases import capital, command_text, quoted, time_text, word_text
 from pipeline.why.proof import Finding, Proof, Unknown
 from pipeline.why.steps import Step, steps
 from pipeline.why.summary import summary
 from pipeline.why.users import group_text, user_text
-from pipeline.why.words import capital, command_text, quoted, time_text, word_text
 
 if TYPE_CHECKING:
     from pipeline.why.facts import Facts

@@ -8,9 +8,9 @@ from pipeline.screen.processes import ending
 from pipeline.screen.times import duration
 from pipeline.why import users
 from pipeline.why.facts import Link
+from pipeline.why.phrases import container_mark, name_text, path_text, quoted, time_text, unit_text, word_text
 from pipeline.why.proof import Proof
 from pipeline.why.users import user_text
-from pipeline.why.words import container_mark, name_text, path_text, quoted, time_text, unit_text, word_text
 
 if TYPE_CHECKING:
     from pipeline.why.facts import Facts

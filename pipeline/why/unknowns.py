@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.records.limits import KTHREADD
 from pipeline.why.facts import Link
+from pipeline.why.phrases import program_text, time_text
 from pipeline.why.programs import Role, role_of
 from pipeline.why.proof import Finding, Unknown
-from pipeline.why.words import program_text, time_text
 
 if TYPE_CHECKING:
     from pipeline.why.facts import Facts, Process

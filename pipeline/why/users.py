@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.records.capabilities import CAP_SETGID, CAP_SETUID
 from pipeline.why.facts import Link
+from pipeline.why.phrases import quoted
 from pipeline.why.programs import Role, changes_users, role_of
-from pipeline.why.words import quoted
 
 if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.bpf.loader import Capture
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 
 BUSY, DISCARDED = 1 << 31, 1 << 30
 
@@ -22,7 +22,7 @@ BUSY, DISCARDED = 1 << 31, 1 << 30
 #: Other tests of this host may make tens of thousands of processes while a test does not read.
 RING_BYTES = 16 << 20
 
-_HEAD = {name: (offset, dtype.str[1:]) for name, (dtype, offset, *_) in events.HEAD.fields.items()}
+_HEAD = {name: (offset, dtype.str[1:]) for name, (dtype, offset, *_) in dtypes.HEAD.fields.items()}
 
 
 def _field(data: bytes, name: str) -> int:
@@ -40,7 +40,7 @@ class Parts:
     name: bytes = b""
     args: bytes = b""
     envs: bytes = b""
-    place: np.void | None = None
+    named: np.void | None = None
     members: list[tuple[int, int]] = field(default_factory=list)
     caps: np.void | None = None
     cost: np.void | None = None
@@ -77,7 +77,7 @@ class Record:
 
     @cached_property
     def head(self) -> np.void:
-        return np.frombuffer(self._data, events.HEAD, 1)[0]
+        return np.frombuffer(self._data, dtypes.HEAD, 1)[0]
 
     @cached_property
     def parts(self) -> Parts:
@@ -90,11 +90,11 @@ class Record:
 
     @property
     def is_about_a_cgroup(self) -> bool:
-        return bool(self.head["flags"] & events.FLAG_CGROUP_MADE)
+        return bool(self.head["flags"] & declared.FLAG_CGROUP_MADE)
 
     @property
     def is_head_only(self) -> bool:
-        return bool(self.head["flags"] & events.FLAG_HEAD_ONLY)
+        return bool(self.head["flags"] & declared.FLAG_HEAD_ONLY)
 
     def argv(self) -> list[bytes]:
         return self.args.split(b"\0")[:-1]
@@ -105,41 +105,41 @@ _PARTS = frozenset(Parts.__dataclass_fields__)
 
 def parse(head: np.void, data: bytes) -> Parts:
     """Split a record into its parts, and check every length in it."""
-    if head["flags"] & events.FLAG_HEAD_ONLY:
-        assert len(data) == events.HEAD.itemsize
+    if head["flags"] & declared.FLAG_HEAD_ONLY:
+        assert len(data) == dtypes.HEAD.itemsize
         assert head["var_bytes"] == 0
         return Parts()
-    at = events.HEAD.itemsize
-    task = np.frombuffer(data, events.TASK, 1, at)[0]
-    at += events.TASK.itemsize
-    body_dtype = events.BODIES.get(int(head["kind"]))
+    at = dtypes.HEAD.itemsize
+    task = np.frombuffer(data, dtypes.TASK, 1, at)[0]
+    at += dtypes.TASK.itemsize
+    body_dtype = dtypes.BODIES.get(int(head["kind"]))
     body = None
     if body_dtype is not None:
         body = np.frombuffer(data, body_dtype, 1, at)[0]
         at += body_dtype.itemsize
     assert at + int(head["var_bytes"]) == len(data)
     strings = []
-    if head["kind"] == events.KIND_CGROUP:
-        place = np.frombuffer(data, events.PLACE, 1, at)[0]
-        at += events.PLACE.itemsize
-        members = np.frombuffer(data, events.MEMBER, int(place["place_members"]), at)
+    if head["kind"] == declared.KIND_CGROUP:
+        named = np.frombuffer(data, dtypes.NAMED_CGROUP, 1, at)[0]
+        at += dtypes.NAMED_CGROUP.itemsize
+        members = np.frombuffer(data, dtypes.MEMBER, int(named["named_members"]), at)
         at += members.nbytes
-        assert at + int(place["place_path_bytes"]) == len(data)
+        assert at + int(named["named_path_bytes"]) == len(data)
         pairs = list(zip(members["member_hierarchy"].tolist(), members["member_id"].tolist(), strict=True))
-        return Parts(task, body, path=data[at:], place=place, members=pairs)
-    if head["kind"] == events.KIND_CAPS:
-        assert head["var_bytes"] == events.CAPS.itemsize
-        return Parts(task, body, caps=np.frombuffer(data, events.CAPS, 1, at)[0])
-    if head["kind"] == events.KIND_EXIT and body is not None and body["exit_flags"] & events.EXIT_COST:
-        cost = np.frombuffer(data, events.COST, 1, at)[0]
-        at += events.COST.itemsize
+        return Parts(task, body, path=data[at:], named=named, members=pairs)
+    if head["kind"] == declared.KIND_CAPS:
+        assert head["var_bytes"] == dtypes.CAPS.itemsize
+        return Parts(task, body, caps=np.frombuffer(data, dtypes.CAPS, 1, at)[0])
+    if head["kind"] == declared.KIND_EXIT and body is not None and body["exit_flags"] & declared.EXIT_COST:
+        cost = np.frombuffer(data, dtypes.COST, 1, at)[0]
+        at += dtypes.COST.itemsize
         sender = None
-        if body["exit_flags"] & events.EXIT_SENDER:
-            sender = np.frombuffer(data, events.SENDER, 1, at)[0]
-            at += events.SENDER.itemsize
+        if body["exit_flags"] & declared.EXIT_SENDER:
+            sender = np.frombuffer(data, dtypes.SENDER, 1, at)[0]
+            at += dtypes.SENDER.itemsize
         assert at == len(data)
         return Parts(task, body, cost=cost, sender=sender)
-    if head["kind"] == events.KIND_EXEC:
+    if head["kind"] == declared.KIND_EXEC:
         assert body is not None
         for field in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):
             strings.append(data[at : at + int(body[field])])
@@ -149,9 +149,9 @@ def parse(head: np.void, data: bytes) -> Parts:
     if strings:
         assert not strings[1].endswith(b"\0")
         strings[1], *paths = strings[1].split(b"\0")
-        assert len(paths) <= len(events.DIRECTORIES)
+        assert len(paths) <= len(declared.DIRECTORIES)
         directories = {
-            directory.name: path or None for directory, path in zip_longest(events.DIRECTORIES, paths, fillvalue=b"")
+            directory.name: path or None for directory, path in zip_longest(declared.DIRECTORIES, paths, fillvalue=b"")
         }
     return Parts(task, body, *strings, directories=directories)
 
@@ -244,4 +244,4 @@ class Reader:
 
     def ended(self, *tgids: int) -> None:
         """Wait until these processes' exits have been read."""
-        self.until(lambda: all(self.of(tgid, events.KIND_EXIT) for tgid in tgids))
+        self.until(lambda: all(self.of(tgid, declared.KIND_EXIT) for tgid in tgids))

@@ -10,7 +10,7 @@ import pytest
 from pipeline.bpf import iterator, maps, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import TICK_NS
-from pipeline.records import events
+from pipeline.records import declared
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_records import act, waiting
 
@@ -31,12 +31,12 @@ def test_exec_makes_an_image_and_points_the_process_to_it(
     reader: Reader, pids: maps.PidMap, images: maps.HashMap, actions: Path
 ) -> None:
     with waiting(actions, "wait") as pid:
-        record = reader.one(pid, events.KIND_EXEC)
+        record = reader.one(pid, declared.KIND_EXEC)
         entry = pids.get(pid)
         assert entry is not None
         assert entry["cookie"] == record.task["cookie"] != 0
         assert entry["start_boot_ns"] == record.head["start_boot_ns"]
-        fork = reader.one(pid, events.KIND_FORK)
+        fork = reader.one(pid, declared.KIND_FORK)
         assert entry["start_boot_ns"] < entry["fork_boot_ns"] <= fork.head["time_boot_ns"]
         assert entry["exit_boot_ns"] == 0
         shared = ("uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "cap_effective", "cap_permitted")
@@ -53,7 +53,7 @@ def test_exec_makes_an_image_and_points_the_process_to_it(
         assert image["exec_boot_ns"] <= record.head["time_boot_ns"]
         assert bytes(image["path"])[: image["path_bytes"]] == record.path[:128]
         assert image["path_bytes"] == len(record.path)
-    exit_ = reader.one(pid, events.KIND_EXIT)
+    exit_ = reader.one(pid, declared.KIND_EXIT)
     entry = pids.get(pid)
     assert entry is not None
     assert fork.head["time_boot_ns"] < entry["exit_boot_ns"] <= exit_.head["time_boot_ns"]
@@ -63,14 +63,14 @@ def test_exec_makes_an_image_and_points_the_process_to_it(
 def test_children_share_the_image_until_they_exec(reader: Reader, pids: maps.PidMap, actions: Path) -> None:
     pid, children = act(actions, "forks", "5")
     reader.ended(pid, *children)
-    cookie = reader.one(pid, events.KIND_EXEC).task["cookie"]
+    cookie = reader.one(pid, declared.KIND_EXEC).task["cookie"]
     for child in children:
-        assert reader.one(child, events.KIND_FORK).task["cookie"] == cookie
+        assert reader.one(child, declared.KIND_FORK).task["cookie"] == cookie
         entry = pids.get(child)
         assert entry is not None and entry["cookie"] == cookie
     pid, (child,) = act(actions, "run", actions, "nothing")
-    exec_ = reader.one(child, events.KIND_EXEC)
-    assert exec_.body["prev_cookie"] == reader.one(child, events.KIND_FORK).task["cookie"]
+    exec_ = reader.one(child, declared.KIND_EXEC)
+    assert exec_.body["prev_cookie"] == reader.one(child, declared.KIND_FORK).task["cookie"]
     assert exec_.task["cookie"] != exec_.body["prev_cookie"]
 
 
@@ -78,7 +78,7 @@ def test_the_forked_child_is_known_before_its_record(reader: Reader, pids: maps.
     pid, children = act(actions, "forks", "23")
     reader.ended(pid, *children)
     for child in children:
-        entry, record = pids.get(child), reader.one(child, events.KIND_FORK)
+        entry, record = pids.get(child), reader.one(child, declared.KIND_FORK)
         assert entry is not None
         assert entry["fork_boot_ns"] <= record.head["time_boot_ns"]
 
@@ -118,7 +118,7 @@ def test_an_entry_made_of_proc_alone_is_known_by_its_tick(
     try:
         pids.put(os.getpid(), rounded)
         pid, _ = act(actions, "nothing")
-        assert reader.one(pid, events.KIND_FORK).task["cookie"] == cookie
+        assert reader.one(pid, declared.KIND_FORK).task["cookie"] == cookie
         after = pids.get(os.getpid())
         assert after is not None
         assert (after["cookie"], after["start_boot_ns"]) == (cookie, exact["start_boot_ns"])
@@ -128,7 +128,7 @@ def test_an_entry_made_of_proc_alone_is_known_by_its_tick(
             other["start_boot_ns"], other["fork_boot_ns"] = start, fork
             pids.put(os.getpid(), other)
             pid, _ = act(actions, "nothing")
-            assert reader.one(pid, events.KIND_FORK).task["cookie"] == 0
+            assert reader.one(pid, declared.KIND_FORK).task["cookie"] == 0
     finally:
         pids.put(os.getpid(), exact)
         images.delete(cookie)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bpf import features, loader, maps
-from pipeline.records import events
+from pipeline.records import declared
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_records import check_task
@@ -40,8 +40,8 @@ def during(reader: Reader, actor: Actor, code: str) -> list[Record]:
     reader.records.clear()
     actor.do(code)
     actor.do("libc.prctl(15, b'mark', 0, 0, 0)")
-    reader.until(lambda: reader.of(actor.pid, events.KIND_COMM))
-    return reader.of(actor.pid, events.KIND_CAPS)
+    reader.until(lambda: reader.of(actor.pid, declared.KIND_COMM))
+    return reader.of(actor.pid, declared.KIND_CAPS)
 
 
 def masks(record: Record) -> tuple[int, int]:
@@ -95,12 +95,12 @@ def test_an_image_begins_with_nothing(asked: Reader) -> None:
             " 'import os; os.setresuid(0, 0, 0); os.chroot(\"/\")'])\nos.waitpid(child, 0)"
         )
         (pid,) = asked.until(
-            lambda: {r.tgid for r in asked.records if r.kind == events.KIND_EXEC and r.head["ppid"] == actor.pid}
+            lambda: {r.tgid for r in asked.records if r.kind == declared.KIND_EXEC and r.head["ppid"] == actor.pid}
         )
         asked.ended(pid)
         records = asked.of(pid)
         kinds = [r.kind for r in records]
-        after = [r for r in records[kinds.index(events.KIND_EXEC) :] if r.kind == events.KIND_CAPS]
+        after = [r for r in records[kinds.index(declared.KIND_EXEC) :] if r.kind == declared.KIND_CAPS]
         assert masks(after[-1])[1] & 1 << SYS_CHROOT
         told = [masks(r) for r in after]
         assert len(set(told)) == len(told)
@@ -110,7 +110,7 @@ def test_an_image_begins_with_nothing(asked: Reader) -> None:
 def test_ending_processes_and_kernel_threads_are_left_out(asked: Reader) -> None:
     asked.poll()
     for record in asked.records:
-        if record.kind == events.KIND_CAPS:
+        if record.kind == declared.KIND_CAPS:
             assert record.task is not None and not record.task["task_flags"] & 0x00200004
 
 
@@ -120,11 +120,11 @@ def test_a_record_without_room_is_repeated_at_the_next_check(live_kernel: None, 
         actor.do("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})")
         actor.do("for _ in range(30): os.waitpid(os.fork() or os._exit(0), 0)")
         actor.do("os.chroot('/')")
-        assert maps.cpu_states(capture.fds.shared)["lost_samples"][:, events.KIND_CAPS].any()
+        assert maps.cpu_states(capture.fds.shared)["lost_samples"][:, declared.KIND_CAPS].any()
         reader.poll()
-        assert not [r for r in reader.of(actor.pid, events.KIND_CAPS) if masks(r)[1] & 1 << SYS_CHROOT]
+        assert not [r for r in reader.of(actor.pid, declared.KIND_CAPS) if masks(r)[1] & 1 << SYS_CHROOT]
         actor.do("os.chroot('/')")
-        reader.until(lambda: [r for r in reader.of(actor.pid, events.KIND_CAPS) if masks(r)[1] & 1 << SYS_CHROOT])
+        reader.until(lambda: [r for r in reader.of(actor.pid, declared.KIND_CAPS) if masks(r)[1] & 1 << SYS_CHROOT])
 
 
 def test_it_is_off_by_default() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.bpf import loader
 from pipeline.bpf.loader import Capture
-from pipeline.records import events
+from pipeline.records import declared
 from tests import compat
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader
@@ -76,7 +76,7 @@ def test_every_change_of_ids_by_a_32_bit_program(tier: Tier, tmp_path: Path, way
             assert one.end() == 0
         tier._reader.ended(one.pid)
         records = tier._reader.of(one.pid)
-        assert [r.kind for r in records] == [events.KIND_FORK, events.KIND_EXEC, CRED, events.KIND_EXIT], call
+        assert [r.kind for r in records] == [declared.KIND_FORK, declared.KIND_EXEC, CRED, declared.KIND_EXIT], call
         assert tuple(int(records[2].task[name]) for name in IDS) == (*users, *groups), call
         assert [int(value) for value in now["Uid"] + now["Gid"]] == [*users, *groups], call
 
@@ -194,7 +194,7 @@ def test_it_can_be_switched_off(actor: Actor) -> None:
         reader = Reader(capture)
         actor.do("int80(215, 1081)")
         actor.do("libc.prctl(15, b'renamed', 0, 0, 0)")
-        assert reader.one(actor.pid, events.KIND_COMM).task["fsuid"] == 1081
+        assert reader.one(actor.pid, declared.KIND_COMM).task["fsuid"] == 1081
         assert reader.of(actor.pid, CRED) == []
 
 

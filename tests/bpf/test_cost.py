@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pipeline.bpf.loader import Capture
-from pipeline.records import events
+from pipeline.records import declared
 from tests.bpf.ring_reader import Reader
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -77,8 +77,8 @@ def spend(reader: Reader, program: Path, *acts: str | Path, status: int = 0) -> 
     io = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     _, code, waited = os.wait4(pid, 0)
     assert code == status
-    exit_ = reader.one(pid, events.KIND_EXIT)
-    assert exit_.body["exit_flags"] & events.EXIT_COST and exit_.body["exit_flags"] & events.EXIT_IO
+    exit_ = reader.one(pid, declared.KIND_EXIT)
+    assert exit_.body["exit_flags"] & declared.EXIT_COST and exit_.body["exit_flags"] & declared.EXIT_IO
     return Spent(*map(int, report.split()), exit_.cost, waited, stat, {name: int(value) for name, value in io.items()})
 
 
@@ -192,7 +192,7 @@ def test_bytes_of_children_are_not_counted_again(reader: Reader, spender: Path, 
     finally:
         file.unlink(missing_ok=True)
     assert int(dict(line.split(": ") for line in shown.splitlines())["write_bytes"]) >= 8 << 20
-    assert reader.one(shell.pid, events.KIND_EXIT).cost["write_bytes"] < 1 << 20
+    assert reader.one(shell.pid, declared.KIND_EXIT).cost["write_bytes"] < 1 << 20
 
 
 def is_on_storage(directory: Path) -> bool:
@@ -205,7 +205,7 @@ def test_descendants_that_were_waited_for_are_summed_up(reader: Reader, spender:
     shell = subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.DEVNULL)
     _, _, waited = os.wait4(shell.pid, 0)
     shell.returncode = 0
-    cost = reader.one(shell.pid, events.KIND_EXIT).cost
+    cost = reader.one(shell.pid, declared.KIND_EXIT).cost
     own = int(cost["cpu_user_ns"]) + int(cost["cpu_system_ns"])
     assert 50 * MS <= cost["children_cpu_ns"] < 50 * MS + END_NS
     assert 0 <= round((waited.ru_utime + waited.ru_stime) * 1e9) + US - own - int(cost["children_cpu_ns"]) < END_NS

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bpf import declared, maps, syscall
+from pipeline.bpf import maps, syscall
+from pipeline.bpf.declared import SAMPLE_PART
 from pipeline.bpf.loader import Capture
 from pipeline.bpf.sampling import Sampler
 from pipeline.errors import UnsupportedError
-from pipeline.records import events
+from pipeline.records import declared
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_cred_tiers import IDS, LEADERLESS, NET_ADMIN, SYS_CHROOT
@@ -26,7 +27,7 @@ pytestmark = [
     pytest.mark.usefixtures("live_kernel"),
 ]
 
-CRED, SID = events.KIND_CRED, events.KIND_SID
+CRED, SID = declared.KIND_CRED, declared.KIND_SID
 
 
 class Sampled:
@@ -67,7 +68,7 @@ def actor() -> Iterator[Actor]:
 
 def test_a_change_is_one_record_that_says_how_it_was_found(sampled: Sampled, actor: Actor) -> None:
     (record,) = sampled.after(actor, "libc.setegid(1021); libc.setfsuid(1022); libc.setresuid(1023, 1024, 1025)")
-    assert record.kind == CRED and record.head["flags"] == events.FLAG_SAMPLED
+    assert record.kind == CRED and record.head["flags"] == declared.FLAG_SAMPLED
     assert tuple(int(record.task[name]) for name in IDS) == (1023, 1024, 1025, 1024, 0, 1021, 0, 1021)
     now = status(actor.pid)
     assert [int(record.task[name]) for name in IDS] == [int(value) for value in now["Uid"] + now["Gid"]]
@@ -133,7 +134,7 @@ def test_a_change_that_another_record_contains_is_not_found_again(sampled: Sampl
     assert sampled.after(actor, "libc.setegid(1032); libc.prctl(15, b'renamed', 0, 0, 0)") == []
     sampled.passes(actor.pid)
     actor.do("libc.setegid(1033); libc.prctl(15, b'again', 0, 0, 0)")
-    record = sampled.reader.one(actor.pid, events.KIND_COMM)
+    record = sampled.reader.one(actor.pid, declared.KIND_COMM)
     assert record.task["egid"] == 1033
 
 
@@ -150,7 +151,7 @@ def test_the_exec_of_a_set_user_id_program_is_its_record_alone(sampled: Sampled,
             sampled.reader.poll()
     sampled.reader.ended(shell.pid)
     children = [r for r in sampled.reader.records if r.head["ppid"] == shell.pid]
-    execs = [r for r in children if r.kind == events.KIND_EXEC and r.task["euid"] == 1051]
+    execs = [r for r in children if r.kind == declared.KIND_EXEC and r.task["euid"] == 1051]
     assert len(execs) == 100
     assert [r for r in children if r.kind in (CRED, SID)] == []
 
@@ -214,7 +215,7 @@ def test_a_read_visits_a_bounded_number_of_tasks(sampled: Sampled, actor: Actor)
     sampled.passes(actor.pid)
     actor.do(
         "import threading\n"
-        f"for i in range({declared.SAMPLE_PART}): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+        f"for i in range({SAMPLE_PART}): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
     )
     actor.do("libc.setegid(1063)")
     sampler = Sampler(sampled.capture.fds.sample_link, 2.0)

@@ -18,14 +18,14 @@ import pytest
 from pipeline.bpf import build, features, loader, maps, tracefs
 from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError, UnsupportedError
-from pipeline.records import events
+from pipeline.records import declared
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_records import namespace, stat, status
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
-CRED, SID = events.KIND_CRED, events.KIND_SID
+CRED, SID = declared.KIND_CRED, declared.KIND_SID
 NET_ADMIN, SYS_CHROOT = 12, 18
 ALL = [
     pytest.param("fentry", marks=pytest.mark.vm),
@@ -59,7 +59,7 @@ class Tier:
         actor.do(f"libc.prctl(15, {name!r}, 0, 0, 0)")
 
         def found() -> list[Record]:
-            return [r for r in self._reader.of(actor.pid, events.KIND_COMM) if r.task["comm"] == name]
+            return [r for r in self._reader.of(actor.pid, declared.KIND_COMM) if r.task["comm"] == name]
 
         (record,) = self._reader.until(found)
         return record
@@ -202,7 +202,7 @@ def test_an_exec_record_has_the_change_of_the_exec(tier: Tier, tmp_path: Path) -
     child.wait()
     tier._reader.ended(child.pid)
     records = tier._reader.of(child.pid)
-    assert [r.kind for r in records] == [events.KIND_FORK, events.KIND_EXEC, events.KIND_EXIT]
+    assert [r.kind for r in records] == [declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_EXIT]
     assert [int(r.task["euid"]) for r in records] == [0, 1051, 1051]
 
 
@@ -395,7 +395,7 @@ def test_off_is_off(actor: Actor) -> None:
         reader = Reader(capture)
         actor.do("libc.setuid(1081)")
         actor.do("libc.prctl(15, b'renamed', 0, 0, 0)")
-        record = reader.one(actor.pid, events.KIND_COMM)
+        record = reader.one(actor.pid, declared.KIND_COMM)
         assert record.task["uid"] == 1081
         assert reader.of(actor.pid, CRED) == []
 
@@ -449,7 +449,7 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
 
 @pytest.mark.newer_programs("the methods sampled and syscalls")
 def test_tracepoints_are_found_without_a_mounted_tracefs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracefs, "PLACES", ())
+    monkeypatch.setattr(tracefs, "MOUNT_POINTS", ())
     before = Path("/proc/self/mountinfo").read_text()
     with tracefs.Tracefs() as events_:
         number = events_.event_id("syscalls", "sys_exit_setuid")

@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline.bpf.loader import Capture
-from pipeline.records import events
+from pipeline.records import declared
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_records import act, waiting
 
@@ -54,7 +54,7 @@ def waiting_from(fd: int) -> Iterator[int]:
 
 def last_exec(reader: Reader, pid: int) -> Record:
     reader.ended(pid)
-    return reader.of(pid, events.KIND_EXEC)[-1]
+    return reader.of(pid, declared.KIND_EXEC)[-1]
 
 
 def test_script_is_run_by_its_interpreter(reader: Reader, tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_script_is_run_by_its_interpreter(reader: Reader, tmp_path: Path) -> Non
     script.write_text("#!/bin/sh\nread line\n")
     script.chmod(0o755)
     with waiting(script, "argument") as pid:
-        record = reader.one(pid, events.KIND_EXEC)
-        linked = events.EXEC_THROUGH_SYMLINK if os.fspath(Path("/bin/sh").resolve()) != "/bin/sh" else 0
-        assert record.body["exec_flags"] == events.EXEC_SCRIPT | linked
+        record = reader.one(pid, declared.KIND_EXEC)
+        linked = declared.EXEC_THROUGH_SYMLINK if os.fspath(Path("/bin/sh").resolve()) != "/bin/sh" else 0
+        assert record.body["exec_flags"] == declared.EXEC_SCRIPT | linked
         assert record.path == exe(pid)
         assert record.body["inode"] == Path("/bin/sh").stat().st_ino
         assert record.name == os.fsencode(script)
@@ -76,10 +76,10 @@ def test_symlink_and_relative_name(reader: Reader, actions: Path, tmp_path: Path
     (tmp_path / "link").symlink_to(actions)
     child = subprocess.Popen(["./link", "wait"], cwd=tmp_path, stdin=subprocess.PIPE)
     try:
-        record = reader.one(child.pid, events.KIND_EXEC)
+        record = reader.one(child.pid, declared.KIND_EXEC)
         assert record.path == exe(child.pid) == os.fsencode(actions)
         assert record.name == b"./link"
-        assert record.body["exec_flags"] == events.EXEC_THROUGH_SYMLINK
+        assert record.body["exec_flags"] == declared.EXEC_THROUGH_SYMLINK
     finally:
         child.communicate()
 
@@ -124,7 +124,7 @@ def test_symbolic_links_on_the_path_are_reported(reader: Reader, actions: Path, 
         assert child.wait(timeout=60) == 0
         record = last_exec(reader, child.pid)
         assert record.path == os.fsencode(top / "hard" if "hard" in name else program)
-        assert record.body["exec_flags"] == (events.EXEC_THROUGH_SYMLINK if is_linked else 0), record.name
+        assert record.body["exec_flags"] == (declared.EXEC_THROUGH_SYMLINK if is_linked else 0), record.name
 
 
 def test_for_a_script_the_links_are_those_of_the_path_to_its_interpreter(
@@ -134,7 +134,7 @@ def test_for_a_script_the_links_are_those_of_the_path_to_its_interpreter(
     top = Path(tmp_path).resolve()
     shutil.copy(actions, top / "interpreter")
     (top / "alias").symlink_to("interpreter")
-    for interpreter, flag in (("interpreter", 0), ("alias", events.EXEC_THROUGH_SYMLINK)):
+    for interpreter, flag in (("interpreter", 0), ("alias", declared.EXEC_THROUGH_SYMLINK)):
         script = top / f"by-{interpreter}"
         script.write_text(f"#!{top / interpreter} nothing\n")
         script.chmod(0o755)
@@ -144,7 +144,7 @@ def test_for_a_script_the_links_are_those_of_the_path_to_its_interpreter(
             assert child.wait(timeout=60) == 0
             record = last_exec(reader, child.pid)
             assert (record.path, record.name) == (os.fsencode(top / "interpreter"), os.fsencode(name))
-            assert record.body["exec_flags"] == events.EXEC_SCRIPT | flag
+            assert record.body["exec_flags"] == declared.EXEC_SCRIPT | flag
 
 
 def test_an_exec_by_descriptor_followed_no_link(reader: Reader, actions: Path) -> None:
@@ -164,7 +164,7 @@ def test_memfd(reader: Reader, actions: Path) -> None:
     pid, _ = act(actions, "memfd")
     record = last_exec(reader, pid)
     assert record.path == b"/memfd:action"
-    assert record.body["exec_flags"] == events.EXEC_MEMFD
+    assert record.body["exec_flags"] == declared.EXEC_MEMFD
     assert record.body["mount_end"] == 0
     assert record.argv() == [b"action", b"nothing"]
     assert record.body["nlink"] == 0
@@ -176,9 +176,9 @@ def test_deleted_before_it_runs(reader: Reader, actions: Path, tmp_path: Path) -
     fd = os.open(doomed, os.O_RDONLY)
     doomed.unlink()
     with waiting_from(fd) as pid:
-        record = reader.one(pid, events.KIND_EXEC)
+        record = reader.one(pid, declared.KIND_EXEC)
         assert record.path + b" (deleted)" == exe(pid)
-        assert record.body["exec_flags"] & events.EXEC_DELETED
+        assert record.body["exec_flags"] & declared.EXEC_DELETED
         assert record.body["nlink"] == 0
     os.close(fd)
 
@@ -188,8 +188,8 @@ def test_chroot(reader: Reader, actions: Path, tmp_path: Path) -> None:
     (jail / "bin").mkdir(parents=True)
     shutil.copy(actions, jail / "bin" / "inner")
     with waiting(actions, "chroot", jail, "/bin/inner") as pid:
-        reader.until(lambda: len(reader.of(pid, events.KIND_EXEC)) == 2)
-        record = reader.of(pid, events.KIND_EXEC)[1]
+        reader.until(lambda: len(reader.of(pid, declared.KIND_EXEC)) == 2)
+        record = reader.of(pid, declared.KIND_EXEC)[1]
         assert record.path == exe(pid) == os.fsencode(jail / "bin" / "inner")
         assert record.path[record.body["root_offset"] :] == b"/bin/inner"
         assert record.name == b"/bin/inner"
@@ -212,7 +212,7 @@ def test_executable_outside_the_chroot(reader: Reader, actions: Path, tmp_path: 
     assert record.argv() == [b"jailed", b"nothing"]
     assert record.path == os.fsencode(actions)
     assert record.body["root_offset"] == 0
-    assert record.body["exec_flags"] == events.EXEC_NO_ROOT
+    assert record.body["exec_flags"] == declared.EXEC_NO_ROOT
     assert mount_path(record) == mounted("self", record.body["mount_id"])
 
 
@@ -222,8 +222,8 @@ def test_mount_that_only_its_namespace_has(reader: Reader, actions: Path, tmp_pa
     commands = f'mount -t tmpfs none "{place}" && cp "{actions}" "{place}/inner" && exec "{place}/inner" wait'
     with waiting("unshare", "-m", "sh", "-c", commands) as pid:
         inner = os.fsencode(place / "inner")
-        reader.until(lambda: [r for r in reader.of(pid, events.KIND_EXEC) if r.name == inner])
-        record = reader.of(pid, events.KIND_EXEC)[-1]
+        reader.until(lambda: [r for r in reader.of(pid, declared.KIND_EXEC) if r.name == inner])
+        record = reader.of(pid, declared.KIND_EXEC)[-1]
         assert record.path == exe(pid)
         # Not the whole path: if the tests run in a chroot, the copies of its mounts are not below our root.
         assert record.path[record.body["root_offset"] :] == inner
@@ -244,10 +244,10 @@ def test_lazily_unmounted(reader: Reader, actions: Path, tmp_path: Path) -> None
         f'umount -l "{place}" && exec ./inner wait'
     )
     with waiting("unshare", "-m", "sh", "-c", commands) as pid:
-        reader.until(lambda: [r for r in reader.of(pid, events.KIND_EXEC) if r.name == b"./inner"])
-        record = reader.of(pid, events.KIND_EXEC)[-1]
+        reader.until(lambda: [r for r in reader.of(pid, declared.KIND_EXEC) if r.name == b"./inner"])
+        record = reader.of(pid, declared.KIND_EXEC)[-1]
         assert record.path == exe(pid) == b"/q/inner"
-        assert record.body["exec_flags"] == events.EXEC_DETACHED | events.EXEC_NO_ROOT
+        assert record.body["exec_flags"] == declared.EXEC_DETACHED | declared.EXEC_NO_ROOT
         assert mount_path(record) == b"/", "the top of what is left, which is nowhere"
 
 
@@ -274,8 +274,8 @@ def test_where_the_mount_of_an_executable_is(
     environment = os.environ | {"TOOL": os.fspath(actions)}
     with waiting("unshare", "-m", "sh", "-ec", shell, env=environment) as pid:
         name = os.fsencode(top / program)
-        reader.until(lambda: [r for r in reader.of(pid, events.KIND_EXEC) if r.name == name])
-        record = reader.of(pid, events.KIND_EXEC)[-1]
+        reader.until(lambda: [r for r in reader.of(pid, declared.KIND_EXEC) if r.name == name])
+        record = reader.of(pid, declared.KIND_EXEC)[-1]
         assert record.path[record.body["root_offset"] :] == name
         assert mounted(pid, record.body["mount_id"]) == os.fsencode(top / where)
         found = mount_path(record)
@@ -289,7 +289,7 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
     root.mkdir()
     program = (
         "import os, subprocess, sys\n"
-        "from pipeline.records import events\n"
+        "from pipeline.records import declared\n"
         "from pipeline.bpf.loader import Capture\n"
         "from tests.bpf.ring_reader import RING_BYTES, Reader\n"
         "from pipeline.bpf import libbpf; libbpf.library()\n"
@@ -297,7 +297,7 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
         "with Capture(ring_bytes=RING_BYTES) as capture:\n"
         "    reader = Reader(capture)\n"
         "    child = subprocess.Popen([sys.argv[2], 'nothing'])\n"
-        "    record = reader.one(child.pid, events.KIND_EXEC)\n"
+        "    record = reader.one(child.pid, declared.KIND_EXEC)\n"
         "    print(record.path.decode(), record.body['root_offset'], record.body['exec_flags'])\n"
         "    child.wait()\n"
     )
@@ -309,7 +309,7 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
     )  # fmt: skip
     path, offset, flags = result.stdout.rsplit(None, 2) if result.stdout else ("", "", "")
     assert (path, offset) == (str(actions), "0"), result.stderr
-    assert not int(flags) & (events.EXEC_NO_ROOT | events.EXEC_ESCAPED | events.EXEC_DETACHED)
+    assert not int(flags) & (declared.EXEC_NO_ROOT | declared.EXEC_ESCAPED | declared.EXEC_DETACHED)
 
 
 def test_overlay_layers(reader: Reader, actions: Path, tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
@@ -322,10 +322,10 @@ def test_overlay_layers(reader: Reader, actions: Path, tmp_path: Path, missing: 
         f'cd "{tmp_path}" && mount -t tmpfs none upper && mkdir upper/u upper/w && cp lower/low upper/u/up && '
         "mount -t overlay none -o lowerdir=lower,upperdir=upper/u,workdir=upper/w merged && exec merged/$0 wait"
     )
-    for name, flags in (("low", 0), ("up", events.EXEC_UPPER_LAYER)):
+    for name, flags in (("low", 0), ("up", declared.EXEC_UPPER_LAYER)):
         with waiting("unshare", "-m", "sh", "-c", commands, name) as pid:
-            reader.until(lambda pid=pid: reader.of(pid, events.KIND_EXIT) or found(reader, pid, b"merged/"))
-            if reader.of(pid, events.KIND_EXIT):
+            reader.until(lambda pid=pid: reader.of(pid, declared.KIND_EXIT) or found(reader, pid, b"merged/"))
+            if reader.of(pid, declared.KIND_EXIT):
                 missing("overlayfs cannot be mounted")
             record = found(reader, pid, b"merged/")
             assert record is not None
@@ -336,37 +336,37 @@ def test_overlay_layers(reader: Reader, actions: Path, tmp_path: Path, missing: 
 
 def found(reader: Reader, pid: int, name: bytes) -> Record | None:
     """Return the exec record with an invoked name that begins with `name`."""
-    return next((r for r in reader.of(pid, events.KIND_EXEC) if r.name.startswith(name)), None)
+    return next((r for r in reader.of(pid, declared.KIND_EXEC) if r.name.startswith(name)), None)
 
 
 def test_100_kb_of_arguments_are_cut_and_flagged(reader: Reader, actions: Path) -> None:
     words = [f"{i:099d}" for i in range(1000)]
     with waiting(actions, "wait", *words) as pid:
-        record = reader.one(pid, events.KIND_EXEC)
+        record = reader.one(pid, declared.KIND_EXEC)
         cmdline = Path(f"/proc/{pid}/cmdline").read_bytes()
     assert len(cmdline) > 100_000
     assert record.args == cmdline[:32768]
     assert record.body["args_full_bytes"] == len(cmdline)
     assert record.body["argc"] == 1002
-    assert record.body["exec_flags"] == events.EXEC_ARGS_TRUNCATED
+    assert record.body["exec_flags"] == declared.EXEC_ARGS_TRUNCATED
 
 
 def test_arguments_of_exactly_the_limit_are_not_flagged(reader: Reader, actions: Path) -> None:
     used = len(os.fsencode(actions)) + 1 + len(b"wait\0")
     with waiting(actions, "wait", "x" * (32768 - used - 1), env={}) as pid:
-        record = reader.one(pid, events.KIND_EXEC)
+        record = reader.one(pid, declared.KIND_EXEC)
         assert record.args == Path(f"/proc/{pid}/cmdline").read_bytes()
     assert (record.body["args_bytes"], record.body["exec_flags"]) == (32768, 0)
 
 
 def test_large_environment_is_cut_and_flagged(reader: Reader, actions: Path) -> None:
     with waiting(actions, "wait", env={f"V{i}": "y" * 1000 for i in range(50)}) as pid:
-        record = reader.one(pid, events.KIND_EXEC)
+        record = reader.one(pid, declared.KIND_EXEC)
         environ = Path(f"/proc/{pid}/environ").read_bytes()
     assert record.envs == environ[:32768]
     assert record.body["envs_full_bytes"] == len(environ)
     assert record.body["envc"] == 50
-    assert record.body["exec_flags"] == events.EXEC_ENVS_TRUNCATED
+    assert record.body["exec_flags"] == declared.EXEC_ENVS_TRUNCATED
 
 
 def test_no_arguments_at_all(reader: Reader, actions: Path) -> None:
@@ -381,7 +381,7 @@ def test_bytes_that_are_not_utf8(reader: Reader, actions: Path, tmp_path: Path) 
     name = os.fsencode(tmp_path) + b"/\xff\xfe name\n"
     shutil.copy(actions, name)
     with waiting(name, b"wait", b"\x80\xc0", b"tab\t") as pid:
-        record = reader.one(pid, events.KIND_EXEC)
+        record = reader.one(pid, declared.KIND_EXEC)
         assert record.path == record.name == exe(pid)
         assert record.argv() == [name, b"wait", b"\x80\xc0", b"tab\t"]
 
@@ -394,7 +394,7 @@ def test_long_and_deep_paths(reader: Reader, actions: Path, tmp_path: Path) -> N
     place = deep / ("f" * 255)
     shutil.copy(actions, place)
     with waiting(place, "wait") as pid:
-        record = reader.one(pid, events.KIND_EXEC)
+        record = reader.one(pid, declared.KIND_EXEC)
         assert record.path == exe(pid) == os.fsencode(place)
         assert record.body["exec_flags"] == 0
 
@@ -413,9 +413,9 @@ def test_path_that_is_too_long_keeps_its_end(reader: Reader, actions: Path, tmp_
     fd = os.open("end", os.O_RDONLY, dir_fd=here)
     os.close(here)
     with waiting_from(fd) as pid:
-        record = reader.one(pid, events.KIND_EXEC)
+        record = reader.one(pid, declared.KIND_EXEC)
         assert len(whole + b"/end") > 4096
-        assert record.body["exec_flags"] == events.EXEC_PATH_TRUNCATED | events.EXEC_NO_ROOT
+        assert record.body["exec_flags"] == declared.EXEC_PATH_TRUNCATED | declared.EXEC_NO_ROOT
         assert record.path.startswith(b"/e") and (whole + b"/end").endswith(record.path)
         assert len(record.path) > 3900
     os.close(fd)
@@ -432,10 +432,10 @@ def test_setuid_program_is_secure(reader: Reader, actions: Path, tmp_path: Path)
     child = subprocess.Popen([program, "nothing"], user=65534, group=65534, extra_groups=[])
     assert child.wait(timeout=60) == 0
     record = last_exec(reader, child.pid)
-    assert record.body["exec_flags"] == events.EXEC_SECURE
+    assert record.body["exec_flags"] == declared.EXEC_SECURE
     assert record.body["mode"] == program.stat().st_mode
     assert (record.task["uid"], record.task["euid"], record.task["suid"]) == (65534, 0, 0)
-    assert reader.one(child.pid, events.KIND_FORK).task["uid"] == 0
+    assert reader.one(child.pid, declared.KIND_FORK).task["uid"] == 0
 
 
 # -- sshd's environment ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.bpf import iterator, syscall
 from pipeline.bpf.loader import Capture
-from pipeline.records import events
+from pipeline.records import declared
 from tests.bpf.ring_reader import Parts, Record
 from tests.bpf.test_records import LEADERLESS, check_task, namespace, waiting
 
@@ -75,7 +75,7 @@ def test_a_process_with_an_ended_leader(link: int, actions: Path) -> None:
     assert child.stdout is not None
     child.stdout.readline()
     row = tasks_by_tgid(link)[child.pid]
-    assert row.head["flags"] == events.FLAG_LEADER_DEAD
+    assert row.head["flags"] == declared.FLAG_LEADER_DEAD
     assert row.task["ns_pid"] == child.pid
     for name in ("pid", "mnt", "net", "user"):
         assert row.task[f"{name}_ns"] == namespace(os.getpid(), name), name

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from pipeline.bpf.iterator import parse_tasks
-from pipeline.records import events
+from pipeline.records import dtypes
 
 
 def record(tgid: int, path: bytes) -> bytes:
-    head = np.zeros(1, events.HEAD)
+    head = np.zeros(1, dtypes.HEAD)
     head["tgid"] = tgid
     head["record_bytes"] = 352 + len(path)
-    exec_ = np.zeros(1, events.EXEC)
+    exec_ = np.zeros(1, dtypes.EXEC)
     exec_["path_bytes"] = len(path)
     return head.tobytes() + bytes(160) + exec_.tobytes() + path
 

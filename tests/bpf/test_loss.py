@@ -19,7 +19,7 @@ import pytest
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import now_boot_ns
-from pipeline.records import events
+from pipeline.records import declared
 from tests.bpf.ring_reader import Reader, Record
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -80,8 +80,8 @@ def run(truth: Reader, small: Switched, actions: Path) -> bool:
     lost, head_only = small.count("lost_samples") - lost, small.count("head_only") - head_only
     assert made == seen + lost
     assert kinds([r for r in small.reader.records if r.is_head_only]) == head_only
-    assert made[events.KIND_FORK] >= 2003 + 211
-    assert lost[events.KIND_FORK] > 0 and lost[events.KIND_EXIT] > 0
+    assert made[declared.KIND_FORK] >= 2003 + 211
+    assert lost[declared.KIND_FORK] > 0 and lost[declared.KIND_EXIT] > 0
     assert head_only.total() > 0
     return True
 
@@ -106,13 +106,13 @@ def test_a_header_only_record_identifies_its_process(live_kernel: None, actions:
     with Capture(ring_bytes=mmap.PAGESIZE, envs_bytes=32768) as capture:
         reader = Reader(capture)
         child = subprocess.Popen([actions, "nothing", "x" * 5000], env={})
-        record = reader.one(child.pid, events.KIND_EXEC)
+        record = reader.one(child.pid, declared.KIND_EXEC)
         child.wait()
         assert record.is_head_only
         assert record.head["ppid"] == os.getpid()
-        assert record.head["start_boot_ns"] == reader.one(child.pid, events.KIND_FORK).head["start_boot_ns"]
+        assert record.head["start_boot_ns"] == reader.one(child.pid, declared.KIND_FORK).head["start_boot_ns"]
         states = maps.cpu_states(capture.fds.shared)
-        assert states["head_only"][record.ring][events.KIND_EXEC] >= 1
+        assert states["head_only"][record.ring][declared.KIND_EXEC] >= 1
 
 
 def pinned(cpu: int, *command: str | Path) -> int:
@@ -134,7 +134,7 @@ def test_a_cpu_can_use_another_ring(live_kernel: None, actions: Path) -> None:
         reader.poll()
         reader.records.clear()
         pid = pinned(cpu, actions, "nothing")
-        exit_ = reader.one(pid, events.KIND_EXIT)
+        exit_ = reader.one(pid, declared.KIND_EXIT)
         assert (exit_.ring, exit_.head["cpu"]) == (0, cpu)
         assert not [r for r in reader.records if r.ring == cpu]
 
@@ -148,11 +148,11 @@ def test_a_cpu_without_a_ring_counts_every_record_lost(live_kernel: None, action
         pid = pinned(cpu, actions, "forks", "23")
         assert states["no_ring"][cpu] - before["no_ring"] >= 23 + 23
         lost = states[cpu]["lost_samples"] - before["lost_samples"]
-        assert lost[events.KIND_FORK] >= 23
-        assert lost[events.KIND_EXIT] >= 23 + 1
+        assert lost[declared.KIND_FORK] >= 23
+        assert lost[declared.KIND_EXIT] >= 23 + 1
         reader = Reader(capture)
         reader.poll()
-        assert not reader.of(pid, events.KIND_EXIT)
+        assert not reader.of(pid, declared.KIND_EXIT)
 
 
 @pytest.mark.alone
@@ -177,7 +177,7 @@ def test_forks_and_threads_agree_with_the_kernels_count(live_kernel: None, actio
             reader.poll()
             kernel = processes() - kernel
             ours = int(states["threads_forked"].sum() + states["kthreads_forked"].sum()) - ours
-            ours += sum(r.kind == events.KIND_FORK for r in reader.records)
+            ours += sum(r.kind == declared.KIND_FORK for r in reader.records)
             outcomes.append((kernel, ours))
             if kernel == ours:
                 break

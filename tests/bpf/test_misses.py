@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.bpf import build, maps, misses, syscall, words
 from pipeline.bpf.apart import load_apart
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.daemon._losses import SharedCounters
 
 
@@ -47,14 +47,14 @@ def test_missed_runs_of_a_program_count_as_lost(shared: int) -> None:
         programs[fd][2] = count
     watch.update()
     assert counters.read()
-    assert {events.KIND_NAMES[kind]: int(count) for kind, count in enumerate(counters.lost) if count} == {
+    assert {declared.KIND_NAMES[kind]: int(count) for kind, count in enumerate(counters.lost) if count} == {
         "fork": 7, "exit": 3, "sid": 2,
     }  # fmt: skip
     watch.update()
     assert not counters.read()
     # These come on top of the losses that the programs themselves count.
-    maps.cpu_states(shared, writable=True)["lost_samples"][1, events.KIND_FORK] = 5
-    assert counters.read() and counters.lost[events.KIND_FORK] == 12
+    maps.cpu_states(shared, writable=True)["lost_samples"][1, declared.KIND_FORK] = 5
+    assert counters.read() and counters.lost[declared.KIND_FORK] == 12
 
 
 def test_every_program_has_its_kind() -> None:
@@ -70,7 +70,7 @@ def test_every_program_has_its_kind() -> None:
         "cgroup": "pl_on_cgroup", "cred": "pl_commit_creds", "sid": "pl_change_pid", "caps": "pl_on_capable",
     }  # fmt: skip
     assert {kind: misses.KINDS[name] for kind, name in of.items()} == {
-        kind: number for number, kind in enumerate(events.KIND_NAMES) if number
+        kind: number for number, kind in enumerate(declared.KIND_NAMES) if number
     }
 
 

@@ -15,7 +15,7 @@ import pytest
 from pipeline.bpf import maps, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import now_boot_ns
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.daemon._losses import SharedCounters
 from tests.bpf.ring_reader import RING_BYTES, Reader
 from tests.bpf.test_records import act
@@ -159,9 +159,9 @@ def test_a_full_set_is_counted_and_the_process_recorded(actions: Path) -> None:
                 assert counters.pids_full == 2  # its fork and its end
                 assert pids.get(second) is None
                 # Its fork record still has its creator's image.
-                fork = reader.one(second, events.KIND_FORK)
-                assert fork.task["cookie"] == reader.one(int(fork.head["ppid"]), events.KIND_EXEC).task["cookie"] != 0
-                assert reader.one(second, events.KIND_EXIT).task["cookie"] == 0
+                fork = reader.one(second, declared.KIND_FORK)
+                assert fork.task["cookie"] == reader.one(int(fork.head["ppid"]), declared.KIND_EXEC).task["cookie"] != 0
+                assert reader.one(second, declared.KIND_EXIT).task["cookie"] == 0
             # The first has ended, so there is a free place.
             end(actions, second)
             assert pids.get(second) is not None and pids.get(first) is None

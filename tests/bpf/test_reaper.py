@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.host.boot import is_same_start
-from pipeline.records import events
+from pipeline.records import declared
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_records import stat
 
@@ -67,7 +67,7 @@ def test_orphans_move_to_the_predicted_reaper(reader: Reader, actions: Path, see
             children = [pid for pid, ppid in tree.items() if ppid == victim]
             os.kill(victim, signal.SIGKILL)
             killed.add(victim)
-            exit_ = reader.one(victim, events.KIND_EXIT)
+            exit_ = reader.one(victim, declared.KIND_EXIT)
             time.sleep(0.005)
             assert exit_.body is not None
             check(reader, exit_.body, victim, children)
@@ -79,7 +79,7 @@ def test_orphans_move_to_the_predicted_reaper(reader: Reader, actions: Path, see
 
 
 def check(reader: Reader, body: np.void, victim: int, children: list[int]) -> None:
-    if body["exit_flags"] & events.EXIT_NS_DIES:
+    if body["exit_flags"] & declared.EXIT_NS_DIES:
         assert body["reaper_tgid"] == 0
         reader.ended(*children)
         return
@@ -94,4 +94,4 @@ def check(reader: Reader, body: np.void, victim: int, children: list[int]) -> No
         if child in now:
             assert now[child] == body["reaper_tgid"]
     assert is_same_start(int(body["reaper_start_boot_ns"]), int(stat(int(body["reaper_tgid"]))[19]))
-    assert not body["exit_flags"] & events.EXIT_NO_REAPER
+    assert not body["exit_flags"] & declared.EXIT_NO_REAPER

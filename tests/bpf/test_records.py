@@ -19,7 +19,8 @@ from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import is_same_start, now_boot_ns
 from pipeline.procfs.hierarchies import Hierarchies, lines_of
-from pipeline.records import events
+from pipeline.records import declared
+from pipeline.records.cgroup_sets import cgroup_set
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
 
@@ -118,14 +119,14 @@ def test_23_forks_are_23_records_of_each_kind(reader: Reader, actions: Path) -> 
     reader.ended(pid, *children)
     for number, child in enumerate(children):
         fork, exit_ = reader.of(child)
-        assert (fork.kind, exit_.kind) == (events.KIND_FORK, events.KIND_EXIT)
+        assert (fork.kind, exit_.kind) == (declared.KIND_FORK, declared.KIND_EXIT)
         assert fork.head["ppid"] == pid
         assert fork.body["creator_tgid"] == fork.body["creator_tid"] == pid
         assert fork.body["creator_start_boot_ns"] == fork.head["parent_start_boot_ns"]
         assert fork.head["start_boot_ns"] == exit_.head["start_boot_ns"] <= fork.head["time_boot_ns"]
         assert fork.task["comm"] == b"actions"
         assert exit_.body["exit_code"] == number << 8
-    assert [r.kind for r in reader.of(pid)] == [events.KIND_FORK, events.KIND_EXEC, events.KIND_EXIT]
+    assert [r.kind for r in reader.of(pid)] == [declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_EXIT]
 
 
 def test_time_and_cpu_are_those_of_the_event(reader: Reader, capture: Capture, actions: Path) -> None:
@@ -150,7 +151,7 @@ def test_ring_numbers_have_no_gap(reader: Reader, actions: Path) -> None:
 def test_an_exec_record_equals_proc(reader: Reader, actions: Path) -> None:
     environment = {"A": "1", "LONG": "x" * 1000, "EMPTY": ""}
     with waiting(actions, "wait", "", "b c", env=environment) as pid:
-        record = reader.one(pid, events.KIND_EXEC)
+        record = reader.one(pid, declared.KIND_EXEC)
         check_task(record, pid)
         body, file = record.body, actions.stat()
         assert record.path == os.fsencode(Path(f"/proc/{pid}/exe").readlink())
@@ -174,17 +175,17 @@ def test_an_exec_record_equals_proc(reader: Reader, actions: Path) -> None:
 
 def test_fork_and_exit_records_equal_proc(reader: Reader, actions: Path) -> None:
     with waiting(actions, "wait") as pid:
-        fork = reader.one(pid, events.KIND_FORK)
-        exec_ = reader.one(pid, events.KIND_EXEC)
+        fork = reader.one(pid, declared.KIND_FORK)
+        exec_ = reader.one(pid, declared.KIND_EXEC)
         assert fork.head["ppid"] == os.getpid()
         assert fork.task["exe_inode"] == Path("/proc/self/exe").resolve().stat().st_ino
         assert fork.task["comm"] == Path("/proc/self/comm").read_bytes().rstrip(b"\n")
-    exit_ = reader.one(pid, events.KIND_EXIT)
+    exit_ = reader.one(pid, declared.KIND_EXIT)
     for field in ("uid", "gid", "sid", "pgid", "mnt_ns", "cgroup_id", "comm", "cookie"):
         assert exit_.task[field] == exec_.task[field], field
     assert exit_.body["exit_code"] == 0
     _, (child,) = act(actions, "forks", "1")
-    fork, file = reader.one(child, events.KIND_FORK), actions.stat()
+    fork, file = reader.one(child, declared.KIND_FORK), actions.stat()
     assert (fork.task["exe_inode"], fork.task["exe_dev"]) == (file.st_ino, kernel_dev(file.st_dev))
 
 
@@ -193,7 +194,7 @@ def test_threads_are_counted_and_not_recorded(reader: Reader, capture: Capture, 
     forked, exited = states["threads_forked"].sum(), states["threads_exited"].sum()
     pid, _ = act(actions, "threads", "23")
     reader.ended(pid)
-    assert [r.kind for r in reader.of(pid)] == [events.KIND_FORK, events.KIND_EXEC, events.KIND_EXIT]
+    assert [r.kind for r in reader.of(pid)] == [declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_EXIT]
     assert states["threads_forked"].sum() - forked >= 23
     assert states["threads_exited"].sum() - exited >= 23
 
@@ -223,10 +224,10 @@ def codes_of_separate_ends() -> set[int]:
 def test_exit_is_the_groups_not_the_leaders(reader: Reader, actions: Path) -> None:
     pid, _, code = ended(actions, "leader-leaves")
     assert code in codes_of_separate_ends()
-    exit_ = reader.one(pid, events.KIND_EXIT)
+    exit_ = reader.one(pid, declared.KIND_EXIT)
     assert exit_.body["exit_code"] == code << 8
     assert exit_.head["tid"] != pid
-    assert exit_.head["flags"] == events.FLAG_LEADER_DEAD
+    assert exit_.head["flags"] == declared.FLAG_LEADER_DEAD
     assert exit_.task["ns_pid"] == pid
 
 
@@ -243,7 +244,7 @@ def test_an_exit_has_the_facts_of_the_process_not_of_its_last_thread(
     """Name, credentials and network namespace belong to each thread. `code` is the status that wait() reports."""
     pid, children, status = ended(actions, "own-facts", how)
     assert status in ({code} if how == "group" else codes_of_separate_ends())
-    exec_, exit_ = reader.one(pid, events.KIND_EXEC), reader.one(pid, events.KIND_EXIT)
+    exec_, exit_ = reader.one(pid, declared.KIND_EXEC), reader.one(pid, declared.KIND_EXIT)
     assert exit_.task["comm"] == b"actions"
     assert exit_.task["uid"] == 0 and exit_.task["cap_effective"] != 0
     assert {name: exit_.task[name] for name in OF_THE_PROCESS} == {name: exec_.task[name] for name in OF_THE_PROCESS}
@@ -256,7 +257,7 @@ def test_an_exit_has_the_facts_of_the_process_not_of_its_last_thread(
         assert entry[name] == exec_.task[name], name
     for child in children:
         # A child has the facts of the thread that forked it; its parent is the process.
-        fork = reader.one(child, events.KIND_FORK)
+        fork = reader.one(child, declared.KIND_FORK)
         assert (fork.task["comm"], fork.task["uid"], fork.head["ppid"]) == (b"own-name", 65534, pid)
         assert fork.task["net_ns"] != exec_.task["net_ns"]
         assert fork.body["creator_tgid"] == pid != fork.body["creator_tid"]
@@ -266,8 +267,8 @@ def test_an_exec_by_a_thread_has_the_facts_of_that_thread(reader: Reader, action
     """The thread becomes the leader, so from then on its facts are the process's."""
     pid, (tid,) = act(actions, "own-facts", "exec", "/bin/true")
     reader.ended(pid)
-    first, second = reader.of(pid, events.KIND_EXEC)
-    exit_ = reader.one(pid, events.KIND_EXIT)
+    first, second = reader.of(pid, declared.KIND_EXEC)
+    exit_ = reader.one(pid, declared.KIND_EXIT)
     assert second.body["exec_tid"] == tid != pid
     for record in (second, exit_):
         assert (record.task["uid"], record.task["gid"], record.task["cap_effective"]) == (65534, 65534, 0)
@@ -279,21 +280,21 @@ def test_a_group_that_is_ended_by_a_thread_exits_once(reader: Reader, actions: P
     pids = [act(actions, "group-exit", "7", expect=9)[0] for _ in range(23)]
     reader.ended(*pids)
     for pid in pids:
-        assert reader.one(pid, events.KIND_EXIT).body["exit_code"] == 9 << 8
+        assert reader.one(pid, declared.KIND_EXIT).body["exit_code"] == 9 << 8
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
 def test_exit_by_signal(reader: Reader, actions: Path, number: signal.Signals) -> None:
     _, (child,) = act(actions, "signal", str(int(number)))
-    assert reader.one(child, events.KIND_EXIT).body["exit_code"] == number
+    assert reader.one(child, declared.KIND_EXIT).body["exit_code"] == number
 
 
 def test_clone_parent_makes_creator_and_parent_differ(reader: Reader, actions: Path) -> None:
     pid, (child, sibling) = act(actions, "clone-parent")
-    fork = reader.one(sibling, events.KIND_FORK)
+    fork = reader.one(sibling, declared.KIND_FORK)
     assert fork.head["ppid"] == pid
     assert fork.body["creator_tgid"] == child
-    assert fork.body["creator_start_boot_ns"] == reader.one(child, events.KIND_FORK).head["start_boot_ns"]
+    assert fork.body["creator_start_boot_ns"] == reader.one(child, declared.KIND_FORK).head["start_boot_ns"]
     assert fork.body["clone_flags"] == CLONE_PARENT
 
 
@@ -304,54 +305,54 @@ def test_clone_flags(reader: Reader, actions: Path) -> None:
     reader.ended(child)
     vfork = CLONE_VM | CLONE_VFORK
     # Newer libraries also set CLONE_CLEAR_SIGHAND.
-    assert int(reader.one(child, events.KIND_FORK).body["clone_flags"]) in (vfork, vfork | 1 << 32)
+    assert int(reader.one(child, declared.KIND_FORK).body["clone_flags"]) in (vfork, vfork | 1 << 32)
     child = os.fork() or os._exit(0)
     os.waitpid(child, 0)
     reader.ended(child)
     # CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID
-    assert int(reader.one(child, events.KIND_FORK).body["clone_flags"]) & ~0x1200000 == 0
+    assert int(reader.one(child, declared.KIND_FORK).body["clone_flags"]) & ~0x1200000 == 0
 
 
 def test_child_in_a_pid_namespace(reader: Reader, actions: Path) -> None:
     _, (child,) = act(actions, "newpid")
     reader.ended(child)
-    fork, exit_ = reader.one(child, events.KIND_FORK), reader.one(child, events.KIND_EXIT)
+    fork, exit_ = reader.one(child, declared.KIND_FORK), reader.one(child, declared.KIND_EXIT)
     assert fork.body["clone_flags"] == CLONE_NEWPID
     assert fork.task["ns_pid"] == exit_.task["ns_pid"] == 1
     assert fork.task["pid_ns"] != namespace(os.getpid(), "pid")
-    assert exit_.body["exit_flags"] & events.EXIT_NS_DIES
+    assert exit_.body["exit_flags"] & declared.EXIT_NS_DIES
     assert exit_.body["reaper_tgid"] == 0
-    inner = [r for r in reader.records if r.kind == events.KIND_FORK and r.head["ppid"] == child]
+    inner = [r for r in reader.records if r.kind == declared.KIND_FORK and r.head["ppid"] == child]
     assert [r.task["ns_pid"] for r in inner] == [2]
     reader.ended(inner[0].tgid)
-    assert reader.one(inner[0].tgid, events.KIND_EXIT).body["exit_code"] == signal.SIGKILL
+    assert reader.one(inner[0].tgid, declared.KIND_EXIT).body["exit_code"] == signal.SIGKILL
 
 
 def test_the_reaper_is_the_subreaper(reader: Reader, actions: Path) -> None:
     pid, (middle, grandchild, parent) = act(actions, "orphan", "subreaper")
     reader.ended(middle, grandchild, pid)
-    exit_ = reader.one(middle, events.KIND_EXIT)
+    exit_ = reader.one(middle, declared.KIND_EXIT)
     assert exit_.body["reaper_tgid"] == parent == pid
-    assert exit_.body["reaper_start_boot_ns"] == reader.one(pid, events.KIND_FORK).head["start_boot_ns"]
-    assert reader.one(grandchild, events.KIND_EXIT).head["ppid"] == pid
+    assert exit_.body["reaper_start_boot_ns"] == reader.one(pid, declared.KIND_FORK).head["start_boot_ns"]
+    assert reader.one(grandchild, declared.KIND_EXIT).head["ppid"] == pid
 
 
 def test_the_reaper_is_init_or_an_outer_subreaper(reader: Reader, actions: Path) -> None:
     _, (middle, _, parent) = act(actions, "orphan")
-    exit_ = reader.one(middle, events.KIND_EXIT)
+    exit_ = reader.one(middle, declared.KIND_EXIT)
     assert exit_.body["reaper_tgid"] == parent
     assert is_same_start(int(exit_.body["reaper_start_boot_ns"]), int(stat(parent)[19]))
 
 
 def test_rename_of_the_leader_only(reader: Reader, actions: Path) -> None:
     with waiting(actions, "rename", "new-name") as pid:
-        reader.until(lambda: len(reader.of(pid, events.KIND_COMM)) == 2)
-        first, second = reader.of(pid, events.KIND_COMM)
+        reader.until(lambda: len(reader.of(pid, declared.KIND_COMM)) == 2)
+        first, second = reader.of(pid, declared.KIND_COMM)
         assert first.body is None
         assert first.task["comm"] == b"new-name"
         assert second.task["comm"] == b"by-thread"
         check_task(second, pid)
-    assert reader.one(pid, events.KIND_EXIT).task["comm"] == b"by-thread"
+    assert reader.one(pid, declared.KIND_EXIT).task["comm"] == b"by-thread"
 
 
 @pytest.fixture
@@ -373,16 +374,16 @@ def group(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
 
 def test_cgroup_move(reader: Reader, actions: Path, group: Path) -> None:
     with waiting(actions, "wait") as pid:
-        reader.one(pid, events.KIND_EXEC)
+        reader.one(pid, declared.KIND_EXEC)
         (group / "cgroup.procs").write_text(str(pid))
-        record = reader.one(pid, events.KIND_CGROUP)
+        record = reader.one(pid, declared.KIND_CGROUP)
         assert record.task["cgroup_id"] == group.stat().st_ino
         check_task(record, pid)
-        assert (record.place["place_id"], record.place["place_hierarchy"]) == (group.stat().st_ino, 0)
+        assert (record.named["named_id"], record.named["named_hierarchy"]) == (group.stat().st_ino, 0)
         assert record.path == f"/{group.name}".encode()
     reader.ended(pid)
     made = next(r for r in reader.records if r.is_about_a_cgroup and r.path == record.path)
-    assert made.place["place_id"] == group.stat().st_ino and made.head["time_boot_ns"] < record.head["time_boot_ns"]
+    assert made.named["named_id"] == group.stat().st_ino and made.head["time_boot_ns"] < record.head["time_boot_ns"]
     assert (made.tgid, made.members) == (os.getpid(), [])
 
 
@@ -410,10 +411,10 @@ def test_a_leader_that_has_ended_is_where_it_was(reader: Reader, capture: Captur
     child.stdout.readline()
     child.stdin.write(b"\n")
     child.stdin.flush()
-    renamed = reader.one(child.pid, events.KIND_COMM)
+    renamed = reader.one(child.pid, declared.KIND_COMM)
     assert renamed.task["comm"] == b"leaderless"
     (group / "cgroup.procs").write_text(str(child.pid))
-    moved = reader.one(child.pid, events.KIND_CGROUP)
+    moved = reader.one(child.pid, declared.KIND_CGROUP)
     entry = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache).get(child.pid)
     assert entry is not None
     for said, names in ((renamed.task, spaces), (moved.task, spaces), (entry, ("mnt_ns", "net_ns", "user_ns"))):
@@ -428,22 +429,22 @@ def test_cgroups_of_version_1(reader: Reader, actions: Path, v1: Path) -> None:
     inner = v1 / "some" / "group"
     inner.mkdir(parents=True)
     with waiting(actions, "wait") as pid:
-        before = reader.one(pid, events.KIND_EXEC)
+        before = reader.one(pid, declared.KIND_EXEC)
         text = Path(f"/proc/{pid}/cgroup").read_bytes()
         assert before.task["cgroups_v1"] == hierarchies.set_of(text) != 0
         (inner / "cgroup.procs").write_text(str(pid))
-        record = reader.one(pid, events.KIND_CGROUP)
+        record = reader.one(pid, declared.KIND_CGROUP)
         text = Path(f"/proc/{pid}/cgroup").read_bytes()
         number = next(line.hierarchy for line in lines_of(text) if line.controllers == f"name={v1.name}")
-        assert record.task["cgroups_v1"] == Hierarchies().set_of(text) == events.cgroup_set(record.members)
+        assert record.task["cgroups_v1"] == Hierarchies().set_of(text) == cgroup_set(record.members)
         assert record.task["cgroup_id"] == before.task["cgroup_id"]
-        assert (record.place["place_id"], record.place["place_hierarchy"]) == (inner.stat().st_ino, number)
+        assert (record.named["named_id"], record.named["named_hierarchy"]) == (inner.stat().st_ino, number)
         assert record.path == b"/some/group" and (number, inner.stat().st_ino) in record.members
         (v1 / "cgroup.procs").write_text(str(pid))
-        reader.until(lambda: len(reader.of(pid, events.KIND_CGROUP)) == 2)
-        assert reader.of(pid, events.KIND_CGROUP)[1].task["cgroups_v1"] == before.task["cgroups_v1"]
+        reader.until(lambda: len(reader.of(pid, declared.KIND_CGROUP)) == 2)
+        assert reader.of(pid, declared.KIND_CGROUP)[1].task["cgroups_v1"] == before.task["cgroups_v1"]
     reader.ended(pid)
-    assert reader.one(pid, events.KIND_EXIT).task["cgroups_v1"] == before.task["cgroups_v1"]
+    assert reader.one(pid, declared.KIND_EXIT).task["cgroups_v1"] == before.task["cgroups_v1"]
 
 
 @pytest.mark.alone  # hierarchies that other tests mount change the set
@@ -452,7 +453,7 @@ def test_a_child_is_in_its_creators_cgroups_of_version_1(reader: Reader, v1: Pat
     inner.mkdir()
     with Actor() as actor:
         (inner / "cgroup.procs").write_text(str(actor.pid))
-        moved = reader.one(actor.pid, events.KIND_CGROUP)
+        moved = reader.one(actor.pid, declared.KIND_CGROUP)
         actor.do("child = os.fork() or os._exit(0); os.waitpid(child, 0)")
         # A thread that was moved alone forks into its own cgroup.
         actor.do(
@@ -466,7 +467,7 @@ def test_a_child_is_in_its_creators_cgroups_of_version_1(reader: Reader, v1: Pat
         )
         children = reader.until(
             lambda: (
-                (two := [r for r in reader.records if r.kind == events.KIND_FORK and r.head["ppid"] == actor.pid])
+                (two := [r for r in reader.records if r.kind == declared.KIND_FORK and r.head["ppid"] == actor.pid])
                 and len(two) == 2
                 and two
             )
@@ -485,6 +486,6 @@ def test_tty(reader: Reader, actions: Path) -> None:
     )
     child.wait(timeout=60)
     reader.ended(child.pid)
-    assert reader.of(child.pid, events.KIND_EXEC)[-1].task["tty"] == name.encode()
+    assert reader.of(child.pid, declared.KIND_EXEC)[-1].task["tty"] == name.encode()
     os.close(main)
     os.close(terminal)

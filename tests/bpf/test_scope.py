@@ -19,7 +19,7 @@ from pipeline.bpf.iterator import read_tasks
 from pipeline.bpf.loader import CAPABILITY, CREDENTIALS, Capture
 from pipeline.errors import UnsupportedError
 from pipeline.host import pid_namespace
-from pipeline.records import events
+from pipeline.records import declared
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_cred_tiers import ALL
@@ -59,30 +59,30 @@ def test_only_processes_inside_are_recorded_by_their_numbers_there(seen: dict[st
 
 def test_a_life_inside(seen: dict[str, Any]) -> None:
     actor, init = seen["actor"], 1
-    of_actor = [r for r in seen["records"] if r["tgid"] == actor and r["kind"] != events.KIND_CAPS]
+    of_actor = [r for r in seen["records"] if r["tgid"] == actor and r["kind"] != declared.KIND_CAPS]
     kinds = [record["kind"] for record in of_actor]
-    assert kinds[:2] == [events.KIND_FORK, events.KIND_EXEC] and kinds[-1] == events.KIND_EXIT
+    assert kinds[:2] == [declared.KIND_FORK, declared.KIND_EXEC] and kinds[-1] == declared.KIND_EXIT
     fork, exec_ = of_actor[:2]
     assert (fork["ppid"], fork["creator_tgid"], fork["creator_tid"]) == (init, init, init)
     assert (exec_["exec_tid"], exec_["prev_tid"]) == (actor, actor)
-    assert {record["uid"] for record in of_actor if record["kind"] == events.KIND_CRED} == {1234}
+    assert {record["uid"] for record in of_actor if record["kind"] == declared.KIND_CRED} == {1234}
     # The actor was in the session of a process outside, which has no number inside, and began its own.
     assert fork["sid"] == 0 and fork["pgid"] == 0
-    (change,) = [record for record in of_actor if record["kind"] == events.KIND_SID]
+    (change,) = [record for record in of_actor if record["kind"] == declared.KIND_SID]
     assert (change["sid"], change["pgid"]) == (actor, actor)
 
 
 def test_an_orphan_inside_names_the_reaper(seen: dict[str, Any]) -> None:
     (middle, orphan) = seen["orphan"]
-    ends = {record["tgid"]: record for record in seen["records"] if record["kind"] == events.KIND_EXIT}
+    ends = {record["tgid"]: record for record in seen["records"] if record["kind"] == declared.KIND_EXIT}
     assert ends[middle]["reaper_tgid"] == 1
-    (fork,) = [r for r in seen["records"] if (r["tgid"], r["kind"]) == (orphan, events.KIND_FORK)]
+    (fork,) = [r for r in seen["records"] if (r["tgid"], r["kind"]) == (orphan, declared.KIND_FORK)]
     assert (fork["ppid"], fork["creator_tgid"]) == (middle, middle)
     assert ends[orphan]["ppid"] == 1
 
 
 def test_a_thread_that_executes_has_no_number_any_more(seen: dict[str, Any]) -> None:
-    (first, second) = [r for r in seen["records"] if (r["tgid"], r["kind"]) == (seen["threaded"], events.KIND_EXEC)]
+    (first, second) = [r for r in seen["records"] if (r["tgid"], r["kind"]) == (seen["threaded"], declared.KIND_EXEC)]
     assert first["exec_tid"] == seen["threaded"] and second["exec_tid"] == second["prev_tid"] == 0
     assert second["tid"] == seen["threaded"]
 
@@ -90,7 +90,7 @@ def test_a_thread_that_executes_has_no_number_any_more(seen: dict[str, Any]) -> 
 def test_capabilities_inside(seen: dict[str, Any]) -> None:
     if not seen["has_capability"]:
         pytest.skip("this kernel does not report capability checks")
-    assert [r for r in seen["records"] if (r["tgid"], r["kind"]) == (seen["actor"], events.KIND_CAPS)]
+    assert [r for r in seen["records"] if (r["tgid"], r["kind"]) == (seen["actor"], declared.KIND_CAPS)]
 
 
 def test_another_namespace_than_the_own_is_refused(live_kernel: None) -> None:
@@ -148,7 +148,7 @@ def main(credentials: str) -> None:
             pids, _ = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache).items()
             last = subprocess.Popen(["true"])
             last.wait()
-        reader.until(lambda: [r for r in reader.of(actor.pid) if r.kind == events.KIND_EXIT])
+        reader.until(lambda: [r for r in reader.of(actor.pid) if r.kind == declared.KIND_EXIT])
         on = {tier.name for tier in capture.tiers if tier.is_on}
         print(json.dumps({
             "records": [_numbers(r) for r in sorted(reader.records, key=lambda r: int(r.head["time_boot_ns"]))],

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.procfs import proc_reader
-from pipeline.records import events
+from pipeline.records import declared
 from tests.bpf.ring_reader import Reader, Record
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -44,15 +44,15 @@ def executed(reader: Reader, prepare: Callable[[], None] | None = None, cwd: Pat
     """Return fork, exec and exit of a process that ran `prepare` before its exec, and compare the exec with /proc."""
     child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, preexec_fn=prepare, cwd=cwd)
     try:
-        record = reader.until(lambda: reader.of(child.pid, events.KIND_EXEC))[0]
+        record = reader.until(lambda: reader.of(child.pid, declared.KIND_EXEC))[0]
         info = proc_reader.ProcReader().read(child.pid)
         assert info is not None and record.task is not None
         assert info.states == (record.task["no_new_privs"], record.task["seccomp_mode"])
         assert info.directories == tuple(record.directories.values())
     finally:
         child.communicate(timeout=60)
-    last = reader.until(lambda: reader.of(child.pid, events.KIND_EXIT))[0]
-    return [reader.of(child.pid, events.KIND_FORK)[0], record, last]
+    last = reader.until(lambda: reader.of(child.pid, declared.KIND_EXIT))[0]
+    return [reader.of(child.pid, declared.KIND_FORK)[0], record, last]
 
 
 def states(record: Record) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def states(record: Record) -> tuple[int, int]:
 def of_true(reader: Reader) -> Record:
     """Run `true`, and return its exec."""
     with subprocess.Popen(["/bin/true"]) as child:
-        return reader.one(child.pid, events.KIND_EXEC)
+        return reader.one(child.pid, declared.KIND_EXEC)
 
 
 def test_a_process_without_any(reader: Reader) -> None:
@@ -88,7 +88,7 @@ def test_strict_mode_is_recorded_at_the_exit(reader: Reader) -> None:
     child = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.DEVNULL)
     # The first forbidden call ends it by SIGKILL. SIGSEGV was seen once, on a busy host.
     assert child.wait(timeout=60) in (-signal.SIGKILL, -signal.SIGSEGV)
-    record = reader.until(lambda: reader.of(child.pid, events.KIND_EXIT))[0]
+    record = reader.until(lambda: reader.of(child.pid, declared.KIND_EXIT))[0]
     # The call that strict mode forbids ends the process: the kernel then reports the mode as "dead".
     assert states(record)[1] in (1 + SECCOMP_MODE_STRICT, 1 + SECCOMP_MODE_FILTER)
 
@@ -98,7 +98,7 @@ def test_a_forked_child_has_the_states_of_its_parent(reader: Reader) -> None:
     child = subprocess.Popen(["/bin/sh", "-c", script], preexec_fn=set_filter, cwd="/usr")
     assert child.wait(timeout=60) == 0
     inner = reader.until(
-        lambda: [r for r in reader.records if r.kind == events.KIND_FORK and int(r.head["ppid"]) == child.pid]
+        lambda: [r for r in reader.records if r.kind == declared.KIND_FORK and int(r.head["ppid"]) == child.pid]
     )[0]
     assert states(inner) == (2, 1 + SECCOMP_MODE_FILTER)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.bpf import loader
-from pipeline.records import events
+from pipeline.records import declared
 from tests.bpf.ring_reader import RING_BYTES, Reader
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -30,8 +30,8 @@ def watched(live_kernel: None) -> Iterator[Reader]:
 
 def sender_of(reader: Reader, pid: int) -> np.void | None:
     """Return the sender in the exit record of a process; None: there is none."""
-    reader.until(lambda: reader.of(pid, events.KIND_EXIT))
-    (record,) = reader.of(pid, events.KIND_EXIT)
+    reader.until(lambda: reader.of(pid, declared.KIND_EXIT))
+    (record,) = reader.of(pid, declared.KIND_EXIT)
     return record.sender
 
 

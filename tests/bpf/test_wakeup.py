@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
-from pipeline.records import events
+from pipeline.records import declared
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_loss import pinned
 
@@ -57,6 +57,6 @@ def test_a_ring_that_fills_above_the_mark_wakes_once(live_kernel: None, actions:
         assert states["wakeups"][cpu] == 1
         assert epoll.poll(60) != []
         reader.poll()
-        assert sum(r.ring == cpu and r.kind == events.KIND_FORK for r in reader.records) >= 499
+        assert sum(r.ring == cpu and r.kind == declared.KIND_FORK for r in reader.records) >= 499
         pinned(cpu, actions, "storm", "499")
         assert states["wakeups"][cpu] == 2

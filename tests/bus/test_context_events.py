@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.bus import context_events
 from pipeline.bus.context_events import (
-    CONTEXT_MARK,
+    CONTEXT_MAGIC,
     EVENTS_MAX,
     KINDS,
     REQUIRED,
@@ -67,7 +67,7 @@ def message(**changes: Any) -> bytes:
 @given(EVENTS)
 def test_there_and_back(events: list[ContextEvent]) -> None:
     packed = encode_context(events, boot_id=BOOT_ID, source="agent")
-    assert packed[1:].startswith(CONTEXT_MARK)
+    assert packed[1:].startswith(CONTEXT_MAGIC)
     found = decode_context(packed)
     assert (found.boot_id, found.source, list(found.events)) == (BOOT_ID, "agent", events)
 
@@ -93,7 +93,7 @@ def test_golden_bytes() -> None:
 
 
 def test_a_frame_is_no_message_of_context_events() -> None:
-    assert not Sample().message()[1:].startswith(CONTEXT_MARK)
+    assert not Sample().message()[1:].startswith(CONTEXT_MAGIC)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import ProcessTable
 from pipeline.host import boot
-from pipeline.shm.reader import control
+from pipeline.shm.reader import control_fields
 from tests.cli.conftest import Command
 from tests.shm.handmade import Tables, now_boot_ns
 
@@ -74,14 +74,14 @@ def test_by_how_much_the_clock_was_set(
 ) -> None:
     monkeypatch.setenv("PROCLINE_RUNTIME_DIR", str(runtime))
     set_by(step_ns)
-    found = control.clock_step_ns("test")
+    found = control_fields.clock_step_ns("test")
     assert found is not None and abs(found - step_ns) < S
 
 
 def test_tables_of_another_boot_and_none(runtime: Path, monkeypatch: pytest.MonkeyPatch, set_by: Make) -> None:
     monkeypatch.setenv("PROCLINE_RUNTIME_DIR", str(runtime))
     set_by(HOUR_NS).control["boot_id"] = np.frombuffer(bytes(16), "V16")[0]
-    assert control.clock_step_ns("test") is None and control.clock_step_ns("other") is None
+    assert control_fields.clock_step_ns("test") is None and control_fields.clock_step_ns("other") is None
 
 
 @steps

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from pipeline.bus.stream import event as types
+from pipeline.bus.stream import event_dict as types
 from pipeline.client.event_object import Ancestor, EventObject
 
 PARENT = {"pid": 1, "start_time_ns": 5, "comm": "in\x1b[it", "path": None, "entity_id": "x"}

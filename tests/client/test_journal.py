@@ -27,7 +27,7 @@ from pipeline.bus.stream.declared import JOURNAL_HEADER_BYTES
 from pipeline.bus.stream.journal import KEPT, KEPT_OFFSET, NAME, JournalFile, JournalReader
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.errors import FrameError
-from pipeline.resolver.daemon.requests import Requests
+from pipeline.resolver.daemon.answering import Answering
 from pipeline.resolver.stream.journal_writer import JournalWriter
 from tests.stream_host import Host, MiniResolver, now_boot_ns
 
@@ -450,7 +450,7 @@ def test_a_client_that_sees_only_the_sockets_asks_for_the_journal(host: Host, mo
         host.step(40)
     (directory / paths.REQUESTS_DIR).mkdir()
     with RequestSocket(paths.requests_socket(directory), mode=0o666) as channel:
-        answers = Requests(channel, None, host.resolver.tables, lambda: 0, journal=host.resolver.journal)  # type: ignore[arg-type]
+        answers = Answering(channel, None, host.resolver.tables, lambda: 0, journal=host.resolver.journal)  # type: ignore[arg-type]
         is_over = threading.Event()
 
         def answer() -> None:

@@ -37,7 +37,7 @@ from typing import Any
 
 import pipeline
 from pipeline import paths
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.shm.layout import layout
 from pipeline.shm.names import containers, ssh, usernames
 from pipeline.shm.writer._writer import TableWriter
@@ -82,8 +82,8 @@ def _work(story: Story) -> list[Event]:
     """Make the events of `backup`; nothing in the tables changes by them."""
     return [
         story.exec(3000, b"/usr/local/bin/backup", args=[b"backup"]),
-        story.change(3000, events.KIND_CRED),
-        story.change(3000, events.KIND_SID),
+        story.change(3000, declared.KIND_CRED),
+        story.change(3000, declared.KIND_SID),
     ]
 
 

@@ -23,7 +23,7 @@ class Number(NamedTuple):
 
 PROTOCOL, WIRE, SECURITY = "docs/row-protocol.md", "docs/wire-schema.md", "docs/security.md"
 SESSIONS, BPF = "pipeline/resolver/upkeep/sessions.py", "pipeline/bpf/declared.py"
-CLIENTS, QUESTIONS = "pipeline/bus/requests.py", "pipeline/resolver/daemon/requests.py"
+CLIENTS, QUESTIONS = "pipeline/bus/requests.py", "pipeline/resolver/daemon/answering.py"
 NAME_CACHE = "pipeline/resolver/stream/_name_cache.pxd"
 CACHE, VIEWS = "pipeline/resolver/stream/_keyed_cache.pxd", "pipeline/resolver/upkeep/name_views.py"
 #: Of the slots of a cache, these may be used by all, by all users other than root, and by one of them.

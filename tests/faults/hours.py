@@ -86,7 +86,7 @@ class Model:
         self.begin_boot_ns = int(self.load.head["time_boot_ns"][0])
         self.events = self.load.count * self.repetitions
         kinds, head = self.load.kind, self.load.head
-        forks, exits = head[kinds == loads.events.KIND_FORK], head[kinds == loads.events.KIND_EXIT]
+        forks, exits = head[kinds == loads.declared.KIND_FORK], head[kinds == loads.declared.KIND_EXIT]
         forks, exits = np.sort(forks, order="start_boot_ns"), np.sort(exits, order="start_boot_ns")
         self._tgid, self._start = forks["tgid"], forks["start_boot_ns"]
         self._exit_ns = exits["time_boot_ns"]
@@ -199,7 +199,7 @@ def _rows(daemon: Daemon, *, live: bool) -> npt.NDArray[Any]:
 
 
 def _counts(model: Model) -> dict[str, int]:
-    kinds = {"fork": loads.events.KIND_FORK, "exec": loads.events.KIND_EXEC, "exit": loads.events.KIND_EXIT}
+    kinds = {"fork": loads.declared.KIND_FORK, "exec": loads.declared.KIND_EXEC, "exit": loads.declared.KIND_EXIT}
     return {name: int((model.load.kind == kind).sum()) * model.repetitions for name, kind in kinds.items()}
 
 

@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from pipeline.fleet.files import PROGRAM_COLUMNS  # noqa: E402 - found by the line above
-from pipeline.fleet.questions import listing  # noqa: E402
+from pipeline.fleet.named_queries import listing  # noqa: E402
+from pipeline.fleet.open_store import VIEWS  # noqa: E402
+from pipeline.fleet.parquet import PROGRAM_COLUMNS  # noqa: E402 - found by the line above
 from pipeline.fleet.schema import LEADING, TRAILING  # noqa: E402
-from pipeline.fleet.session import VIEWS  # noqa: E402
 
 PAGE = ROOT / "docs" / "fleet.md"
 _MARKED = re.compile(r"(<!-- (questions|views|head|programs) -->\n\|[^\n]*\n\|[^\n]*\n).*?(<!-- end -->)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""The commands of docs/fleet.md answer as shown, on the store of tests/fleet/test_questions.py and on a real server."""
+"""The commands of docs/fleet.md answer as shown, on the store of test_named_queries.py and on a real server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from tests.docs.blocks import Block, run_by
 from tests.fleet.jetstream import publish
-from tests.fleet.test_questions import Fleet, fleet
+from tests.fleet.test_named_queries import Fleet, fleet
 from tests.fleet.traffic import SimulatedHost
 from tests.forward.credentials import Operator, certificates
 from tests.forward.world import wait_for

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bus.stream.messages import MAJOR, MINOR
-from pipeline.fleet.session import Session
+from pipeline.fleet.open_store import OpenStore
 from tests.fleet.jetstream import ingest, ingesting
 from tests.forward.test_forward import all_stored, begin
 from tests.forward.world import Command, published, wait_for
@@ -52,12 +52,12 @@ def test_every_published_event_is_stored_once_whoever_is_killed(tmp_path: Path, 
     done = ingest(nats_server.url, store, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["refused"] == 0
-    with Session(store) as session:
-        found = Counter(session.query("SELECT topic, seq, time_ns FROM events WHERE topic IN ('fork', 'exec', 'exit')"))
+    with OpenStore(store) as opened:
+        found = Counter(opened.query("SELECT topic, seq, time_ns FROM events WHERE topic IN ('fork', 'exec', 'exit')"))
         assert set(found.values()) == {1} and set(found) == expected
-        [(snapshots,)] = session.query("SELECT count(*) FROM events WHERE topic = 'snapshot'")
+        [(snapshots,)] = opened.query("SELECT count(*) FROM events WHERE topic = 'snapshot'")
         assert snapshots > 0
-        assert list(session.query("SELECT cause, count FROM losses WHERE cause <> 'begin'")) == []
+        assert list(opened.query("SELECT cause, count FROM losses WHERE cause <> 'begin'")) == []
     command = [sys.executable, "-m", "pipeline.cli.main", "fleet", "hosts", "--store", str(store), "--format", "json"]
     [facts] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
     assert (facts["name"], facts["lost"], facts["gaps"], facts["version"]) == ("host.1", 0, 0, f"{MAJOR}.{MINOR}")

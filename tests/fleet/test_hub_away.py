@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pipeline.fleet.session import Session
+from pipeline.fleet.open_store import OpenStore
 from tests.fleet.jetstream import ingest
 from tests.forward.test_forward import all_stored, begin
 from tests.forward.world import LIMIT_S, Command, Published, check_stored, host, messages, wait_for
@@ -54,8 +54,8 @@ def facts_of(hub: NatsServer, store: Path) -> dict[str, Any]:
 
 def stored(store: Path) -> int:
     """Number of events of processes in a store that have a number."""
-    with Session(store) as session:
-        [(count,)] = session.query("SELECT count(*) FROM events WHERE topic IN ('fork', 'exec', 'exit')")
+    with OpenStore(store) as opened:
+        [(count,)] = opened.query("SELECT count(*) FROM events WHERE topic IN ('fork', 'exec', 'exit')")
     return int(count)
 
 

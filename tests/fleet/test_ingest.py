@@ -19,7 +19,7 @@ import nats
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.fleet import files
+from pipeline.fleet import parquet
 from pipeline.fleet.catalogue import Catalogue
 from tests.fleet.jetstream import INGEST, STREAM, deliver_again_after, ingest, ingesting, publish
 from tests.fleet.traffic import NS, SimulatedHost, split
@@ -53,7 +53,7 @@ def numbers(store: Path) -> list[tuple[str, str, int]]:
         catalogue = Catalogue.open(store)
     except ConfigError:  # it is being created
         return []
-    source = files.read_sql(store, files.EVENTS, catalogue.files())
+    source = parquet.read_sql(store, parquet.EVENTS, catalogue.files())
     catalogue.close()
     return duckdb.sql(f"SELECT host, topic, seq FROM {source} ORDER BY ALL").fetchall()
 

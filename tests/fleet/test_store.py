@@ -15,11 +15,11 @@ import pytest
 
 from pipeline.bus.stream.messages import MAJOR, MINOR
 from pipeline.errors import ConfigError, LayoutError, WriteError, WriterExistsError
-from pipeline.fleet import files
+from pipeline.fleet import parquet
 from pipeline.fleet import store as store_module
 from pipeline.fleet.catalogue import Catalogue, File, Loss
+from pipeline.fleet.open_store import VIEWS, OpenStore
 from pipeline.fleet.schema import COLUMNS
-from pipeline.fleet.session import VIEWS, Session
 from pipeline.fleet.store import MERGE_FILES, Store
 from tests.fleet.traffic import NS, Sent, SimulatedHost, split
 
@@ -42,7 +42,7 @@ def work(host: SimulatedHost, count: int) -> None:
 def stored(root: Path) -> list[tuple[str, int]]:
     """Topic and number of every stored event."""
     catalogue = Catalogue.open(root)
-    source = files.read_sql(root, files.EVENTS, catalogue.files())
+    source = parquet.read_sql(root, parquet.EVENTS, catalogue.files())
     catalogue.close()
     return duckdb.sql(f"SELECT topic, seq FROM {source} ORDER BY ALL").fetchall()
 
@@ -50,8 +50,8 @@ def stored(root: Path) -> list[tuple[str, int]]:
 def summed(root: Path) -> list[tuple[object, ...]]:
     """The sums, as the store has them and as its events give them."""
     catalogue = Catalogue.open(root)
-    programs = files.read_sql(root, files.PROGRAMS, catalogue.files())
-    events = files.read_sql(root, files.EVENTS, catalogue.files())
+    programs = parquet.read_sql(root, parquet.PROGRAMS, catalogue.files())
+    events = parquet.read_sql(root, parquet.EVENTS, catalogue.files())
     catalogue.close()
     columns = "host, topic, path, chain, sum(count)::BIGINT, min(first_ns), max(last_ns), sum(lifetime_ns)"
     kept = duckdb.sql(f"SELECT {columns} FROM {programs} GROUP BY ALL ORDER BY ALL").fetchall()
@@ -64,7 +64,7 @@ def summed(root: Path) -> list[tuple[object, ...]]:
 
 def put(store: Store, messages: list[Sent]) -> None:
     for message in messages:
-        store.take(*message)
+        store.add(*message)
 
 
 def test_events_are_stored_with_all_their_fields(tmp_path: Path, host: SimulatedHost) -> None:
@@ -76,7 +76,7 @@ def test_events_are_stored_with_all_their_fields(tmp_path: Path, host: Simulated
     catalogue = Catalogue.open(tmp_path / "store")
     [file] = catalogue.files()
     assert (file.day, file.level) == ("2023-11-14", 0)
-    rows = duckdb.sql(f"SELECT * FROM {files.read_sql(tmp_path / 'store', files.EVENTS, [file])}")
+    rows = duckdb.sql(f"SELECT * FROM {parquet.read_sql(tmp_path / 'store', parquet.EVENTS, [file])}")
     assert rows.columns == list(COLUMNS)
     found = {
         (row["topic"], row["seq"]): row
@@ -156,10 +156,10 @@ def test_small_files_are_merged_and_readers_of_the_old_list_can_finish(tmp_path:
         assert store.tidy(NOW_NS) and not store.tidy(NOW_NS)
         [merged] = catalogue.files()
         assert (merged.level, merged.rows, len(old)) == (1, len(before), MERGE_FILES)
-        assert all(files.path_of(root, files.EVENTS, file).exists() for file in old)
+        assert all(parquet.path_of(root, parquet.EVENTS, file).exists() for file in old)
         store.tidy(NOW_NS + 61 * NS)
         assert not any(
-            files.path_of(root, kind, file).exists() for file in old for kind in (files.EVENTS, files.PROGRAMS)
+            parquet.path_of(root, kind, file).exists() for file in old for kind in (parquet.EVENTS, parquet.PROGRAMS)
         )
         catalogue.close()
     assert stored(root) == before and summed(root) == sums
@@ -248,7 +248,7 @@ def test_a_malformed_message_is_counted_and_the_rest_is_stored(
     )
     work(host, 1)
     with Store(tmp_path / "store") as store:
-        store.take(*bad)  # type: ignore[arg-type]
+        store.add(*bad)  # type: ignore[arg-type]
         put(store, host.sent())
         assert store.commit(NOW_NS) > 5
         assert store.totals.refused == 1
@@ -260,7 +260,7 @@ def test_a_zstd_frame_that_grows_without_bound_is_rejected(tmp_path: Path, host:
     subject, headers, _ = host.maps("proc.exec", 1, [EVENT])
     bomb = zstandard.ZstdCompressor().compress(bytes(65 << 20))
     with Store(tmp_path / "store") as store:
-        store.take(subject, headers | {"Content-Encoding": "zstd"}, bomb)
+        store.add(subject, headers | {"Content-Encoding": "zstd"}, bomb)
         assert store.totals.refused == 1
 
 
@@ -273,7 +273,7 @@ def test_a_message_with_more_events_than_its_count_is_not_decoded(tmp_path: Path
         for topic in ("proc.exec", "sys.loss", "sys.stats"):
             subject, headers, _ = host.maps(topic, 1, [EVENT])
             tracemalloc.start()
-            store.take(subject, headers | {"Content-Encoding": "zstd"}, bomb)
+            store.add(subject, headers | {"Content-Encoding": "zstd"}, bomb)
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
             assert peak < 16 << 20
@@ -294,11 +294,11 @@ def test_times_and_counts_that_no_sum_can_hold_stop_nobody(tmp_path: Path, host:
         ])  # fmt: skip
         assert store.commit(NOW_NS) == 2
         assert store.totals.refused == 0
-    with Session(root) as session:
-        assert list(session.query("SELECT lost, gaps FROM hosts")) == [(far - 1, 1029)]
-        assert list(session.query("SELECT DISTINCT count, from_time FROM losses WHERE count > 1")) == [(1 << 53, None)]
+    with OpenStore(root) as opened:
+        assert list(opened.query("SELECT lost, gaps FROM hosts")) == [(far - 1, 1029)]
+        assert list(opened.query("SELECT DISTINCT count, from_time FROM losses WHERE count > 1")) == [(1 << 53, None)]
         for view in VIEWS:
-            assert list(session.query(f"SELECT * FROM {view}")) is not None
+            assert list(opened.query(f"SELECT * FROM {view}")) is not None
 
 
 @pytest.mark.slow
@@ -310,7 +310,7 @@ def test_a_message_that_cannot_be_stored_is_refused_alone(
     work(host, 10)
     messages = list(split(host.sent(), 3))
     bad = [host.maps("proc.cred", 1, [EVENT | {"event": "cred", "pid": 4711}]), host.gap("proc.exec", 3, 1, None, None)]
-    put_files, add_losses = files.write_batch, Catalogue.add_losses
+    put_files, add_losses = parquet.write_batch, Catalogue.add_losses
 
     def write(db: duckdb.DuckDBPyConnection, *args: Any) -> File:
         made = put_files(db, *args)
@@ -323,7 +323,7 @@ def test_a_message_that_cannot_be_stored_is_refused_alone(
             raise OverflowError("too large")
         add_losses(catalogue, losses)
 
-    monkeypatch.setattr(files, "write_batch", write)
+    monkeypatch.setattr(parquet, "write_batch", write)
     monkeypatch.setattr(Catalogue, "add_losses", add)
     wire = [*messages[:4], bad[0], *messages[4:], bad[1]]
     with Store(root) as store:
@@ -348,7 +348,7 @@ def test_text_that_is_not_utf8_is_escaped(tmp_path: Path, host: SimulatedHost) -
         put(store, [host.maps("proc.exec", 1, [EVENT | strange, EVENT | {"seq": 2, "extra": {"x": {"y": b"\xff"}}}])])
         assert store.commit(NOW_NS) == 2
     catalogue = Catalogue.open(root)
-    source = files.read_sql(root, files.EVENTS, catalogue.files())
+    source = parquet.read_sql(root, parquet.EVENTS, catalogue.files())
     catalogue.close()
     rows = duckdb.sql(f"SELECT comm, path, argv, file, extra, chain FROM {source} ORDER BY seq").fetchall()
     assert rows[0] == ("a\\xff", "/tmp/\x00\n'\"\\", ["\\xfe", "\u202e", ""], '{"path":"\\\\xff"}', None, "\x00\n'\"\\")

@@ -105,7 +105,7 @@ def fuzz_plainly(name: str, inputs: int, seed: int, until: float = math.inf) -> 
 #: Compiled decoders, and what they call. Others are left as they are: they get no bytes from outside.
 _DECODERS = (
     "pipeline/bus/frames/_frame.pyx", "pipeline/bus/stream/_decoder.pyx", "pipeline/shm/reader/_view.pyx",
-    "pipeline/shm/reader/_rows.pyx", "pipeline/shm/reader/_entry.pyx", "pipeline/shm/reader/_reader.pyx",
+    "pipeline/shm/reader/_row_copies.pyx", "pipeline/shm/reader/_entry.pyx", "pipeline/shm/reader/_reader.pyx",
 )  # fmt: skip
 _SANITIZED = ("-O1", "-g1", "-w", "-fsanitize=address,fuzzer-no-link")
 

@@ -17,7 +17,7 @@ import zmq
 
 from pipeline.bus.stream import stream_reader
 from pipeline.bus.stream.declared import BLOCK_HEADER_BYTES, BLOCK_MAGIC, JOURNAL_HEADER_BYTES
-from pipeline.bus.stream.journal import JournalReader, Source
+from pipeline.bus.stream.journal import JournalBytes, JournalReader
 from pipeline.bus.stream.messages import MAJOR, MINOR, WELCOME_PREFIX, Header, StreamVersionError
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.tracker import Tracker
@@ -108,7 +108,7 @@ def journals() -> list[bytes]:
     return [short, bytes([0]) + whole, short + body, short + bytes(3000) + body]
 
 
-class _Bytes(Source):
+class _Bytes(JournalBytes):
     def __init__(self, data: bytes | bytearray) -> None:
         self._data = data
 

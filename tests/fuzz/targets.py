@@ -22,7 +22,7 @@ from pipeline.procfs.info import UNSET
 from pipeline.procfs.mountinfo import mounts_of, unescape
 from pipeline.procfs.proc_reader import WANT_ALL, ProcReader
 from pipeline.procfs.tracer_metadata import decode_tracer_metadata
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.sources.recording.file import Recording, RecordingWriter
 from pipeline.sources.ring._drain import Columns
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring
@@ -306,8 +306,8 @@ def _filled(*, discard: bool = False, head_only: bool = False, rounds: int = 1) 
     """Return the position of the producer and the data, with a record of each kind, `rounds` times."""
     fd = make_ring_file(PAGE_BYTES)
     with RingWriter(fd) as writer:
-        for number in range(rounds * (events.KIND_COUNT - 1)):
-            kind = 1 + number % (events.KIND_COUNT - 1)
+        for number in range(rounds * (declared.KIND_COUNT - 1)):
+            kind = 1 + number % (declared.KIND_COUNT - 1)
             strings = hand_records.strings_of(kind, 5 * kind)
             record = hand_records.record(kind, kind, strings=strings, head_only=head_only)
             writer.write(record, discard=discard and kind % 2 == 0)

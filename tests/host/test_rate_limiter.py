@@ -80,7 +80,7 @@ def test_nonsense_is_refused(options: dict[str, int]) -> None:
 def test_tokens_come_back_with_time() -> None:
     bucket = TokenBucket(1000, 5)
     assert bucket.available(10**9) == 5
-    bucket.take(5)
+    bucket.spend(5)
     assert bucket.available(10**9) == 0
     assert bucket.available(10**9 + 2_100_000) == 2
     assert bucket.available(10**12) == 5

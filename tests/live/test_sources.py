@@ -20,7 +20,7 @@ from pipeline.client.frame_sender import FrameSender
 from pipeline.errors import BusyError, StaleError, UnsupportedError
 from pipeline.host import boot
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
@@ -285,7 +285,7 @@ def test_events_during_a_kill_of_the_resolver_are_kept(traced: Traced) -> None:
                 thread_count=1, pgid=pid, sid=pid, tty=b"", pid_ns=namespace, mnt_ns=1, ns_pids=(pid,),
             )  # fmt: skip
             about = About(boot.now_boot_ns(), pid, pid, info.start_boot_ns, ppid=1)
-            change = proc_records.change(about, events.KIND_COMM, info, layout.KNOWN_COMM)
+            change = proc_records.change(about, declared.KIND_COMM, info, layout.KNOWN_COMM)
             sender.send([proc_records.fork(about, info), change])
             if pid in (200, 400):
                 os.kill(soon(lambda: _live_writer(traced)), signal.SIGKILL)

@@ -18,7 +18,7 @@ from pipeline.load.declared import KIND_THREAD
 from pipeline.load.measuring import kernel_forks
 from pipeline.load.program import Bounded, Load
 from pipeline.load.scenarios import SCENARIOS, Settings, effective_capabilities
-from pipeline.records.events import KIND_EXIT, KIND_FORK
+from pipeline.records.declared import KIND_EXIT, KIND_FORK
 
 pytestmark = pytest.mark.programs
 

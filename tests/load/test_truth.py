@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pipeline.load import truth
 from pipeline.load.declared import KIND_THREAD
 from pipeline.load.truth import RECORD, SEEN
-from pipeline.records.events import KIND_COUNT, KIND_CRED, KIND_EXEC, KIND_EXIT, KIND_FORK
+from pipeline.records.declared import KIND_COUNT, KIND_CRED, KIND_EXEC, KIND_EXIT, KIND_FORK
 
 MS = 1_000_000
 BASE = 5_000_000_000

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.procfs.containers import Container
 from pipeline.procfs.hierarchies import REPORTED_MAX, Hierarchies, Line, lines_of
-from pipeline.records import events
+from pipeline.records import declared
+from pipeline.records.cgroup_sets import cgroup_set
 
 ID, OTHER = "a" * 64, "b" * 64
 
@@ -54,11 +55,11 @@ def test_a_set_is_of_the_cgroups_that_are_no_roots_in_any_order(host: Path) -> N
     memory = (host / f"memory/docker/{ID}").stat().st_ino
     cpu = (host / f"my cpu/docker/{ID}").stat().st_ino
     text = f"5:memory:/docker/{ID}\n4:cpu,cpuacct:/docker/{ID}\n1:name=systemd:/\n0::/user.slice\n"
-    expected = events.cgroup_set([(4, cpu), (5, memory)])
-    assert hierarchies.set_of(text.encode()) == expected == events.cgroup_set([(5, memory), (4, cpu)])
+    expected = cgroup_set([(4, cpu), (5, memory)])
+    assert hierarchies.set_of(text.encode()) == expected == cgroup_set([(5, memory), (4, cpu)])
     assert expected >> 63 == 1
-    assert hierarchies.set_of(b"5:memory:/\n0::/x\n") == hierarchies.set_of(b"0::/x\n") == events.CGROUPS_V1_ROOTS
-    assert events.cgroup_set([(5, memory)]) != events.cgroup_set([(4, memory)]) != expected
+    assert hierarchies.set_of(b"5:memory:/\n0::/x\n") == hierarchies.set_of(b"0::/x\n") == declared.CGROUPS_V1_ROOTS
+    assert cgroup_set([(5, memory)]) != cgroup_set([(4, memory)]) != expected
 
 
 @pytest.mark.parametrize("line", ["5:memory:/gone", "9:pids:/docker", "5:memory:/../outside"])
@@ -67,7 +68,7 @@ def test_a_set_with_a_cgroup_that_cannot_be_found_is_unknown(host: Path, line: s
 
 
 def test_sets_of_65536_identities_do_not_collide() -> None:
-    assert len({events.cgroup_set([(h, n), (h + 1, n)]) for h in range(1, 17) for n in range(2, 4098)}) == 65536
+    assert len({cgroup_set([(h, n), (h + 1, n)]) for h in range(1, 17) for n in range(2, 4098)}) == 65536
 
 
 def test_a_process_is_asked(host: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_hierarchy_that_is_mounted_later_is_found_after_a_while(host: Path) ->
         file.write(f"35 23 0:9 / {host}/late rw - cgroup none rw,name=late\n")
     assert hierarchies.set_of(b"6:name=late:/group\n") == 0, "not looked for at every question"
     clock.now = 100
-    assert hierarchies.set_of(b"6:name=late:/group\n") == events.cgroup_set([(6, (host / "late/group").stat().st_ino)])
+    assert hierarchies.set_of(b"6:name=late:/group\n") == cgroup_set([(6, (host / "late/group").stat().st_ino)])
 
 
 def test_a_carriage_return_in_a_name_begins_no_line() -> None:

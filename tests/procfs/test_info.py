@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.procfs.info import UNSET, ProcInfo, to_record, to_records, with_directories
 from pipeline.procfs.proc_reader import WANT_ALL, read_process
-from pipeline.records import events
-from pipeline.shm.layout import declared
+from pipeline.records import declared, dtypes
+from pipeline.shm.layout.declared import STATES
 
 
 def make(**facts: Any) -> ProcInfo:
@@ -41,7 +41,7 @@ def test_head_identifies_the_process_and_is_partial() -> None:
     head = to_record(make(), time_boot_ns=123).head[0]
     assert head["time_boot_ns"] == 123
     assert (head["tgid"], head["tid"], head["ppid"], head["start_boot_ns"]) == (100, 100, 1, 70_000_000)
-    assert (head["kind"], head["flags"]) == (events.KIND_EXEC, events.FLAG_PARTIAL)
+    assert (head["kind"], head["flags"]) == (declared.KIND_EXEC, declared.FLAG_PARTIAL)
     assert to_record(make()).head[0]["time_boot_ns"] == 70_000_000
 
 
@@ -91,7 +91,7 @@ def test_exec_has_each_value_in_its_field() -> None:
         "file_gid": 7,
         "nlink": 8,
         "mode": 0o100755,
-        "exec_flags": events.EXEC_ARGS_TRUNCATED,
+        "exec_flags": declared.EXEC_ARGS_TRUNCATED,
         "exec_tid": 100,
         "prev_tid": 100,
         "path_bytes": 11,
@@ -130,14 +130,14 @@ def test_each_directory_follows_the_name_after_a_nul(directories: tuple[bytes | 
 
 
 def test_the_states_of_a_record_have_the_order_of_the_declaration() -> None:
-    names = events.TASK.names or ()
-    places = [names.index(state.name) for state in declared.STATES]
+    names = dtypes.TASK.names or ()
+    places = [names.index(state.name) for state in STATES]
     assert places == sorted(places)
 
 
 def test_unknown_is_marked_not_empty() -> None:
     row = to_record(make()).exec[0]
-    assert row["exec_flags"] == events.EXEC_ARGS_UNREADABLE | events.EXEC_ENVS_UNREADABLE
+    assert row["exec_flags"] == declared.EXEC_ARGS_UNREADABLE | declared.EXEC_ENVS_UNREADABLE
     assert to_record(make(argv=b"", envs=b"")).exec[0]["exec_flags"] == 0
     task = to_record(make()).task[0]
     assert (task["auid"], task["audit_session"], task["pid_ns"]) == (UNSET, UNSET, 0)
@@ -145,14 +145,14 @@ def test_unknown_is_marked_not_empty() -> None:
 
 def test_flags_of_the_executable() -> None:
     memfd = to_record(make(exe=b"/memfd:x", is_memfd=True, is_exe_deleted=True, argv=b"", envs=b""))
-    assert memfd.exec[0]["exec_flags"] == events.EXEC_MEMFD | events.EXEC_DELETED
+    assert memfd.exec[0]["exec_flags"] == declared.EXEC_MEMFD | declared.EXEC_DELETED
     for exe, root, flag in ((b"/jail/x", b"/jail", 0), (b"/x", b"/", 0), (b"/x", None, 0), (b"/jailed/x", b"/jail", 1)):
         row = to_record(make(exe=exe, root=root, argv=b"", envs=b"")).exec[0]
-        assert row["exec_flags"] == flag * events.EXEC_NO_ROOT
+        assert row["exec_flags"] == flag * declared.EXEC_NO_ROOT
 
 
 def test_other_kinds_carry_the_executable_in_task() -> None:
-    records = to_record(make(exe_inode=5, exe_device=6), kind=events.KIND_FORK)
+    records = to_record(make(exe_inode=5, exe_device=6), kind=declared.KIND_FORK)
     assert (records.task[0]["exe_inode"], records.task[0]["exe_dev"]) == (5, 6)
     assert records.head[0]["record_bytes"] == 64 + 160
 
@@ -173,7 +173,7 @@ def test_record_dtypes_are_the_vocabularys() -> None:
     info = read_process(os.getpid(), WANT_ALL)
     assert info is not None
     records = to_record(info)
-    assert (records.head.dtype, records.task.dtype, records.exec.dtype) == (events.HEAD, events.TASK, events.EXEC)
+    assert (records.head.dtype, records.task.dtype, records.exec.dtype) == (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)
     assert records.exec["inode"][0] == np.uint64(Path("/proc/self/exe").stat().st_ino)
 
 
@@ -195,6 +195,6 @@ def test_script_is_recognised(comm: bytes, exe: bytes | None, argv: bytes, scrip
     info = make(comm=comm, exe=exe, argv=argv, envs=b"")
     assert info.script_path == script
     records = to_record(info)
-    assert bool(records.exec[0]["exec_flags"] & events.EXEC_SCRIPT) == (script is not None)
+    assert bool(records.exec[0]["exec_flags"] & declared.EXEC_SCRIPT) == (script is not None)
     if script is not None:
         assert records.blob == (exe or b"") + script + argv

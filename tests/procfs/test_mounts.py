@@ -17,7 +17,7 @@ from pipeline.procfs.filesystems import magic_of
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_NS, ProcReader
-from pipeline.records import events
+from pipeline.records import declared
 
 SLEEP = Path(shutil.which("sleep") or "/bin/sleep").resolve()
 TMPFS = 0x01021994
@@ -108,8 +108,8 @@ def test_outside_of_its_root(reader: ProcReader, tmp_path: Path) -> None:
     assert info.root == os.fsencode(tmp_path)
     assert (where, magic) == mount_facts(reader, os.getpid())[1:]
     assert where is not None
-    assert to_record(info).exec[0]["exec_flags"] & events.EXEC_NO_ROOT
-    assert not to_record(mount_facts(reader, os.getpid())[0]).exec[0]["exec_flags"] & events.EXEC_NO_ROOT
+    assert to_record(info).exec[0]["exec_flags"] & declared.EXEC_NO_ROOT
+    assert not to_record(mount_facts(reader, os.getpid())[0]).exec[0]["exec_flags"] & declared.EXEC_NO_ROOT
 
 
 def test_a_memfd_is_on_no_mount(reader: ProcReader) -> None:

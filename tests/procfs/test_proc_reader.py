@@ -24,7 +24,7 @@ from pipeline.procfs.containers import cgroup_v2_root
 from pipeline.procfs.info import UNSET, ProcInfo, to_record
 from pipeline.procfs.proc_reader import ProcReader
 from pipeline.procfs.survey import survey
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_a_process_with_an_ended_leader_is_read_through_another_thread(reader: P
         assert (info.is_zombie, info.exe) == (False, own_exe())
         assert info.args[1:2] == [b"-c"] and info.mnt_ns == inode("/proc/self/ns/mnt")
         record = to_record(info)
-        assert record.head["flags"][0] == events.FLAG_PARTIAL | events.FLAG_LEADER_DEAD
+        assert record.head["flags"][0] == declared.FLAG_PARTIAL | declared.FLAG_LEADER_DEAD
 
 
 def test_terminal_is_named_by_its_number(reader: ProcReader) -> None:
@@ -389,7 +389,7 @@ def test_an_unprivileged_reader_still_reads_the_parent() -> None:
     assert done.returncode == 0, done.stderr
     first, flags = done.stdout.splitlines()
     assert first == f"(None, 0, 0, None, None) {os.getpid()} (0, 0, 0, 0) [b'sleep', b'60'] False False"
-    assert int(flags) == events.EXEC_ENVS_UNREADABLE
+    assert int(flags) == declared.EXEC_ENVS_UNREADABLE
 
 
 @pytest.mark.parametrize("moment", range(1, 31))
@@ -582,7 +582,7 @@ def test_any_time_of_a_file_and_any_argument_area_fit_in_a_record(
     (tmp_path / "7/status").write_bytes(Path("/proc/self/status").read_bytes())
 
     def iterate() -> SimpleNamespace:  # two passes show different images, so the process is read again
-        columns = [np.zeros(1, dtype) for dtype in (events.HEAD, events.TASK, events.EXEC)]
+        columns = [np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)]
         columns[0]["tgid"], columns[0]["start_boot_ns"] = 7, int(fields[19]) * boot.TICK_NS
         columns[2]["inode"] = next(inodes)
         return SimpleNamespace(head=columns[0], task=columns[1], exec=columns[2], paths=[b"/bin/a"])

@@ -15,7 +15,7 @@ import pytest
 from pipeline.procfs import shared_namespaces
 from pipeline.procfs.info import ProcInfo, proc_knows, to_record
 from pipeline.procfs.proc_reader import WANT_IDS, read_process
-from pipeline.records import events
+from pipeline.records import dtypes
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector.proc_records import known_groups
 from tests.live.harness import eventually
@@ -95,7 +95,7 @@ def test_fewer_namespaces_do_not_replace_those_of_an_event() -> None:
     assert info is not None
     task = to_record(info).task[0]
     partial = to_record(replace(info, user_ns=0)).task[0]
-    assert task.dtype == np.dtype(events.TASK)
+    assert task.dtype == np.dtype(dtypes.TASK)
     for already in (0, layout.KNOWN_NS):
         assert proc_knows(task, already) & layout.KNOWN_NS
     assert proc_knows(partial) & layout.KNOWN_NS

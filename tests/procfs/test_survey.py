@@ -12,7 +12,7 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import WANT_ALL, WANT_DEFAULT, WANT_ENVS, Area
 from pipeline.procfs.survey import Survey, survey
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 
 SET = 1 << 63 | 5  # number of a set of cgroups of version 1
 
@@ -58,7 +58,7 @@ class Host:
 
 class Tasks:
     def __init__(self, rows: list[dict]) -> None:
-        columns = [np.zeros(len(rows), dtype) for dtype in (events.HEAD, events.TASK, events.EXEC)]
+        columns = [np.zeros(len(rows), dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)]
         self.paths = [row.get("path", b"/bin/a") for row in rows]
         for i, row in enumerate(rows):
             for column in columns:
@@ -106,7 +106,7 @@ def test_a_process_that_two_passes_show_alike_is_not_read_again() -> None:
     assert host.asked == []
     assert pieces(result) == [b"/bin/a", b"", b"a\0b\0", b""]
     assert (result.exec["argc"].tolist(), result.exec["args_full_bytes"].tolist()) == ([2, 1], [4, 2])
-    assert result.exec["exec_flags"].tolist() == [events.EXEC_ENVS_UNREADABLE] * 2
+    assert result.exec["exec_flags"].tolist() == [declared.EXEC_ENVS_UNREADABLE] * 2
     assert result.is_exact.all()
 
 
@@ -114,7 +114,7 @@ def test_the_kernel_reports_the_length_of_cut_arguments() -> None:
     host = Host([[process(5)]], args={5: b"x" * 299 + b"\0"})
     result = host.survey()
     assert (result.exec["args_bytes"][0], result.exec["args_full_bytes"][0]) == (100, 300)
-    assert result.exec["exec_flags"][0] & events.EXEC_ARGS_TRUNCATED
+    assert result.exec["exec_flags"][0] & declared.EXEC_ARGS_TRUNCATED
 
 
 def test_environments_are_read_where_they_are_wanted() -> None:
@@ -133,7 +133,7 @@ def test_an_image_that_is_another_one_in_the_later_pass_is_read_closely() -> Non
     result = host.survey()
     assert host.asked == [5, 6, 7]
     assert [pieces(result, i)[2] for i in range(4)] == [b"new\0", b"", b"", b"?\0"]
-    unreadable = (result.exec["exec_flags"] & events.EXEC_ARGS_UNREADABLE) != 0
+    unreadable = (result.exec["exec_flags"] & declared.EXEC_ARGS_UNREADABLE) != 0
     assert unreadable.tolist() == [False, True, True, False]
 
 
@@ -143,7 +143,7 @@ def test_a_process_that_is_missing_in_the_second_pass_stays_in_the_survey() -> N
         host = Host([[process(5)], left], args={5: b"a\0"})
         result = host.survey()
         assert result.head["tgid"].tolist()[0] == 5
-        assert result.exec["exec_flags"][0] & events.EXEC_ARGS_UNREADABLE
+        assert result.exec["exec_flags"][0] & declared.EXEC_ARGS_UNREADABLE
 
 
 def test_a_process_without_arguments_or_path_is_read_again() -> None:
@@ -162,7 +162,7 @@ def test_a_script_is_recognised_by_its_name() -> None:
     )
     result = host.survey()
     assert [pieces(result, i)[1] for i in (0, 1)] == [b"/opt/run.sh", b""]
-    assert ((result.exec["exec_flags"] & events.EXEC_SCRIPT) != 0).tolist() == [True, False]
+    assert ((result.exec["exec_flags"] & declared.EXEC_SCRIPT) != 0).tolist() == [True, False]
     assert host.asked == []
 
 

@@ -102,7 +102,7 @@ def test_the_list_of_directories_may_be_empty(generate: ModuleType, monkeypatch:
         (declared, "EXIT_"),
         (segments, "ROW_"),
         (segments, "KNOWN_"),
-        (writer, "MARK_"),
+        (writer, "STATUS_"),
     ],
 )
 def test_flags_are_single_bits_in_the_order_of_their_values(module: ModuleType, prefix: str) -> None:

@@ -20,7 +20,7 @@ from pipeline.bpf import maps
 from pipeline.host import boot
 from pipeline.procfs import proc_reader
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_records
@@ -276,7 +276,7 @@ class World:
         }  # fmt: skip
         self.applier.insert_snapshot(
             entry_records.head(
-                events.KIND_FORK, entry.pid, entry.tid, time_ns, time_ns, parent.pid if parent is not None else 0,
+                declared.KIND_FORK, entry.pid, entry.tid, time_ns, time_ns, parent.pid if parent is not None else 0,
                 parent.start_boot_ns if parent is not None else 0,
             ),
             told.task, source=int(source), known=told.known,

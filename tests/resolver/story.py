@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
 from pipeline.shm.check.validate import validate_tables
@@ -29,7 +29,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
-BODY_BYTES = {events.KIND_FORK: 32, events.KIND_EXEC: 128, events.KIND_EXIT: 32}
+BODY_BYTES = {declared.KIND_FORK: 32, declared.KIND_EXEC: 128, declared.KIND_EXIT: 32}
 BOOT_ID = bytes(range(16))
 
 
@@ -52,7 +52,7 @@ class Event:
 
     @property
     def is_head_only(self) -> bool:
-        return bool(self.head["flags"][0] & events.FLAG_HEAD_ONLY)
+        return bool(self.head["flags"][0] & declared.FLAG_HEAD_ONLY)
 
     def apply(self, applier: Applier, *, digest: int = 0) -> int:
         task = None if self.is_head_only else self.task
@@ -123,14 +123,14 @@ class Story:
         self.everyone.append(process)
         if up is not None:
             up.children.append(process)
-        body = np.zeros(1, events.FORK)
+        body = np.zeros(1, dtypes.FORK)
         if maker is not None:
             body["creator_tgid"], body["creator_tid"] = maker.tgid, maker.tgid
             body["creator_start_boot_ns"] = maker.start
         for name, value in facts.items():
             setattr(process, name, value)
         self.tick()  # the record is stamped a little after the child's start
-        return self._event(events.KIND_FORK, process, body)
+        return self._event(declared.KIND_FORK, process, body)
 
     def exec(
         self, tgid: int, path: bytes = b"/bin/true", *, inode: int | None = None, args: Sequence[bytes] = (),
@@ -139,7 +139,7 @@ class Story:
     ) -> Event:  # fmt: skip
         """Execute `path`. A record that keeps fewer bytes of `args` or `envs` says that they are truncated."""
         process = self.processes[tgid]
-        body = np.zeros(1, events.EXEC)
+        body = np.zeros(1, dtypes.EXEC)
         previous = process.inode
         process.inode = inode if inode is not None else 1 + sum(path) * 7919 % 100_003
         process.paths.append(path)
@@ -156,38 +156,38 @@ class Story:
         body["args_full_bytes"], body["envs_full_bytes"] = len(arg_bytes), len(env_bytes)
         kept_args, kept_envs = arg_bytes[:kept_args_bytes], env_bytes[:kept_envs_bytes]
         if len(kept_args) < len(arg_bytes):
-            flags |= events.EXEC_ARGS_TRUNCATED
+            flags |= declared.EXEC_ARGS_TRUNCATED
         if len(kept_envs) < len(env_bytes):
-            flags |= events.EXEC_ENVS_TRUNCATED
+            flags |= declared.EXEC_ENVS_TRUNCATED
         body["exec_flags"] = flags
         body["args_bytes"], body["envs_bytes"] = len(kept_args), len(kept_envs)
         body["argc"], body["envc"] = len(args) or 1, len(envs)
         self.tick()
-        event = self._event(events.KIND_EXEC, process, body, path + name + kept_args + kept_envs)
+        event = self._event(declared.KIND_EXEC, process, body, path + name + kept_args + kept_envs)
         event.task["exe_inode"] = body["prev_inode"]
         return event
 
     def exit(self, tgid: int, code: int = 0, cost: Mapping[str, int] | None = None, counts_io: bool = True) -> Event:
         """End a process. `cost`: fields of COST, None: the record has none; `counts_io`: the kernel counts bytes."""
         process = self.processes[tgid]
-        body = np.zeros(1, events.EXIT)
+        body = np.zeros(1, dtypes.EXIT)
         body["exit_code"] = code
         strings = b""
         if cost is not None:
-            used = np.zeros(1, events.COST)
+            used = np.zeros(1, dtypes.COST)
             for name, value in cost.items():
                 used[name] = value
             strings = used.tobytes()
-            body["exit_flags"] = events.EXIT_COST | (events.EXIT_IO if counts_io else 0)
+            body["exit_flags"] = declared.EXIT_COST | (declared.EXIT_IO if counts_io else 0)
         reaper = process.parent
         while reaper is not None and not (reaper.alive and (reaper.is_subreaper or reaper.tgid == 1)):
             reaper = reaper.parent
         if reaper is not None:
             body["reaper_tgid"], body["reaper_start_boot_ns"] = reaper.tgid, reaper.start
         else:
-            body["exit_flags"] |= events.EXIT_NO_REAPER
+            body["exit_flags"] |= declared.EXIT_NO_REAPER
         self.tick()
-        event = self._event(events.KIND_EXIT, process, body, strings)
+        event = self._event(declared.KIND_EXIT, process, body, strings)
         process.alive = False
         process.end, process.code = self.now, code
         if process.parent is not None and process in process.parent.children:
@@ -202,8 +202,8 @@ class Story:
 
     def caps(self, tgid: int, attempted: int, used: int) -> Event:
         self.tick()
-        masks = np.array([(attempted, used)], events.CAPS).tobytes()
-        return self._event(events.KIND_CAPS, self.processes[tgid], None, masks)
+        masks = np.array([(attempted, used)], dtypes.CAPS).tobytes()
+        return self._event(declared.KIND_CAPS, self.processes[tgid], None, masks)
 
     def change(self, tgid: int, kind: int, **facts: object) -> Event:
         process = self.processes[tgid]
@@ -215,7 +215,7 @@ class Story:
     # -- records -------------------------------------------------------------------------------------------------------
 
     def _event(self, kind: int, process: Process, body: npt.NDArray[np.void] | None, strings: bytes = b"") -> Event:
-        head = np.zeros(1, events.HEAD)
+        head = np.zeros(1, dtypes.HEAD)
         head["time_boot_ns"] = self.now
         head["tgid"], head["tid"], head["start_boot_ns"] = process.tgid, process.tid or process.tgid, process.start
         head["kind"] = kind
@@ -229,7 +229,7 @@ class Story:
 
 
 def task_of(process: Process) -> npt.NDArray[np.void]:
-    task = np.zeros(1, events.TASK)
+    task = np.zeros(1, dtypes.TASK)
     for name in ("uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"):
         task[name] = process.uid
     task["auid"] = task["audit_session"] = 0xFFFFFFFF
@@ -244,9 +244,9 @@ def task_of(process: Process) -> npt.NDArray[np.void]:
 def head_only(event: Event) -> Event:
     """The same record as the kernel writes it when only the header fits."""
     head = event.head.copy()
-    head["flags"] |= events.FLAG_HEAD_ONLY
+    head["flags"] |= declared.FLAG_HEAD_ONLY
     head["record_bytes"], head["var_bytes"] = 64, 0
-    return Event(head, np.zeros(1, events.TASK), None)
+    return Event(head, np.zeros(1, dtypes.TASK), None)
 
 
 def message_of(
@@ -262,8 +262,8 @@ def message_of(
     """A message with one frame of one ring; its records are contiguous and start at `from_pos`."""
     part = list(part)
     position = from_pos
-    head = np.zeros(len(part), events.HEAD)
-    task = np.zeros(len(part), events.TASK)
+    head = np.zeros(len(part), dtypes.HEAD)
+    task = np.zeros(len(part), dtypes.TASK)
     bodies: dict[int, list[npt.NDArray[np.void]]] = {kind: [] for kind in BODY_BYTES}
     for i, event in enumerate(part):
         head[i], task[i] = event.head[0], event.task[0]
@@ -411,9 +411,9 @@ def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
     """Every row in use, by (tgid, start, image), with links and references replaced by what they refer to."""
     validate_tables(tables)
     hot, cold = tables.hot_view(), tables.cold_view()
-    marks = tables.private_view("marks")
+    status = tables.private_view("status")
     index = tables.index_view()
-    used = [row for row in range(1, tables.rows_frontier) if marks[row] & 1]
+    used = [row for row in range(1, tables.rows_frontier) if status[row] & 1]
 
     def key(row: int) -> tuple[int, int, int] | None:
         if row == 0:

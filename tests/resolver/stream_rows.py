@@ -15,8 +15,8 @@ import numpy as np
 
 from pipeline.host import boot
 from pipeline.host._container_paths import container_trust
-from pipeline.records import events
-from pipeline.records.events import KIND_NAMES
+from pipeline.records import declared
+from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout import layout
 from pipeline.shm.names.symlinks import symlink_names
 from pipeline.shm.writer._opening import open_tables
@@ -191,8 +191,9 @@ def expected(
             "mtime_ns": record["mtime_ns"].item() or None, "ctime_ns": record["ctime_ns"].item() or None,
             "fs_magic": record["fs_magic"].item(), "filesystem": FILESYSTEMS.get(record["fs_magic"].item()),
             "flags": record["file_flags"].item(),
-            "in_upper_layer": bool(record["file_flags"] & events.EXEC_UPPER_LAYER),
-            "is_fileless": True if record["file_flags"] & events.EXEC_MEMFD else False if record["mount_id"] else None,
+            "in_upper_layer": bool(record["file_flags"] & declared.EXEC_UPPER_LAYER),
+            "is_fileless": True
+            if record["file_flags"] & declared.EXEC_MEMFD else False if record["mount_id"] else None,
             **mount(record, file[64:]),
         }  # fmt: skip
     extra = EXTRAS.get(row.strings.get("extra", b"")) or {}
@@ -214,7 +215,7 @@ def expected(
         "name": text(name) if name else None,
         **{
             directory.name: text(directories[at]) if len(directories) > at and directories[at] else None
-            for at, directory in enumerate(events.DIRECTORIES)
+            for at, directory in enumerate(declared.DIRECTORIES)
         },
         **symlink(file, row.strings.get("args") if known & layout.KNOWN_ARGS else None, flags),
         "argv": strings_of(row.strings.get("args")) if known & layout.KNOWN_ARGS else None,
@@ -282,7 +283,7 @@ def path_of(record: np.void, path: bytes) -> dict[str, str | None]:
     if not path:
         return {"path": None, "basename": None, "extension": None}
     whole, base = text(path), text(path.rpartition(b"/")[2])
-    if record["file_flags"] & events.EXEC_MEMFD:
+    if record["file_flags"] & declared.EXEC_MEMFD:
         name = text(path.removeprefix(b"/"))
         whole, base = "", name if name.startswith("memfd:") else "memfd:" + name
     _, dot, end = base.rpartition(".")

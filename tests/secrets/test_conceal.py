@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.config.schema import Args, Config, Envs
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import ADDED, Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -31,7 +31,7 @@ BOOT = bytes(16)
 
 def is_suspected(args: bytes, literals: Literals) -> bool:
     """Whether arguments may have something to hide, because one of the literals is in them."""
-    execs = np.zeros(1, events.EXEC)
+    execs = np.zeros(1, dtypes.EXEC)
     execs["args_bytes"] = len(args)
     _, suspected = digests_of(execs.view(np.uint8), [args], literals, False)
     return suspected == [0]
@@ -40,16 +40,16 @@ def is_suspected(args: bytes, literals: Literals) -> bool:
 def frame_of(processes: list[tuple[bytes, bytes, bytes, bytes]]) -> Frame:
     """Return a frame with an exec record for each (path, name, args, envs), and a fork between them."""
     n = 2 * len(processes)
-    head, task = np.zeros(n, events.HEAD), np.zeros(n, events.TASK)
-    fork, body = np.zeros(len(processes), events.FORK), np.zeros(len(processes), events.EXEC)
+    head, task = np.zeros(n, dtypes.HEAD), np.zeros(n, dtypes.TASK)
+    fork, body = np.zeros(len(processes), dtypes.FORK), np.zeros(len(processes), dtypes.EXEC)
     blob = b""
     for i, strings in enumerate(processes):
-        head[2 * i]["kind"], head[2 * i + 1]["kind"] = events.KIND_FORK, events.KIND_EXEC
+        head[2 * i]["kind"], head[2 * i + 1]["kind"] = declared.KIND_FORK, declared.KIND_EXEC
         head[2 * i + 1]["var_bytes"] = sum(map(len, strings))
         for name, text in zip(("path_bytes", "name_bytes", "args_bytes", "envs_bytes"), strings, strict=True):
             body[i][name] = len(text)
         blob += b"".join(strings)
-    head["record_bytes"] = 224 + np.where(head["kind"] == events.KIND_FORK, 32, 128) + head["var_bytes"]
+    head["record_bytes"] = 224 + np.where(head["kind"] == declared.KIND_FORK, 32, 128) + head["var_bytes"]
     head["ring_pos"] = np.cumsum((head["record_bytes"] + 15) // 8 * 8, dtype=np.uint64) - (
         (head["record_bytes"] + 15) // 8 * 8
     )
@@ -162,10 +162,10 @@ def test_none_keeps_the_program_alone() -> None:
 
 
 def test_surveys_are_concealed_in_place() -> None:
-    body = np.zeros(1, events.EXEC)
+    body = np.zeros(1, dtypes.EXEC)
     text = b"/p" + b"p" + b"p\0--password=x\0" + b"TOKEN=x\0"
     body["path_bytes"], body["name_bytes"], body["args_bytes"], body["envs_bytes"] = 2, 1, 15, 8
-    survey = SimpleNamespace(strings=[text], exec=body, head=np.zeros(1, events.HEAD))
+    survey = SimpleNamespace(strings=[text], exec=body, head=np.zeros(1, dtypes.HEAD))
     concealer().survey(survey)  # type: ignore[arg-type]
     assert survey.strings == [b"/pp" + b"p\0--password=********\0" + b"TOKEN\0"]
     assert int(survey.head["var_bytes"][0]) == len(survey.strings[0])
@@ -179,8 +179,8 @@ def test_surveys_are_concealed_in_place() -> None:
             st.sampled_from([b"", b"/p"]), st.sampled_from([b"", b"p\0a\0", b"p\0--password=x\0"]),
             st.sampled_from([b"", b"A=1\0"]),
             st.sampled_from([
-                0, events.EXEC_ARGS_TRUNCATED, events.EXEC_ARGS_UNREADABLE, events.EXEC_ENVS_TRUNCATED,
-                events.EXEC_ENVS_UNREADABLE,
+                0, declared.EXEC_ARGS_TRUNCATED, declared.EXEC_ARGS_UNREADABLE, declared.EXEC_ENVS_TRUNCATED,
+                declared.EXEC_ENVS_UNREADABLE,
             ]),
         )
     ),
@@ -189,7 +189,7 @@ def test_surveys_are_concealed_in_place() -> None:
 def test_digests_of_a_survey_are_those_of_single_records(
     rows: list[tuple[bytes, bytes, bytes, int]], hides_envs: bool
 ) -> None:
-    body = np.zeros(len(rows), events.EXEC)
+    body = np.zeros(len(rows), dtypes.EXEC)
     for i, (path, args, envs, flags) in enumerate(rows):
         body["path_bytes"][i], body["args_bytes"][i], body["envs_bytes"][i] = len(path), len(args), len(envs)
         body["exec_flags"][i] = flags
@@ -201,7 +201,7 @@ def test_digests_of_a_survey_are_those_of_single_records(
 
 
 def test_a_survey_whose_strings_are_too_short_is_rejected() -> None:
-    body = np.zeros(1, events.EXEC)
+    body = np.zeros(1, dtypes.EXEC)
     body["args_bytes"] = 3
     with pytest.raises(ValueError, match="shorter than the record says"):
         digests_of(body.view(np.uint8), [b"p\0"], None, False)
@@ -302,12 +302,12 @@ class Live:
     def find_in_proc(self, tgid: int, args: bytes, *, envs: bytes | None = None) -> ProcessCacheEntry:
         """Add a process for which there was no event, as a survey does."""
         process = self.story.processes[tgid]
-        path, body = process.paths[-1], np.zeros(1, events.EXEC)
+        path, body = process.paths[-1], np.zeros(1, dtypes.EXEC)
         body["inode"], body["path_bytes"] = process.inode, len(path)
         body["args_bytes"] = body["args_full_bytes"] = len(args)
         body["envs_bytes"] = body["envs_full_bytes"] = len(envs or b"")
-        body["exec_flags"] = events.EXEC_ENVS_UNREADABLE if envs is None else 0
-        head = np.zeros(1, events.HEAD)
+        body["exec_flags"] = declared.EXEC_ENVS_UNREADABLE if envs is None else 0
+        head = np.zeros(1, dtypes.HEAD)
         head["tgid"] = head["tid"] = tgid
         head["start_boot_ns"], head["time_boot_ns"] = process.start, self.story.tick()
         assert process.parent is not None
@@ -356,7 +356,7 @@ def test_hidden_values_distinguish_images_of_live_frames(live: Live, since: int)
     assert live.entry(5).equals(plain) and not live.entry(5).equals(one)
 
 
-@pytest.mark.parametrize("flag", [events.EXEC_ARGS_UNREADABLE, events.EXEC_ENVS_UNREADABLE])
+@pytest.mark.parametrize("flag", [declared.EXEC_ARGS_UNREADABLE, declared.EXEC_ENVS_UNREADABLE])
 @pytest.mark.parametrize("variable", [b"A", b"A=1"], ids=["nothing hidden", "something hidden"])
 def test_execs_of_which_something_could_not_be_read_are_not_the_same(live: Live, flag: int, variable: bytes) -> None:
     story = live.story

@@ -28,35 +28,35 @@ TABLE = [entry(1, None), entry(10, 1), entry(11, 10), entry(12, 11), entry(20, 1
 def test_the_table_names_the_descendants_at_the_start() -> None:
     following = Following([10])
     assert following.start(TABLE, NOW_NS) == []
-    assert [pid for pid in (1, 10, 11, 12, 20) if following.takes(event("exec", pid))] == [10, 11, 12]
+    assert [pid for pid in (1, 10, 11, 12, 20) if following.follows(event("exec", pid))] == [10, 11, 12]
 
 
 def test_a_birth_adds_and_an_end_removes() -> None:
     following = Following([10])
     following.start(TABLE, NOW_NS)
-    assert following.takes(event("fork", 13, 12)) and following.takes(event("exec", 13, 12))
-    assert not following.takes(event("fork", 21, 20))
+    assert following.follows(event("fork", 13, 12)) and following.follows(event("exec", 13, 12))
+    assert not following.follows(event("fork", 21, 20))
     count = len(following)
-    assert following.takes(event("exit", 13, 12)) and len(following) == count - 1
+    assert following.follows(event("exit", 13, 12)) and len(following) == count - 1
     # Another process with the same pid has another identity.
-    assert not following.takes(event("exec", 13, 1, entity_id="again"))
+    assert not following.follows(event("exec", 13, 1, entity_id="again"))
 
 
 def test_an_adopted_process_is_still_a_descendant_and_so_are_its_children() -> None:
     following = Following([10])
     following.start(TABLE, NOW_NS)
-    assert following.takes(event("exit", 11, 10))
-    assert following.takes(event("reparent", 12, 1))
-    assert following.takes(event("fork", 14, 1, creator_entity_id="e12"))
+    assert following.follows(event("exit", 11, 10))
+    assert following.follows(event("reparent", 12, 1))
+    assert following.follows(event("fork", 14, 1, creator_entity_id="e12"))
 
 
 def test_a_missed_birth_is_seen_by_the_lineage_of_a_later_event() -> None:
     following = Following([10])
     following.start(TABLE, NOW_NS)
-    assert following.takes(
+    assert following.follows(
         event("exec", 16, 15, lineage=[{"pid": 15, "entity_id": "e15"}, {"pid": 12, "entity_id": "e12"}])
     )
-    assert following.takes(event("fork", 17, 16))
+    assert following.follows(event("fork", 17, 16))
 
 
 def test_exited_processes_of_the_table_count_only_while_events_of_them_can_arrive() -> None:
@@ -69,17 +69,17 @@ def test_exited_processes_of_the_table_count_only_while_events_of_them_can_arriv
     ]
     following = Following([10])
     following.start(table, NOW_NS)
-    assert [pid for pid in (30, 31, 32, 33) if following.takes(event("exec", pid))] == [30, 31, 33]
+    assert [pid for pid in (30, 31, 32, 33) if following.follows(event("exec", pid))] == [30, 31, 33]
 
 
 def test_after_a_gap_what_ended_unseen_is_forgotten() -> None:
     following = Following([10])
     following.start(TABLE, NOW_NS)
-    following.takes(event("fork", 13, 12))
+    following.follows(event("fork", 13, 12))
     # 12 has been evicted, 13 has ended long ago, 18 is new.
     following.start([entry(1, None), entry(11, 10), entry(13, 12, exit_time_ns=1), entry(18, 11)], NOW_NS)
     assert len(following) == 2
-    assert following.takes(event("exec", 11)) and following.takes(event("exec", 18))
+    assert following.follows(event("exec", 11)) and following.follows(event("exec", 18))
 
 
 def test_memory_is_bounded_and_the_loss_is_known() -> None:
@@ -87,7 +87,7 @@ def test_memory_is_bounded_and_the_loss_is_known() -> None:
     following.start(TABLE, NOW_NS)
     assert not following.is_full
     for pid in range(100, 110):
-        following.takes(event("fork", pid, pid - 1 if pid > 100 else 12))
+        following.follows(event("fork", pid, pid - 1 if pid > 100 else 12))
     assert following.is_full and len(following) == 4
 
 

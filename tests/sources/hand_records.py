@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.bpf.declared import CPU_STATE_LAYOUT
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.sources.ring._drain import Columns
 from pipeline.sources.ring._ring import Ring
 
@@ -27,24 +27,24 @@ def record(
 ) -> bytes:
     """Return one record; every free field is derived from `number`, so that a torn record is noticed."""
     fill = (number * 0x9E3779B97F4A7C15 & (1 << 64) - 1).to_bytes(8, "little")
-    head = np.frombuffer(fill * 8, events.HEAD).copy()
+    head = np.frombuffer(fill * 8, dtypes.HEAD).copy()
     blob = b"".join(strings)
     head["kind"] = kind
-    head["flags"] = events.FLAG_HEAD_ONLY if head_only else 0
+    head["flags"] = declared.FLAG_HEAD_ONLY if head_only else 0
     head["ring_seq"] = head["time_boot_ns"] = number
     head["ring_pos"] = 0
     head["var_bytes"] = 0 if head_only else len(blob)
     parts = [fill * 20]
-    if kind in events.BODIES:
-        body = np.frombuffer(fill * (events.BODIES[kind].itemsize // 8), events.BODIES[kind]).copy()
-        if kind == events.KIND_EXEC:
+    if kind in dtypes.BODIES:
+        body = np.frombuffer(fill * (dtypes.BODIES[kind].itemsize // 8), dtypes.BODIES[kind]).copy()
+        if kind == declared.KIND_EXEC:
             body["root_offset"] = 0
             for name, string in zip(("path", "name", "args", "envs"), strings, strict=True):
                 body[f"{name}_bytes"] = len(string)
         parts.append(body.tobytes())
     parts.append(blob)
     rest = b"" if head_only else b"".join(parts)
-    head["record_bytes"] = events.HEAD.itemsize + len(rest)
+    head["record_bytes"] = dtypes.HEAD.itemsize + len(rest)
     return head.tobytes() + rest
 
 
@@ -58,15 +58,15 @@ def strings_of(number: int, length: int) -> tuple[bytes, bytes, bytes, bytes]:
 def records_in(frame: Frame) -> list[bytes]:
     """Rebuild the records of a frame, without their position."""
     found = []
-    at = dict.fromkeys(events.BODIES, 0)
-    columns = {events.KIND_FORK: frame.fork, events.KIND_EXEC: frame.exec, events.KIND_EXIT: frame.exit}
+    at = dict.fromkeys(dtypes.BODIES, 0)
+    columns = {declared.KIND_FORK: frame.fork, declared.KIND_EXEC: frame.exec, declared.KIND_EXIT: frame.exit}
     blob = 0
     for index in range(frame.count):
         head = frame.head[index : index + 1].copy()
         head["ring_pos"] = 0
         kind = int(head["kind"][0])
         whole = head.tobytes()
-        if head["flags"][0] & events.FLAG_HEAD_ONLY:
+        if head["flags"][0] & declared.FLAG_HEAD_ONLY:
             assert not any(frame.task[index].tobytes())
         else:
             whole += frame.task[index].tobytes()
@@ -103,7 +103,7 @@ def cpu_states(count: int) -> mmap.mmap:
 
 @dataclass
 class FakeAcks:
-    """Acknowledgements that a test sets, as a map from ring to (applied_pos, wanted_pos, mark)."""
+    """Acknowledgements that a test sets, as a map from ring to (applied_pos, wanted_pos, rewind_id)."""
 
     answers: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     refreshed: int = 0

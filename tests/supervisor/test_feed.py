@@ -10,7 +10,7 @@ from pipeline.bus.frames.frame import decode_frames
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError, FrameError
 from pipeline.records.capture_fds import CaptureFds
-from pipeline.records.events import KIND_EXIT, KIND_FORK
+from pipeline.records.declared import KIND_EXIT, KIND_FORK
 from pipeline.sources.recording.file import Recording, RecordingWriter
 from pipeline.supervisor.feed import Feed, open_feed
 from tests.synthetic.storm import make_storm

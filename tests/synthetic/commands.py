@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 
 _COMMANDS = (
     # path, invoked name, whether it is a script, arguments with {n} for the part that differs
@@ -65,14 +65,14 @@ def make_commands(variants: int, args_bytes: int | None, envs_bytes: int) -> lis
         args = text.format(n=number).encode().replace(b" ", b"\0") + b"\0"
         if args_bytes is not None:
             args = (args * (args_bytes // len(args) + 1))[:args_bytes]
-        row = np.zeros(1, events.EXEC)
+        row = np.zeros(1, dtypes.EXEC)
         row["inode"] = 100_000 + number % len(_COMMANDS)
         row["ctime_ns"] = row["mtime_ns"] = 1_700_000_000_000_000_000 + number % len(_COMMANDS)
         row["device"] = 8 << 20 | 1
         row["mount_id"] = 29
         row["nlink"] = 1
         row["mode"] = 0o100755
-        row["exec_flags"] = events.EXEC_SCRIPT if is_script else 0
+        row["exec_flags"] = declared.EXEC_SCRIPT if is_script else 0
         row["fs_magic"] = 0xEF53
         row["path_bytes"] = len(path)
         row["name_bytes"] = len(name)

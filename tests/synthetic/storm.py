@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bus.frames.frame import FrameEncoder, record_ends
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.sources.recording.replay import WATERMARK_END_NS
 from tests.synthetic.commands import Command, make_commands
 
@@ -35,7 +35,7 @@ class Storm:
     """A storm before it is divided into frames: its records ring by ring, in the order of each ring.
 
     Attributes:
-        head, task: shape (n,), `events.HEAD` and `events.TASK`, sorted by ring and place in it.
+        head, task: shape (n,), `dtypes.HEAD` and `dtypes.TASK`, sorted by ring and place in it.
         fork, exec, exit: bodies in the same order.
         strings: the strings of each exec body; they refer to a small number of different objects.
         ring_first: shape (rings + 1,), index of each ring's first record.
@@ -59,7 +59,7 @@ class Storm:
         """Return the frames of all rings in the order in which shards would hand them over, with watermarks."""
         encoder = FrameEncoder(boot_id=boot_id, source=source)
         kinds = self.head["kind"]
-        before = {kind: np.concatenate(([0], np.cumsum(kinds == kind))) for kind in events.BODIES}
+        before = {kind: np.concatenate(([0], np.cumsum(kinds == kind))) for kind in dtypes.BODIES}
         ends = record_ends(self.head)
         cut: list[tuple[int, int, int, int, int]] = []
         for ring in range(len(self.ring_first) - 1):
@@ -72,7 +72,7 @@ class Storm:
                 watermark = min(watermark, oldest)
         messages = []
         for seq, (_, ring, first, last, watermark) in enumerate(sorted(cut)):
-            fork, exec_, exit_ = (slice(int(before[kind][first]), int(before[kind][last])) for kind in events.BODIES)
+            fork, exec_, exit_ = (slice(int(before[kind][first]), int(before[kind][last])) for kind in dtypes.BODIES)
             messages.append(
                 encoder.encode(
                     ring=ring, seq=seq, count=last - first, lost={}, watermark_boot_ns=watermark,
@@ -218,7 +218,9 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
     again_variant = rng.integers(0, len(commands), processes)
     process = np.concatenate((index, index[has_exec], index[has_again], index[~is_service]))
     counts = (processes, int(has_exec.sum()), int(has_again.sum()), processes - services)
-    kind = np.repeat((events.KIND_FORK, events.KIND_EXEC, events.KIND_EXEC, events.KIND_EXIT), counts).astype(np.uint8)
+    kind = np.repeat((declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_EXEC, declared.KIND_EXIT), counts).astype(
+        np.uint8
+    )
     step = np.repeat((0, 1, 2, 3), counts)
     time_ns = np.concatenate(
         (forest.fork_ns, forest.exec_ns[has_exec], forest.again_ns[has_again], exit_ns[~is_service])
@@ -233,10 +235,10 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
 
     lengths = np.array([len(command.strings) for command in commands])
     used = np.where(step == 2, again_variant[process], variant[process])
-    is_exec = kind == events.KIND_EXEC
+    is_exec = kind == declared.KIND_EXEC
     is_orphan = (parent[process] < 0) | (exit_ns[np.maximum(parent[process], 0)] <= time_ns)
 
-    head = np.zeros(len(process), events.HEAD)
+    head = np.zeros(len(process), dtypes.HEAD)
     head["time_boot_ns"] = time_ns
     head["ring_seq"] = np.arange(len(process)) - ring_first[ring]
     head["tgid"] = head["tid"] = tgid[process]
@@ -246,10 +248,10 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
     head["kind"] = kind
     head["cpu"] = ring
     head["var_bytes"] = np.where(is_exec, lengths[used], 0)
-    body_bytes = np.zeros(events.KIND_COUNT, np.uint32)
-    for number, dtype in events.BODIES.items():
+    body_bytes = np.zeros(declared.KIND_COUNT, np.uint32)
+    for number, dtype in dtypes.BODIES.items():
         body_bytes[number] = dtype.itemsize
-    head["record_bytes"] = events.HEAD.itemsize + events.TASK.itemsize + body_bytes[kind] + head["var_bytes"]
+    head["record_bytes"] = dtypes.HEAD.itemsize + dtypes.TASK.itemsize + body_bytes[kind] + head["var_bytes"]
     for number in range(rings):
         part = head[ring_first[number] : ring_first[number + 1]]
         part["ring_pos"][1:] = np.cumsum(record_ends(part)[:-1])
@@ -258,7 +260,7 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
     owner = np.where(step == 0, forest.inherited[process], holder[process])
     is_last_again = has_again[owner] & (step != 1)
     image = np.where(is_exec, used, np.where(is_last_again, again_variant[owner], variant[owner]))
-    task = np.zeros(len(process), events.TASK)
+    task = np.zeros(len(process), dtypes.TASK)
     uid = np.array([0, 1000, 1001, 33])[process % 4]
     for name in ("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid"):
         task[name] = uid
@@ -275,17 +277,17 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
     task["exe_inode"] = np.array([command.row["inode"][0] for command in commands])[image]
     task["exe_dev"] = 8 << 20 | 1
 
-    fork = np.zeros(processes, events.FORK)
-    creator = parent[process[kind == events.KIND_FORK]]
+    fork = np.zeros(processes, dtypes.FORK)
+    creator = parent[process[kind == declared.KIND_FORK]]
     fork["creator_tgid"] = fork["creator_tid"] = np.where(creator < 0, INIT_TGID, tgid[np.maximum(creator, 0)])
     fork["creator_start_boot_ns"] = np.where(creator < 0, INIT_START_BOOT_NS, start_ns[np.maximum(creator, 0)])
     fork["clone_flags"] = 0x0120_0000
     rows = np.concatenate([command.row for command in commands])
     exec_ = rows[used[is_exec]]
     exec_["exec_tid"] = exec_["prev_tid"] = tgid[process[is_exec]]
-    exit_ = np.zeros(processes - services, events.EXIT)
+    exit_ = np.zeros(processes - services, dtypes.EXIT)
     exit_["reaper_tgid"], exit_["reaper_start_boot_ns"] = INIT_TGID, INIT_START_BOOT_NS
-    exit_["exit_code"] = exit_["leader_exit_code"] = np.where(process[kind == events.KIND_EXIT] % 16 == 0, 256, 0)
+    exit_["exit_code"] = exit_["leader_exit_code"] = np.where(process[kind == declared.KIND_EXIT] % 16 == 0, 256, 0)
 
     return Storm(
         head, task, fork, exec_, exit_, [commands[number].strings for number in used[is_exec].tolist()], ring_first,

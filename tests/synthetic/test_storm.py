@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, decode_frame
-from pipeline.records import events
+from pipeline.records import declared
 from tests.sampling import examples
 from tests.synthetic.storm import INIT_START_BOOT_NS, INIT_TGID, SERVICE_TGID_BASE, build_storm, make_storm
 
@@ -23,7 +23,7 @@ def _in_time_order(frames: list[Frame]) -> list[tuple[np.void, np.void | None]]:
     for frame in frames:
         bodies = iter(frame.exec)
         for head in frame.head:
-            found.append((head, next(bodies) if head["kind"] == events.KIND_EXEC else None))
+            found.append((head, next(bodies) if head["kind"] == declared.KIND_EXEC else None))
     return sorted(found, key=lambda pair: int(pair[0]["time_boot_ns"]))
 
 
@@ -52,13 +52,13 @@ def test_every_event_could_have_happened(
         parent = int(head["ppid"]), int(head["parent_start_boot_ns"])
         assert start < head["time_boot_ns"]
         assert living.get(parent[0]) == parent[1], "the parent lives"
-        if head["kind"] == events.KIND_FORK:
+        if head["kind"] == declared.KIND_FORK:
             assert tgid not in living, "nobody has the pid"
             living[tgid] = start
             forks += 1
             continue
         assert living[tgid] == start
-        if head["kind"] == events.KIND_EXIT:
+        if head["kind"] == declared.KIND_EXIT:
             del living[tgid]
             exits += 1
         else:
@@ -89,12 +89,12 @@ def test_image_of_a_record_is_the_one_that_the_last_exec_made() -> None:
     for index in order:
         head, task = storm.head[index], storm.task[index]
         tgid, now = int(head["tgid"]), (int(task["cookie"]), bytes(task["comm"]))
-        if head["kind"] == events.KIND_EXEC:
+        if head["kind"] == declared.KIND_EXEC:
             assert now[0] not in seen
             seen.add(now[0])
-        elif head["kind"] == events.KIND_FORK and tgid != SERVICE_TGID_BASE:
+        elif head["kind"] == declared.KIND_FORK and tgid != SERVICE_TGID_BASE:
             assert now == image[int(head["ppid"])]
-        elif head["kind"] == events.KIND_EXIT:
+        elif head["kind"] == declared.KIND_EXIT:
             assert now == image[tgid]
         image[tgid] = now
 

@@ -167,10 +167,10 @@ def storm(capture: Any, forks: int, execs: int, width: int = 8, threads: int = 0
     """
     from pipeline.bpf import maps
     from pipeline.bpf.misses import Misses
-    from pipeline.records import events
+    from pipeline.records import declared
     from tests.bpf.ring_reader import Reader
 
-    kinds = {"fork": events.KIND_FORK, "exec": events.KIND_EXEC, "exit": events.KIND_EXIT}
+    kinds = {"fork": declared.KIND_FORK, "exec": declared.KIND_EXEC, "exit": declared.KIND_EXIT}
     misses = Misses(capture._program_fds, capture.fds.shared)
     states = maps.cpu_states(capture.fds.shared)
 
@@ -208,14 +208,14 @@ def storm(capture: Any, forks: int, execs: int, width: int = 8, threads: int = 0
 def differences(capture: Any) -> list[str]:
     """Compare the exec record of a live process, and the iterator's output, with /proc; return the differences."""
     from pipeline.bpf.iterator import read_tasks
-    from pipeline.records import events
+    from pipeline.records import declared
     from tests.bpf.ring_reader import Reader
 
     reader = Reader(capture)
     arguments = ["an argument", "x" * 3000]
     command = [sys.executable, "-S", "-c", "input(); raise SystemExit(3)", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/usr") as child:
-        record = reader.one(child.pid, events.KIND_EXEC, 60)
+        record = reader.one(child.pid, declared.KIND_EXEC, 60)
         proc = Path(f"/proc/{child.pid}")
         status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         stat = (proc / "stat").read_text().rpartition(")")[2].split()
@@ -243,7 +243,7 @@ def differences(capture: Any) -> list[str]:
         # Kernels keep the exit code of one thread, of several, and of a signal in different places.
         ends = {"one": child, "several": ended(_END_WITH_THREADS), "signal": ended(_END_BY_SIGNAL)}
         for how, process in ends.items():
-            exit_ = reader.one(process.pid, events.KIND_EXIT, 60).body
+            exit_ = reader.one(process.pid, declared.KIND_EXIT, 60).body
             assert exit_ is not None
             expected[f"exit code, {how}"] = (os.waitstatus_to_exitcode(int(exit_["exit_code"])), process.returncode)
         return [f"{name}: {seen!r} is not {wanted!r}" for name, (seen, wanted) in expected.items() if seen != wanted]
@@ -261,16 +261,16 @@ def ended(code: str) -> subprocess.Popen[bytes]:
 
 def changes(capture: Any) -> dict[str, bool]:
     """Return which changes of a live process were recorded at once."""
-    from pipeline.records import events
+    from pipeline.records import declared
     from tests.bpf.ring_reader import Reader
 
     reader = Reader(capture)
     acts = {
-        "user": (events.KIND_CRED, "os.setuid(65534)"),
-        "session": (events.KIND_SID, "os.setsid()"),
-        "name": (events.KIND_COMM, "open('/proc/self/comm', 'w').write('renamed')"),
-        "network namespace": (events.KIND_SID, "os.unshare(os.CLONE_NEWNET)"),
-        "login": (events.KIND_CRED, "open('/proc/self/loginuid', 'w').write('1000')"),
+        "user": (declared.KIND_CRED, "os.setuid(65534)"),
+        "session": (declared.KIND_SID, "os.setsid()"),
+        "name": (declared.KIND_COMM, "open('/proc/self/comm', 'w').write('renamed')"),
+        "network namespace": (declared.KIND_SID, "os.unshare(os.CLONE_NEWNET)"),
+        "login": (declared.KIND_CRED, "open('/proc/self/loginuid', 'w').write('1000')"),
     }
     seen = {}
     for name, (kind, act) in acts.items():

@@ -16,8 +16,8 @@ from pipeline.why.document import document
 from pipeline.why.facts import Facts
 from pipeline.why.findings import find
 from pipeline.why.host import NoHost
+from pipeline.why.phrases import path_text, quoted
 from pipeline.why.story import story
-from pipeline.why.words import path_text, quoted
 from tests.why.world import BOOT_NS, forked, image, lineage, missing, told
 
 

@@ -82,7 +82,7 @@ int BPF_PROG(pl_on_signal, int sig, const void *info, struct task_struct *task)
 
 struct pl_cgroup_record {
 	struct pl_plain_record plain;
-	struct pl_place place;
+	struct pl_named_cgroup named;
 	struct pl_member members[PL_MEMBERS_MAX];
 	char path[PL_CGROUP_PATH_MAX];
 };
@@ -135,28 +135,28 @@ PL_STEP(pl_list_cgroup, pl_listing)
 static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, struct cgroup *cgroup, const char *path,
 					  struct css_set *css_set, struct pl_settings *settings)
 {
-	struct pl_place *place = &record->place;
+	struct pl_named_cgroup *named = &record->named;
 	struct pl_head *head = &record->plain.head;
 	struct pl_reservation reserved;
 	enum pl_room room;
 	long length;
 	u32 bytes;
 
-	place->place_id = PL_GET(PL_AS(struct cgroup, cgroup), kn, id);
-	place->place_hierarchy = PL_GET(PL_AS(struct cgroup, cgroup), root, hierarchy_id);
-	place->place_members = 0;
+	named->named_id = PL_GET(PL_AS(struct cgroup, cgroup), kn, id);
+	named->named_hierarchy = PL_GET(PL_AS(struct cgroup, cgroup), root, hierarchy_id);
+	named->named_members = 0;
 	if (css_set) {
 		struct list_head *list = &css_set->cgrp_links;
 		struct pl_listing listing = { .link = PL_GET(list, next), .end = list, .members = record->members };
 
 		PL_LOOP(PL_HIERARCHIES, pl_list_cgroup, 0, &listing);
-		place->place_members = listing.count;
+		named->named_members = listing.count;
 	}
 	/* A truncated path is left out. */
 	length = bpf_probe_read_kernel_str(record->path, sizeof(record->path), path);
-	place->place_path_bytes = length > 1 && length < PL_CGROUP_PATH_MAX ? length - 1 : 0;
+	named->named_path_bytes = length > 1 && length < PL_CGROUP_PATH_MAX ? length - 1 : 0;
 	pl_forget();
-	head->var_bytes = sizeof(*place) + place->place_members * sizeof(struct pl_member) + place->place_path_bytes;
+	head->var_bytes = sizeof(*named) + named->named_members * sizeof(struct pl_member) + named->named_path_bytes;
 	head->record_bytes = sizeof(record->plain) + head->var_bytes;
 	pl_forget();
 	room = pl_reserve(&reserved, head, PL_KIND_CGROUP);
@@ -166,12 +166,12 @@ static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, stru
 		u32 at = sizeof(record->plain);
 
 		pl_write_at(&reserved, sizeof(struct pl_head), &record->plain.task, sizeof(record->plain.task));
-		pl_write_at(&reserved, at, place, sizeof(*place));
-		at += sizeof(*place);
-		bytes = place->place_members * sizeof(struct pl_member);
+		pl_write_at(&reserved, at, named, sizeof(*named));
+		at += sizeof(*named);
+		bytes = named->named_members * sizeof(struct pl_member);
 		pl_append(&reserved, at, record->members, bytes, sizeof(record->members));
 		at += bytes;
-		pl_append(&reserved, at, record->path, place->place_path_bytes, sizeof(record->path));
+		pl_append(&reserved, at, record->path, named->named_path_bytes, sizeof(record->path));
 	}
 	pl_submit(&reserved, settings);
 }

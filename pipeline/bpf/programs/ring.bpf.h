@@ -243,7 +243,7 @@ static __always_inline void pl_write_at(struct pl_reservation *reserved, u32 at,
 /* Reserve head->record_bytes in this CPU's ring; if there is no room, the header's bytes alone. On success *head has
  * its number and its time, and the caller writes it. Whatever the result, the caller touches reserved->data with
  * pl_write_at() and pl_submit() only, and must call pl_submit unless the result is PL_ROOM_NONE. */
-static __always_inline enum pl_room pl_take_room(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
+static __always_inline enum pl_room pl_allocate_room(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
 {
 	enum pl_room room = PL_ROOM_FULL;
 
@@ -272,10 +272,10 @@ static __always_inline void pl_write_at(struct pl_reservation *reserved, u32 at,
 	bpf_dynptr_write(&reserved->data, at, (void *)from, bytes, 0);
 }
 
-/* pl_take_room(), and write the header. */
+/* pl_allocate_room(), and write the header. */
 static __always_inline enum pl_room pl_reserve(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
 {
-	enum pl_room room = pl_take_room(reserved, head, kind);
+	enum pl_room room = pl_allocate_room(reserved, head, kind);
 
 	if (room != PL_ROOM_NONE)
 		pl_write_at(reserved, 0, head, sizeof(*head));
@@ -298,7 +298,7 @@ static __always_inline bool pl_send_finished(struct pl_head *head, u32 bytes, u3
 
 	head->record_bytes = bytes;
 	head->var_bytes = var_bytes;
-	room = pl_take_room(&reserved, head, kind);
+	room = pl_allocate_room(&reserved, head, kind);
 	if (room == PL_ROOM_NONE)
 		return false;
 	if (room == PL_ROOM_FULL)

@@ -66,8 +66,8 @@ PL_SHORT_STEP(pl_v1_step, pl_v1)
 }
 
 /* One number for the cgroups of version 1 that the tasks of a css_set are in, as cgroup_set() of
- * pipeline/records/events.py. Where version 2 is all there is the list has one element. No lock: the list changes while
- * a hierarchy is mounted or unmounted; a record of that moment can have a number that stands for nothing. */
+ * pipeline/records/cgroup_sets.py. Where version 2 is all there is the list has one element. No lock: the list changes
+ * while a hierarchy is mounted or unmounted; a record of that moment can have a number that stands for nothing. */
 static __always_inline u64 pl_cgroups_v1(struct css_set *css_set)
 {
 	struct list_head *list = &css_set->cgrp_links;

@@ -15,9 +15,9 @@ from libc.string cimport memcmp, memcpy
 import numpy as np
 
 from pipeline.bus.frames._msgpack cimport (
-    PL_MP_ARRAY, PL_MP_BIN, PL_MP_INVALID, PL_MP_MAP, PL_MP_STR, PL_MP_UINT, pl_skip, pl_take, pl_value,
+    PL_MP_ARRAY, PL_MP_BIN, PL_MP_INVALID, PL_MP_MAP, PL_MP_STR, PL_MP_UINT, pl_read_value, pl_skip, pl_value,
 )
-from pipeline.records import events
+from pipeline.records import dtypes
 from pipeline.records._records cimport (
     pl_adds_up,
     PL_FLAG_HEAD_ONLY,
@@ -123,9 +123,9 @@ cdef int _skip(cursor *c, uint64_t values) except -1:
     return _moved(c, end, last.kind)
 
 
-cdef int _take(cursor *c, pl_value *found) except -1:
+cdef int _read_value(cursor *c, pl_value *found) except -1:
     """Read the next value; of a map only the header. An array is skipped: frames have none."""
-    cdef const char *end = pl_take(c.at, c.end, found)
+    cdef const char *end = pl_read_value(c.at, c.end, found)
     _moved(c, end, found.kind)
     if found.kind == PL_MP_ARRAY:
         _skip(c, found.number)
@@ -136,7 +136,7 @@ cdef int _take(cursor *c, pl_value *found) except -1:
 
 cdef int _take_key(cursor *c, pl_value *found) except -1:
     """Read a short string, which must be next."""
-    _take(c, found)
+    _read_value(c, found)
     if found.kind != PL_MP_STR or found.number > MAX_SHORT:
         _bad("a key is not a short string")
     return 0
@@ -202,13 +202,13 @@ cdef class Frame:
 
     @property
     def head(self):
-        """Shape (count,), dtype `events.HEAD`."""
-        return np.frombuffer(self.view(OWNED_HEAD, &self.heads), events.HEAD)
+        """Shape (count,), dtype `dtypes.HEAD`."""
+        return np.frombuffer(self.view(OWNED_HEAD, &self.heads), dtypes.HEAD)
 
     @property
     def task(self):
-        """Shape (count,), dtype `events.TASK`: a view, or a copy if the frame stores only the distinct TASKs."""
-        tasks = np.frombuffer(self.view(OWNED_TASK, &self.tasks), events.TASK)
+        """Shape (count,), dtype `dtypes.TASK`: a view, or a copy if the frame stores only the distinct TASKs."""
+        tasks = np.frombuffer(self.view(OWNED_TASK, &self.tasks), dtypes.TASK)
         if self.task_of.bytes:
             tasks = tasks[np.frombuffer(self.view(OWNED_NONE, &self.task_of), np.uint16)]
             tasks["ns_pid"] = np.frombuffer(self.view(OWNED_NONE, &self.ns_pids), np.uint32)
@@ -217,13 +217,13 @@ cdef class Frame:
 
     @property
     def fork(self):
-        """Bodies of the fork records that have one, in order, dtype `events.FORK`."""
-        return np.frombuffer(self.view(OWNED_FORK, &self.forks), events.FORK)
+        """Bodies of the fork records that have one, in order, dtype `dtypes.FORK`."""
+        return np.frombuffer(self.view(OWNED_FORK, &self.forks), dtypes.FORK)
 
     @property
     def exec(self):
-        """Bodies of the exec records that have one, in order, dtype `events.EXEC`."""
-        return np.frombuffer(self.view(OWNED_EXEC, &self.execs), events.EXEC)
+        """Bodies of the exec records that have one, in order, dtype `dtypes.EXEC`."""
+        return np.frombuffer(self.view(OWNED_EXEC, &self.execs), dtypes.EXEC)
 
     @property
     def digests(self):
@@ -232,8 +232,8 @@ cdef class Frame:
 
     @property
     def exit(self):
-        """Bodies of the exit records that have one, in order, dtype `events.EXIT`."""
-        return np.frombuffer(self.view(OWNED_EXIT, &self.exits), events.EXIT)
+        """Bodies of the exit records that have one, in order, dtype `dtypes.EXIT`."""
+        return np.frombuffer(self.view(OWNED_EXIT, &self.exits), dtypes.EXIT)
 
     @property
     def blob(self):
@@ -388,7 +388,7 @@ cdef Frame _read(cursor *c, object message):
     cdef uint32_t seen = 0, wrong = 0
     cdef uint64_t left
     cdef int key
-    _take(c, &name)
+    _read_value(c, &name)
     if name.kind != PL_MP_MAP:
         _bad("the message is not a map")
     left = name.number
@@ -404,7 +404,7 @@ cdef Frame _read(cursor *c, object message):
             _skip(c, 1)
             continue
         seen |= 1 << key
-        _take(c, &values[key])
+        _read_value(c, &values[key])
         if values[key].kind != _KINDS[key] or (key == KEY_SRC and values[key].number > MAX_SHORT):
             wrong |= 1 << key
         if values[key].kind == PL_MP_MAP:
@@ -500,7 +500,7 @@ cdef dict _counts(cursor *c, uint64_t left):
     while left:
         left -= 1
         _take_key(c, &name)
-        _take(c, &count)
+        _read_value(c, &count)
         if count.kind == PL_MP_MAP:
             _skip(c, 2 * count.number)
         if count.kind == PL_MP_UINT:

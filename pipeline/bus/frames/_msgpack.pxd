@@ -6,7 +6,7 @@ the two.
 Writing: each function returns the new end. The caller makes room first: a number needs at most 9 bytes, a key 1 + its
 length (at most 31), a string 5 + its length.
 
-Reading: `pl_take` reads one value, `pl_skip` skips complete values, `pl_find` finds one in a map. Every length is
+Reading: `pl_read_value` reads one value, `pl_skip` skips complete values, `pl_find` finds one in a map. Every length is
 checked against the remaining bytes before it is used.
 
 Source: the MessagePack specification (formats by first byte).
@@ -190,7 +190,7 @@ cdef extern from *:
         0, 0, 0, 0, 1, 2, 4, 1, 2, 4, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 0, 0, 0, 0, 0, 1, 2, 4, 2, 4, 2, 4,
     };
 
-    static inline const char *pl_take(const char *p, const char *end, pl_value *found)
+    static inline const char *pl_read_value(const char *p, const char *end, pl_value *found)
     {
         unsigned b, width = 0;
         uint16_t two;
@@ -259,7 +259,7 @@ cdef extern from *:
     static const char *pl_skip(const char *p, const char *end, uint64_t values, pl_value *last)
     {
         while (values--) {
-            p = pl_take(p, end, last);
+            p = pl_read_value(p, end, last);
             if (!p)
                 return NULL;
             if (last->kind == PL_MP_ARRAY)
@@ -279,11 +279,11 @@ cdef extern from *:
         uint64_t left, n = strlen(name);
         pl_value found, skipped;
 
-        p = pl_take(p, end, &found);
+        p = pl_read_value(p, end, &found);
         if (!p || found.kind != PL_MP_MAP)
             return NULL;
         for (left = found.number; left; left--) {
-            p = pl_take(p, end, &found);
+            p = pl_read_value(p, end, &found);
             if (!p || found.kind != PL_MP_STR)
                 return NULL;
             *value_end = pl_skip(p, end, 1, &skipped);
@@ -333,7 +333,7 @@ cdef extern from *:
         const char *at  # the data of a str, a bin or an ext
 
     # Read the value at `p`, but not the items of an array or a map. Returns its end; NULL: `kind` says why.
-    const char *pl_take(const char *p, const char *end, pl_value *found) noexcept nogil
+    const char *pl_read_value(const char *p, const char *end, pl_value *found) noexcept nogil
     # Skip complete values, with all that is nested in them. NULL: the kind of `last` says why.
     const char *pl_skip(const char *p, const char *end, uint64_t values, pl_value *last) noexcept nogil
     # The value of a key in the map at `p`, and its end; NULL: there is no such key, or no valid map.

@@ -1,10 +1,10 @@
 """The format of a frame, the message with which a source sends records to the resolver, and its encoder.
 
-`frame` decodes frames; `pipeline.records.events` describes the records. A frame is one msgpack map; `declared` has its
-keys. A message is one or more frames, one after the other. A reader ignores unknown keys, so keys can be added within a
-version.
+`frame` decodes frames; `pipeline.records.declared` describes the records. A frame is one msgpack map, with the keys of
+`pipeline.bus.frames.declared`. A message is one or more frames, one after the other. A reader ignores unknown keys, so
+keys can be added within a version.
 
-The encoder is compiled (`_frame_writer`). This module imports neither numpy nor `pipeline.records.events`, which saves
+The encoder is compiled (`_frame_writer`). This module imports neither numpy nor `pipeline.records.dtypes`, which saves
 9 MB in each shard.
 """
 

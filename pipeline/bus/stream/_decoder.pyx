@@ -31,7 +31,7 @@ from libc.string cimport memcmp, memcpy
 
 from pipeline.bus.frames._msgpack cimport (
     PL_MP_ARRAY, PL_MP_BIN, PL_MP_BOOL, PL_MP_CUT, PL_MP_DOUBLE, PL_MP_FLOAT, PL_MP_INT, PL_MP_MAP, PL_MP_NIL,
-    PL_MP_STR, PL_MP_UINT, pl_take, pl_value,
+    PL_MP_STR, PL_MP_UINT, pl_read_value, pl_value,
 )
 
 import sys
@@ -262,16 +262,16 @@ cdef class Decoder:
 
     cdef dict _event(self):
         cdef pl_value found
-        self._take(&found)
+        self._read_value(&found)
         if found.kind != PL_MP_MAP:
             raise ValueError("an event is not a map")
         return self._map(found.number, 0, NO_PLACE)
 
     # -- values --------------------------------------------------------------------------------------------------------
 
-    cdef inline int _take(self, pl_value *found) except -1:
+    cdef inline int _read_value(self, pl_value *found) except -1:
         """Read a value, but not the items of an array or a map."""
-        cdef const char *end = pl_take(self.p, self.end, found)
+        cdef const char *end = pl_read_value(self.p, self.end, found)
         if end == NULL:
             if found.kind == PL_MP_CUT:
                 raise ValueError("the body is truncated")
@@ -290,7 +290,7 @@ cdef class Decoder:
         cdef uint32_t bits
         cdef double number
         cdef float single
-        self._take(&found)
+        self._read_value(&found)
         if found.kind == PL_MP_UINT:
             return PyLong_FromUnsignedLongLong(found.number)
         if found.kind == PL_MP_STR:
@@ -439,7 +439,7 @@ cdef class Decoder:
         is_kept = shape is not None
         for i in range(n):
             start = self.p
-            self._take(&name)
+            self._read_value(&name)
             if name.kind != PL_MP_STR:
                 raise ValueError("a key is not a string")
             key = sys.intern(self._str(&name))

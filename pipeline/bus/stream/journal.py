@@ -155,8 +155,8 @@ def unpack_messages(data: bytes, count: int) -> list[Recorded] | None:
     return messages
 
 
-class Source:
-    """Where the bytes of a journal come from. `JournalFile` is one."""
+class JournalBytes:
+    """The bytes of a journal. `JournalFile` reads them from a file of this host."""
 
     def read(self, count: int, offset: int) -> bytes:
         """Return `count` bytes of the file; fewer at its end, or if it cannot be read."""
@@ -166,7 +166,7 @@ class Source:
         """Release what is open."""
 
 
-class JournalFile(Source):
+class JournalFile(JournalBytes):
     """The file of an instance on this host.
 
     Raises:
@@ -193,7 +193,7 @@ class JournalReader:
     """Reads a journal from a place in it to its end, while the resolver writes on.
 
     Args:
-        source: the file.
+        data: the bytes of the journal.
 
     Attributes:
         geometry: sizes; None: the file is not a journal, and there is nothing to read.
@@ -202,25 +202,25 @@ class JournalReader:
         kept: topics that the last block read kept, as a mask.
     """
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.geometry = Geometry.parse(source.read(JOURNAL_HEADER_BYTES, 0))
+    def __init__(self, data: JournalBytes) -> None:
+        self._data = data
+        self.geometry = Geometry.parse(data.read(JOURNAL_HEADER_BYTES, 0))
         self.at = 0
         self.is_whole = False
         self.kept = 0
 
     def close(self) -> None:
-        """Close the source."""
-        self._source.close()
+        """Close what the bytes are read from."""
+        self._data.close()
 
     def read_kept(self) -> tuple[int, ...]:
         """Return until when the events of each topic are kept, boot ns."""
-        data = self._source.read(KEPT.size, KEPT_OFFSET)
+        data = self._data.read(KEPT.size, KEPT_OFFSET)
         return KEPT.unpack(data) if len(data) == KEPT.size else (0,) * len(TOPICS)
 
     def read_torn(self) -> bool:
         """Return whether events that belong to `at` could not be appended."""
-        return self._source.read(TORN.size, TORN_OFFSET) == TORN.pack(self.at + 1)
+        return self._data.read(TORN.size, TORN_OFFSET) == TORN.pack(self.at + 1)
 
     # -- places --------------------------------------------------------------------------------------------------------
 
@@ -287,7 +287,7 @@ class JournalReader:
                 return None
             assert self.geometry is not None
             count = block.size - BLOCK_HEADER_BYTES
-            data = self._source.read(count, self._offset(block.at + BLOCK_HEADER_BYTES))
+            data = self._data.read(count, self._offset(block.at + BLOCK_HEADER_BYTES))
             if len(data) == count and crc32(data) == block.body_crc:
                 messages = unpack_messages(data, block.messages)
                 if messages is not None:
@@ -348,7 +348,7 @@ class JournalReader:
         """Return the header of the block at a place in the ring, if it is possible there."""
         geometry = self.geometry
         assert geometry is not None
-        block = Block.parse(self._source.read(BLOCK_HEADER_BYTES, JOURNAL_HEADER_BYTES + place))
+        block = Block.parse(self._data.read(BLOCK_HEADER_BYTES, JOURNAL_HEADER_BYTES + place))
         if block is None or block.at % geometry.ring_bytes != place or block.at >= 1 << 62:
             return None
         return block if place % geometry.segment_bytes + block.size <= geometry.segment_bytes else None

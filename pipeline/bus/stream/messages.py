@@ -55,7 +55,7 @@ WELCOME_WORD_MAX_BYTES = 32
 #: Larger than any message of this version: a body ends after 64 KiB plus at most one event of a few hundred KiB.
 MESSAGE_MAX_BYTES = 16 << 20
 
-#: An event as the codec handles it; `pipeline.bus.stream.event.Event` is its type for subscribers.
+#: An event as the codec handles it; `pipeline.bus.stream.event_dict.Event` is its type for subscribers.
 Fields = dict[str, Any]
 
 _U64 = (1 << 64) - 1

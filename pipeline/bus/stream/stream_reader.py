@@ -37,7 +37,7 @@ from pipeline.errors import AccessError, ClosedError, FrameError, NotRunningErro
 if TYPE_CHECKING:
     import asyncio
 
-    from pipeline.bus.stream.event import Event
+    from pipeline.bus.stream.event_dict import Event
     from pipeline.bus.stream.journal import Block, JournalReader, Recorded
     from pipeline.bus.stream.narrowing import Filter
 

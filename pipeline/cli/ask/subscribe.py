@@ -27,7 +27,7 @@ from pipeline.screen.terminal import Screen
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from pipeline.bus.stream.event import Event
+    from pipeline.bus.stream.event_dict import Event
     from pipeline.bus.stream.position import StreamPosition
     from pipeline.select.selection import Selection
 

@@ -14,7 +14,7 @@ from pipeline.cli import common
 if TYPE_CHECKING:
     from pipeline.fleet.catalogue import Host
     from pipeline.fleet.losses import Loss
-    from pipeline.fleet.session import Session
+    from pipeline.fleet.open_store import OpenStore
     from pipeline.screen.lines import Line
 
 STORE = Path("/var/lib/procline-fleet/store")
@@ -103,7 +103,7 @@ def ingest(
     It runs until SIGTERM or Ctrl-C, and then stores what it has. After a kill it continues where it was. One process at
     a time can write to a store; readers do not disturb it. At the end it prints what it has done, with --json as JSON.
     """
-    from pipeline.fleet.session import require
+    from pipeline.fleet.open_store import require
 
     require()
     from pipeline.host.credentials import credential
@@ -111,7 +111,7 @@ def ingest(
 
     credentials = credentials or credential(f"{_CREDENTIAL}.creds")
     ca = ca or credential(f"{_CREDENTIAL}.ca")
-    from pipeline.fleet.ingest import Ingester, Source, run
+    from pipeline.fleet.ingest import Ingester, NatsStream, run
     from pipeline.fleet.store import Store
     from pipeline.screen.progress import Progress
 
@@ -135,8 +135,8 @@ def ingest(
             progress.clear()
             click.echo(f"procline: {line}", err=True)
 
-        source = Source(url, stream, credentials, ca)
-        ingester = Ingester(opened, source, commit_s=commit_s, once=once, report=report, tick=tick)
+        nats_stream = NatsStream(url, stream, credentials, ca)
+        ingester = Ingester(opened, nats_stream, commit_s=commit_s, once=once, report=report, tick=tick)
         begin = time.monotonic()
         notify("READY=1", "STATUS=connecting")  # it waits for the server, and needs none to start
         run(ingester)
@@ -205,12 +205,12 @@ def query(
 
     Exits with 1 if the answer has no rows, and says so.
     """
-    from pipeline.fleet.session import require
+    from pipeline.fleet.open_store import require
 
     require()
+    from pipeline.fleet.named_queries import QUERIES, ask
+    from pipeline.fleet.open_store import OpenStore
     from pipeline.fleet.output import write
-    from pipeline.fleet.questions import QUESTIONS, ask
-    from pipeline.fleet.session import Session
     from pipeline.screen.progress import Progress
 
     for word in (question or "", *arguments):
@@ -221,42 +221,42 @@ def query(
             raise click.UsageError("--show needs the NAME of a question.")
         return _list_questions()
     if show:
-        if question not in QUESTIONS:
+        if question not in QUERIES:
             raise click.UsageError(f"there is no question {question!r}{_known(question)}")
-        click.echo(QUESTIONS[question].sql.strip())
+        click.echo(QUERIES[question].sql.strip())
         return 0
-    if question not in QUESTIONS and (arguments or not any(mark.isspace() for mark in question.strip())):
+    if question not in QUERIES and (arguments or not any(mark.isspace() for mark in question.strip())):
         raise click.UsageError(f"{question!r} is neither SQL nor a question{_known(question)}")
-    with Session(store, memory_bytes=memory_mib << 20, limit_s=limit_s) as session:
+    with OpenStore(store, memory_bytes=memory_mib << 20, limit_s=limit_s) as opened:
         with Progress("asking the store", ticks=True):
-            rows = ask(session, question, arguments) if question in QUESTIONS else session.query(question)
+            rows = ask(opened, question, arguments) if question in QUERIES else opened.query(question)
         if write(rows, form, limit=limit):
             return 0
-        click.echo(f"procline: {_why_empty(session, question, arguments)}", err=True)
+        click.echo(f"procline: {_why_empty(opened, question, arguments)}", err=True)
         return 1
 
 
-def _why_empty(session: Session, question: str, arguments: tuple[str, ...]) -> str:
+def _why_empty(opened: OpenStore, question: str, arguments: tuple[str, ...]) -> str:
     """Say why an answer has no rows: an unknown host is named."""
     from pipeline.export.text import printable
-    from pipeline.fleet.questions import QUESTIONS, parsed
+    from pipeline.fleet.named_queries import QUERIES, parsed
 
-    host = parsed(question, arguments).get("host") if question in QUESTIONS else None
-    if host and not list(session.ask("SELECT 1 FROM hosts WHERE host = $host", {"host": host})):
+    host = parsed(question, arguments).get("host") if question in QUERIES else None
+    if host and not list(opened.ask("SELECT 1 FROM hosts WHERE host = $host", {"host": host})):
         return f"the store has no host {printable(host)}; `procline fleet hosts` lists them"
     return "the answer has no rows"
 
 
 def _known(question: str) -> str:
     """Return the end of a message about a question that does not exist."""
-    from pipeline.fleet.questions import QUESTIONS
+    from pipeline.fleet.named_queries import QUERIES
 
-    return common.guess(question, QUESTIONS) or "; `procline fleet query` lists them"
+    return common.guess(question, QUERIES) or "; `procline fleet query` lists them"
 
 
 def _list_questions() -> int:
-    from pipeline.fleet.questions import listing
-    from pipeline.fleet.session import VIEWS
+    from pipeline.fleet.named_queries import listing
+    from pipeline.fleet.open_store import VIEWS
     from pipeline.screen.lines import Line
     from pipeline.screen.styles import Style
     from pipeline.screen.tables import Column, table
@@ -291,8 +291,8 @@ def hosts(store: Path, form: str) -> int:
     """
     from pipeline.fleet.catalogue import Catalogue
     from pipeline.fleet.losses import BEGIN, all_losses
+    from pipeline.fleet.open_store import QueryResult
     from pipeline.fleet.output import write
-    from pipeline.fleet.session import Rows
     from pipeline.screen.progress import Progress
 
     catalogue = Catalogue.open(store)
@@ -311,7 +311,7 @@ def hosts(store: Path, form: str) -> int:
         names = ["host", "name", "last_event_ns", "lag_ns", "events", "lost", "uncounted", "gaps", "refused", "doubles",
                  "version", "boot", "stored_ns"]  # fmt: skip
         rows = [_facts(host, by_host.get(host.host, [])) for host in known]
-        write(Rows(names, iter([[tuple(row[name] for name in names) for row in rows]])), form, limit=len(rows))
+        write(QueryResult(names, iter([[tuple(row[name] for name in names) for row in rows]])), form, limit=len(rows))
     if not known:
         click.echo("procline: the store has no host yet", err=True)
     return 0 if known else 1

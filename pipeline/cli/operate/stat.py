@@ -19,7 +19,7 @@ from pipeline.screen.styles import Style
 from pipeline.screen.tables import Column, table
 from pipeline.screen.terminal import Screen
 from pipeline.screen.times import duration
-from pipeline.shm.reader import control
+from pipeline.shm.reader import control_fields
 
 if TYPE_CHECKING:
     from pipeline.shm.reader.statistics import Stats
@@ -80,7 +80,7 @@ def command(seconds: float | None, is_verbose: bool, name: str, as_json: bool) -
             period_s = max(0.001, (time.time_ns() - running.since_ns) / 1e9)
     screen = Screen()
     screen.wrap(_summary(stats, before, period_s), INDENT)
-    step_s = round((control.clock_step_ns(name) or 0) / 1e9)
+    step_s = round((control_fields.clock_step_ns(name) or 0) / 1e9)
     if step_s:
         how_far = f"{'forward' if step_s > 0 else 'back'} by {duration(abs(step_s) * 10**9)}"
         text = f"set {how_far} since the start; times are shown as before until a restart"

@@ -1,7 +1,7 @@
 """Publish context events: `proc.context` with the current fields of the process, and the event's own fields.
 
 They are rare, so an event is built in Python: from the map that the encoder makes of a row, decoded and completed. What
-an event does to the tables is in `context_events`.
+an event does to the tables is in `context_loop`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.bus.stream.messages import TOPICS, Decoder, Fields, unpack_events
 from pipeline.errors import FrameError
 from pipeline.host import boot
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.entries.model import NoProcessContextError, ProcessBrokenLineageError, Source
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 
 if TYPE_CHECKING:
-    from pipeline.resolver.agents.context_events import Dispatched
+    from pipeline.resolver.agents.context_loop import Dispatched
     from pipeline.resolver.apply._followups import FollowUps
     from pipeline.shm.writer._writer import TableWriter
 
@@ -55,7 +55,7 @@ class ContextStream:
         for entry in event.related:
             # The applier has published those that came from the kernel's maps.
             if entry.source == Source.PROCFS_FALLBACK and not entry.is_free:
-                topic, kind = (_EXEC, events.KIND_EXEC) if entry.is_exec else (_FORK, events.KIND_FORK)
+                topic, kind = (_EXEC, declared.KIND_EXEC) if entry.is_exec else (_FORK, declared.KIND_FORK)
                 self._followups.add(topic, kind, row_of(entry), event.time_boot_ns)
                 self._encoder.add(self._tables, topic, kind, row_of(entry), event.time_boot_ns)
         fields: Fields = {}
@@ -71,7 +71,7 @@ class ContextStream:
             }  # fmt: skip
         else:
             self._scratch.names = self._encoder.names
-            self._scratch.add(self._tables, _CONTEXT, events.KIND_COMM, row_of(entry), event.time_boot_ns)
+            self._scratch.add(self._tables, _CONTEXT, declared.KIND_COMM, row_of(entry), event.time_boot_ns)
             (message,) = self._scratch.take()
             (fields,) = unpack_events(self._decoder, bytes(message.body), 1)
         for name in ("seq", "order"):

@@ -18,7 +18,7 @@ from pipeline.bus import context_events
 from pipeline.bus.context_events import ContextEvent
 
 if TYPE_CHECKING:
-    from pipeline.resolver.agents.context_events import ContextLoop
+    from pipeline.resolver.agents.context_loop import ContextLoop
     from pipeline.shm.writer._writer import TableWriter
 
 #: Calls that are read from the queue in one turn of the duty cycle.

@@ -33,10 +33,10 @@ from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import ProcReader
 from pipeline.resolver.api.completion import Completer
 from pipeline.resolver.api.fields import FieldFiller, new_entry
+from pipeline.resolver.api.finder import CACHE, PROCFS_DEPTH, Finder, FindResult, is_process
 from pipeline.resolver.api.flushing import Flusher
 from pipeline.resolver.api.insertion import Inserter
 from pipeline.resolver.api.lifecycle import Lifecycle
-from pipeline.resolver.api.lookup import CACHE, PROCFS_DEPTH, Finder, LookUp, is_process
 from pipeline.resolver.api.map_entries import MapEntries
 from pipeline.resolver.api.proc_access import ProcAccess
 from pipeline.resolver.api.proc_entries import ProcEntries
@@ -262,7 +262,7 @@ class EBPFResolver:
         if pid == 0:
             return None
         with self.lock:
-            return self._finder.look_up(pid, tid, inode, use_procfs, new_entry_cb).entry
+            return self._finder.find_or_insert(pid, tid, inode, use_procfs, new_entry_cb).entry
 
     def find_cached(self, pid: int) -> ProcessCacheEntry | None:
         """Return the current owner of the pid, if it is cached. Counts a hit, and no miss."""
@@ -272,7 +272,7 @@ class EBPFResolver:
                 self.stats.add("hits", CACHE)
             return entry
 
-    def find(self, pid: int, use_procfs: bool = True) -> LookUp:
+    def find(self, pid: int, use_procfs: bool = True) -> FindResult:
         """Find the current owner of a pid: `resolve` without an event, so that only a live process is meant.
 
         Returns:
@@ -280,9 +280,9 @@ class EBPFResolver:
             absent, and counts as nothing.
         """
         if pid == 0:
-            return LookUp(None, ABSENT)
+            return FindResult(None, ABSENT)
         with self.lock:
-            return self._finder.look_up(pid, 0, 0, use_procfs, None, must_live=True)
+            return self._finder.find_or_insert(pid, 0, 0, use_procfs, None, must_live=True)
 
     def find_at(self, pid: int, time_boot_ns: int, inode: int = 0, start_boot_ns: int = 0) -> ProcessCacheEntry | None:
         """Return the process that had the pid at a time, even if it has ended since. Counts a hit, and no miss.

@@ -135,13 +135,13 @@ class FieldFiller:
             return credentials
         view = entry.mnt_ns if not entry.container.is_null else 0
         names: dict[str, str] = {}
-        for name, look_up, number in (
+        for name, resolve, number in (
             ("user", self._users.user, credentials.uid), ("euser", self._users.user, credentials.euid),
             ("fsuser", self._users.user, credentials.fsuid), ("group", self._users.group, credentials.gid),
             ("egroup", self._users.group, credentials.egid), ("fsgroup", self._users.group, credentials.fsgid),
         ):  # fmt: skip
             try:
-                names[name] = look_up(number, entry.pid, view)
+                names[name] = resolve(number, entry.pid, view)
             except (LookupError, OSError):
                 names[name] = ""
         return replace(credentials, **names)  # type: ignore[arg-type]  # all of these fields are texts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import args_views, entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -54,7 +54,7 @@ class KeyedRecorder:
     def fork(self, key: CacheResolverKey, ppid: int, time_ns: int) -> ProcessCacheEntry:
         """Record a fork below the process that had the ppid then; returns the entry."""
         named = self.named_parent(key, ppid, time_ns)
-        head = entry_records.head(events.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *named)
+        head = entry_records.head(declared.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *named)
         row = self._apply(key, head, body=entry_records.fork(ProcessCacheEntry(), *named))
         return self._book.entry(self._applier.py_root(row))
 
@@ -74,10 +74,10 @@ class KeyedRecorder:
         body, strings = entry_records.image(entry, *kept)
         container = fsencode(entry.container.container_id)
         head = entry_records.head(
-            events.KIND_EXEC, key.pid, key.pid, time_ns, start_ns, *parent, len(strings) + len(container)
+            declared.KIND_EXEC, key.pid, key.pid, time_ns, start_ns, *parent, len(strings) + len(container)
         )
-        head["flags"] = events.FLAG_CONTAINER if container else 0
-        task = np.zeros(1, events.TASK)
+        head["flags"] = declared.FLAG_CONTAINER if container else 0
+        task = np.zeros(1, dtypes.TASK)
         task["comm"], task["tty"] = fsencode(entry.comm)[:COMM_CHARS], fsencode(entry.tty_name)[:15]
         task_record = TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
         row = self._apply(key, head, task_record, body, strings + container, entry.source)
@@ -85,13 +85,13 @@ class KeyedRecorder:
 
     def exit(self, key: CacheResolverKey, start_ns: int, time_ns: int) -> None:
         """Record the end of a process."""
-        head = entry_records.head(events.KIND_EXIT, key.pid, key.pid, time_ns, start_ns)
-        head["flags"] = events.FLAG_HEAD_ONLY  # a tracer does not report the exit code, so the record has no body
+        head = entry_records.head(declared.KIND_EXIT, key.pid, key.pid, time_ns, start_ns)
+        head["flags"] = declared.FLAG_HEAD_ONLY  # a tracer does not report the exit code, so the record has no body
         self._apply(key, head)
 
     def credentials(self, key: CacheResolverKey, start_ns: int, time_ns: int, task_record: TaskRecord) -> None:
         """Record a change of credentials."""
-        self._apply(key, entry_records.head(events.KIND_CRED, key.pid, key.pid, time_ns, start_ns), task_record)
+        self._apply(key, entry_records.head(declared.KIND_CRED, key.pid, key.pid, time_ns, start_ns), task_record)
 
     def _apply(
         self, key: CacheResolverKey, head: Column, task_record: TaskRecord | None = None,
@@ -102,12 +102,12 @@ class KeyedRecorder:
         Raises:
             ResolverError: there is no room for the process.
         """
-        task, known = task_record or TaskRecord(np.zeros(1, events.TASK), 0)
+        task, known = task_record or TaskRecord(np.zeros(1, dtypes.TASK), 0)
         task["pid_ns"] = key.nsid
-        fork = body if int(head["kind"][0]) == events.KIND_FORK else None
+        fork = body if int(head["kind"][0]) == declared.KIND_FORK else None
         if not self._frames.record(head, task, fork):
             raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: no slot is free. Increase tables.key_capacity")
-        is_whole = not int(head["flags"][0]) & events.FLAG_HEAD_ONLY
+        is_whole = not int(head["flags"][0]) & declared.FLAG_HEAD_ONLY
         row = self._applier.apply_records(
             head, task if is_whole else None, body, strings, known=known | layout.KNOWN_NS, source=int(source)
         )

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.api.completion import Completer
 from pipeline.resolver.api.fields import FieldFiller
+from pipeline.resolver.api.finder import CACHE, Finder
 from pipeline.resolver.api.insertion import Inserter
-from pipeline.resolver.api.lookup import CACHE, Finder
 from pipeline.resolver.api.reparenting import Reparenter
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.api.stats import DO_EXIT
@@ -120,7 +120,7 @@ class Lifecycle:
             state.stats.add("hits", CACHE)
             return entry
         if not start or state.book.head(context.pid) is None:
-            entry = self._finder.look_up(context.pid, context.tid, context.exec_inode, False, new_entry_cb).entry
+            entry = self._finder.find_or_insert(context.pid, context.tid, context.exec_inode, False, new_entry_cb).entry
         elif state.phase == SNAPSHOTTED:
             state.stats.add("miss")  # the cache has another process of this pid
         if entry is not None and state.is_same_process(entry, start):
@@ -134,10 +134,10 @@ class Lifecycle:
         context = event.pid_context
         self._state.applier.apply_records(
             entry_records.head(
-                events.KIND_EXIT, context.pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
+                declared.KIND_EXIT, context.pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
                 start_boot_ns, context.ppid, context.parent_start_boot_ns,
             ),
-            np.zeros(1, events.TASK), entry_records.exit_body(event), known=0,
+            np.zeros(1, dtypes.TASK), entry_records.exit_body(event), known=0,
         )  # fmt: skip
 
 

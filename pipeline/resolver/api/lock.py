@@ -1,6 +1,6 @@
 """The resolver's lock: reentrant, and its holder can release it while ``/proc`` is read.
 
-The lock does not decide what must be checked afterwards: see `ResolverState.link` and `ResolverState.place`.
+The lock does not decide what must be checked afterwards: see `ResolverState.link` and `ResolverState.tree_position`.
 """
 
 from __future__ import annotations

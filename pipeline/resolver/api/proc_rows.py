@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.host.boot import is_same_start, ticks_of
 from pipeline.procfs.info import proc_knows
 from pipeline.procfs.survey import LiveProcess, Survey
-from pipeline.records.events import FLAG_PARTIAL
+from pipeline.records.declared import FLAG_PARTIAL
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.kernel_maps import KernelMaps
 from pipeline.shm.layout import layout

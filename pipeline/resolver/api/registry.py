@@ -62,12 +62,12 @@ class Registry:
 
     def _read_parent(self, entry: ProcessCacheEntry) -> bool:
         """Read an unknown parent from ``/proc`` (3.3.7 step 5); returns whether the pid still has the same owner."""
-        state, place = self._state, self._state.place(entry)
+        state, before = self._state, self._state.tree_position(entry)
         ppid = self._proc.read_ppid(entry.pid)
-        now = state.place(entry)
-        if now is None or place is None or now.is_owner != place.is_owner:
+        now = state.tree_position(entry)
+        if now is None or before is None or now.is_owner != before.is_owner:
             return False
-        if ppid and now == place:
+        if ppid and now == before:
             parent = state.book.head(ppid)
             if parent is not None and entry.reparent(parent):
                 state.stats.add("reparent_success", SET_PROCESS_CONTEXT)

@@ -8,7 +8,7 @@ current ppid in each event, the fallback is ``/proc``. Fetching an unknown paren
 from __future__ import annotations
 
 from pipeline.host.rate_limiter import RateLimiter
-from pipeline.resolver.api.lookup import PROCFS_DEPTH, Finder
+from pipeline.resolver.api.finder import PROCFS_DEPTH, Finder
 from pipeline.resolver.api.proc_access import ProcAccess
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.api.stats import CALLPATHS, KERNEL_PPID
@@ -84,11 +84,11 @@ class Reparenter:
         parent = state.book.head(ppid)
         if parent is None:
             if self._limiter.allow(ppid):
-                place = state.place(entry)
+                before = state.tree_position(entry)
                 parent = self._finder.from_procfs(ppid, 0, PROCFS_DEPTH, new_entry_cb)
                 state.stats.add("reparent_procfs_ok" if parent is not None else "reparent_procfs_fail")
-                now = state.place(entry)
-                if now is None or (now != place and not (parent is not None and _is_below(entry, parent))):
+                now = state.tree_position(entry)
+                if now is None or (now != before and not (parent is not None and _is_below(entry, parent))):
                     return False  # it has another parent by now, or its pid another owner
             else:
                 state.stats.add("limiter_drop")
@@ -115,12 +115,12 @@ class Reparenter:
             if head is not None and head not in children and head.root is below.root:
                 children.append(head)
         exited = entry.pid
-        asked = [(child, child.pid, self._state.place(child)) for child in children if child.pid != exited]
+        asked = [(child, child.pid, self._state.tree_position(child)) for child in children if child.pid != exited]
         if not asked:
             return
         ppids = self._proc.read_ppids(pid for _, pid, _ in asked)
-        for (child, _, place), ppid in zip(asked, ppids, strict=True):
-            if ppid is None or place is None or self._state.place(child) != place:
+        for (child, _, before), ppid in zip(asked, ppids, strict=True):
+            if ppid is None or before is None or self._state.tree_position(child) != before:
                 continue
             if ppid in (0, exited):
                 # The kernel has not moved it yet.
@@ -133,10 +133,10 @@ class Reparenter:
     def _find_missing_ancestor(
         self, entry: ProcessCacheEntry, callpath: str, new_entry_cb: NewEntryCallback | None
     ) -> bool:
-        ppid, place = entry.ppid, self._state.place(entry)
-        if not ppid and place is not None and place.is_owner:
+        ppid, before = entry.ppid, self._state.tree_position(entry)
+        if not ppid and before is not None and before.is_owner:
             ppid = self._proc.read_ppid(entry.pid) or 0
-            if self._state.place(entry) != place:
+            if self._state.tree_position(entry) != before:
                 return False
         if ppid <= 0:
             self._state.stats.add("reparent_failed", callpath)

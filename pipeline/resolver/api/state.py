@@ -23,7 +23,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 
-class Place(NamedTuple):
+class TreePosition(NamedTuple):
     """The position of an entry in the tree."""
 
     is_owner: bool  #: its process has its pid now
@@ -34,8 +34,8 @@ class Place(NamedTuple):
 class ResolverState:
     """Shared by all parts of one resolver. Parts use it under `lock`.
 
-    A part that reads ``/proc`` releases the lock meanwhile (specification 9.3.13). It compares `link` or `place` from
-    before and after, and drops an answer that no longer fits.
+    A part that reads ``/proc`` releases the lock meanwhile (specification 9.3.13). It compares `link` or
+    `tree_position` from before and after, and drops an answer that no longer fits.
 
     Attributes:
         tables, applier: of the instance; this process is their writer.
@@ -92,12 +92,12 @@ class ResolverState:
         row = self.tables.py_head(pid)
         return self.tables.py_link(row) if row else 0
 
-    def place(self, entry: ProcessCacheEntry) -> Place | None:
+    def tree_position(self, entry: ProcessCacheEntry) -> TreePosition | None:
         """Return the position of an entry; None if its row has been evicted."""
         try:
             row = self.tables.py_head(entry.pid)
             is_owner = bool(row) and int(self.tables.hot_view()[row]["start_boot_ns"]) == entry.start_boot_ns
-            return Place(is_owner or entry.is_free, entry.ppid, entry.root.ancestor)
+            return TreePosition(is_owner or entry.is_free, entry.ppid, entry.root.ancestor)
         except TooOldError:
             return None
 

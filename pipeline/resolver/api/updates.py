@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.entries import entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -69,7 +69,7 @@ class Updater:
         task_record = entry_records.credentials_task(entry, wanted, group)
         self._state.applier.apply_records(
             entry_records.head(
-                events.KIND_CRED, pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
+                declared.KIND_CRED, pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
                 entry.start_boot_ns, context.ppid, context.parent_start_boot_ns,
             ),
             task_record.task, known=task_record.known,
@@ -133,7 +133,7 @@ class Updater:
                 task_record = entry_records.cgroup_task(inode)
                 now = self._state.now_boot_ns()
                 self._state.applier.apply_records(
-                    entry_records.head(events.KIND_CGROUP, entry.pid, entry.tid, now, entry.start_boot_ns),
+                    entry_records.head(declared.KIND_CGROUP, entry.pid, entry.tid, now, entry.start_boot_ns),
                     task_record.task, known=task_record.known,
                 )  # fmt: skip
         if not container.is_null:

@@ -83,7 +83,7 @@ cdef class Applier(Events):
 
         Args:
             head, task, body: buffers of one HEAD, one TASK and the body of the kind (FORK, EXEC or EXIT) of
-                pipeline.records.events; None: the record has none.
+                pipeline.records.dtypes; None: the record has none.
             strings: path, name, args and envs of an exec, one after the other.
             known: KNOWN_* groups of `task` that hold a value; by default what the head's flags say.
             source: SOURCE_* of the images that the record makes, if it is not from the kernel's ring.

@@ -8,7 +8,7 @@ from pipeline.shm.writer._writer cimport TableWriter
 
 
 cdef struct cgroup_name:
-    uint64_t cgroup_id  # 0: free; the top bit says that it is a set (pipeline.records.events.cgroup_set)
+    uint64_t cgroup_id  # 0: free; the top bit says that it is a set (pipeline.records.cgroup_sets)
     uint32_t path_ref
     uint32_t container_ref
 

@@ -1,7 +1,7 @@
 """Path and container of each cgroup id, so that apply can write them into a row at once.
 
 An event carries ids, not paths: the id of the process's version 2 cgroup, and one id for all of its version 1 cgroups
-(a set, `pipeline.records.events.cgroup_set`). Names come from records of moves and of new cgroups (`learn`, which calls
+(a set, `pipeline.records.cgroup_sets`). Names come from records of moves and of new cgroups (`learn`, which calls
 `on_record`). An id without a name is noted (`take_wanted`); cgroups.py finds its path, and `name` writes it into every
 row of that cgroup and keeps it for later rows.
 

@@ -48,7 +48,7 @@ from pipeline.shm.layout._layout cimport (
     PL_TOPIC_CONTEXT, PL_TOPIC_CRED, PL_TOPIC_EXIT, PL_TOPIC_FORK, PL_TOPIC_REPARENT, pl_cold, pl_hot, pl_prefetch,
     pl_prefetch_write,
 )
-from pipeline.shm.writer._writer cimport MARK_TTY_GIVEN
+from pipeline.shm.writer._writer cimport STATUS_TTY_GIVEN
 
 
 cdef enum:
@@ -277,11 +277,11 @@ cdef inline void inherit_cgroup(
 
 cdef inline void inherit_tty(Events self, uint32_t row, uint32_t image, const parsed_record *record) noexcept nogil:
     """Copy a terminal that was found by descriptors, which a fork copies, unless the record names one."""
-    if self.tables.rows[image].marks & MARK_TTY_GIVEN and not (
+    if self.tables.rows[image].status & STATUS_TTY_GIVEN and not (
         record.groups & PL_KNOWN_TTY and record.task.tty[0]
     ):
         memcpy(self.cold[row].tty, self.cold[image].tty, 16)
-        self.mark_tty(row, True)
+        self.note_tty(row, True)
 
 
 cdef class Events(Execs):

@@ -428,7 +428,7 @@ cdef class Execs(Lineage):
         self.tables.begin(row)
         if is_news:
             # Facts that are not compared may have changed: names, path, terminal, cgroup, cookie and descriptors.
-            self.mark_tty(row, False)
+            self.note_tty(row, False)
             self.put_task(row, record, record.groups)
             self.put_image(row, record, False)
             self.cold[row].tid = head.tid
@@ -504,7 +504,7 @@ cdef class Execs(Lineage):
             self.want(head.tgid, head.start_boot_ns)
         else:
             # The process may have other descriptors now: its terminal is read again.
-            self.mark_tty(row, False)
+            self.note_tty(row, False)
             self.put_task(row, record, groups)
             self.put_image(row, record, True)
             cold.exec_inode = body.prev_inode

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
 from pipeline.bus.frames._msgpack cimport (
-    PL_MP_MAP, PL_MP_STR, pl_field, pl_int, pl_key, pl_map, pl_nil, pl_skip, pl_take, pl_uint, pl_value,
+    PL_MP_MAP, PL_MP_STR, pl_field, pl_int, pl_key, pl_map, pl_nil, pl_read_value, pl_skip, pl_uint, pl_value,
 )
 from pipeline.records._records cimport pl_sender_any
 from pipeline.shm.writer._arena cimport PL_ARENA_MAX_LENGTH, Arena
@@ -45,7 +45,7 @@ cdef void read_extra(const char *extra, uint32_t n, extra_map *whole) noexcept n
     """Find the keys of an `extra` that are inherited, with their values; they come first (entry_extra.py)."""
     cdef pl_value value
     cdef const char *end = extra + n
-    cdef const char *at = pl_take(extra, end, &value)
+    cdef const char *at = pl_read_value(extra, end, &value)
     cdef const char *begin
     cdef uint32_t key
     whole.keys = whole.found = 0
@@ -55,7 +55,7 @@ cdef void read_extra(const char *extra, uint32_t n, extra_map *whole) noexcept n
     whole.keys = <uint32_t>value.number
     while whole.found < min(whole.keys, <uint32_t>EXTRA_PARTS):
         begin = at
-        at = pl_take(at, end, &value)
+        at = pl_read_value(at, end, &value)
         key = key_of(&value) if at != NULL and value.kind == PL_MP_STR else 0
         at = pl_skip(at, end, 1, &value) if key else NULL
         if at == NULL:

@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy, memset
 from pipeline.shm.layout._layout cimport (
     PL_C_SESSIONS_REFUSED, PL_C_SESSIONS_UNREAD, PL_KNOWN_CREDS, PL_ROW_FOREIGN, pl_cold, pl_hot, pl_prefetch,
 )
-from pipeline.shm.writer._writer cimport MARK_TTY_GIVEN, TableWriter
+from pipeline.shm.writer._writer cimport STATUS_TTY_GIVEN, TableWriter
 
 
 cdef class FollowUps:
@@ -143,7 +143,7 @@ cdef class FollowUps:
         cdef noted_leader *noted
         if (
             cold.sid != hot.tgid or hot.flags & PL_ROW_FOREIGN or self.leaders_count == NOTED_LEADERS
-            or (has_ended and cold.tty[0] == 0) or self.tables.rows[row].marks & MARK_TTY_GIVEN
+            or (has_ended and cold.tty[0] == 0) or self.tables.rows[row].status & STATUS_TTY_GIVEN
         ):
             return
         noted = &self.leaders[self.leaders_count]

@@ -30,7 +30,7 @@ from pipeline.shm.layout._layout cimport (
     pl_cold, pl_file, pl_hot,
 )
 from pipeline.shm.writer._arena cimport Arena
-from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN
+from pipeline.shm.writer._writer cimport STATUS_DIGEST, STATUS_TTY_GIVEN
 
 
 cdef enum:
@@ -170,7 +170,7 @@ cdef class Images(Rows):
         if groups & PL_KNOWN_COMM:
             memcpy(hot.comm, task.comm, sizeof(hot.comm))
         if groups & PL_KNOWN_TTY and not self.keeps_tty(row, task):
-            self.mark_tty(row, False)
+            self.note_tty(row, False)
             memcpy(cold.tty, task.tty, sizeof(cold.tty))
         if groups & STATES_KNOWN:
             hot.flags = put_states(hot.flags, task, groups)
@@ -194,7 +194,7 @@ cdef class Images(Rows):
 
     cdef inline bint keeps_tty(self, uint32_t row, const pl_task_any *task) noexcept nogil:
         """Whether the row keeps its terminal: it was read from descriptor 0, and the record names none."""
-        return task.tty[0] == 0 and self.tables.rows[row].marks & MARK_TTY_GIVEN
+        return task.tty[0] == 0 and self.tables.rows[row].status & STATUS_TTY_GIVEN
 
     cdef bint differs(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil:
         """Whether `put_task` would change anything that a reader can see."""
@@ -246,10 +246,10 @@ cdef class Images(Rows):
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil:
         """Return a new row that is a copy of `source`; 0: the table is full."""
         cdef uint32_t row = self.tables.copy_row(source)
-        if row and self.tables.rows[source].marks & MARK_DIGEST:
+        if row and self.tables.rows[source].status & STATUS_DIGEST:
             self.keep_digest(row, self.tables.digests[source])
-        if row and self.tables.rows[source].marks & MARK_TTY_GIVEN:
-            self.mark_tty(row, True)
+        if row and self.tables.rows[source].status & STATUS_TTY_GIVEN:
+            self.note_tty(row, True)
         return row
 
     cdef void copy_image(self, uint32_t row, uint32_t source) noexcept nogil:
@@ -274,7 +274,7 @@ cdef class Images(Rows):
         self.tables.set_args_ref(row, from_hot.args_ref)
         self.tables.envs.hold(from_cold.envs_ref)
         self.tables.set_envs_ref(row, from_cold.envs_ref)
-        if self.tables.rows[source].marks & MARK_DIGEST:
+        if self.tables.rows[source].status & STATUS_DIGEST:
             self.keep_digest(row, self.tables.digests[source])
 
     cdef bint same_image(self, uint32_t row, uint32_t other) noexcept nogil:
@@ -311,7 +311,7 @@ cdef class Images(Rows):
                 or file.mode != other_file.mode
             ):
                 return False
-        if self.tables.rows[row].marks & self.tables.rows[other].marks & MARK_DIGEST:
+        if self.tables.rows[row].status & self.tables.rows[other].status & STATUS_DIGEST:
             return self.tables.digests[row] == self.tables.digests[other]
         return (
             a.args_ref == b.args_ref
@@ -339,7 +339,7 @@ cdef class Images(Rows):
         cdef uint32_t n = 0
         if body.inode == 0 or hot.inode != body.inode or record.digest == 0:
             return False
-        if self.tables.rows[row].marks & MARK_DIGEST:
+        if self.tables.rows[row].status & STATUS_DIGEST:
             if self.tables.digests[row] != record.digest:
                 return False
         else:

@@ -11,7 +11,7 @@ from pipeline.resolver.apply._cgroups cimport CgroupNames
 from pipeline.resolver.apply._followups cimport FollowUps
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.shm.layout._layout cimport PL_ROW_START_TICKS, pl_cold, pl_hot
-from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN, TableWriter, row_state
+from pipeline.shm.writer._writer cimport STATUS_DIGEST, STATUS_TTY_GIVEN, TableWriter, row_state
 
 
 cdef enum:
@@ -150,19 +150,19 @@ cdef class Rows:
     @cython.final
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil
     # Note whether the terminal was read from descriptor 0 (terminals.py) instead of being named by the kernel.
-    cdef inline void mark_tty(self, uint32_t row, bint is_given) noexcept nogil:
+    cdef inline void note_tty(self, uint32_t row, bint is_given) noexcept nogil:
         cdef row_state *state = &self.tables.rows[row]
         if is_given:
-            state.marks |= MARK_TTY_GIVEN
+            state.status |= STATUS_TTY_GIVEN
         else:
-            state.marks &= ~MARK_TTY_GIVEN
+            state.status &= ~STATUS_TTY_GIVEN
     cdef inline void keep_digest(self, uint32_t row, uint64_t digest) noexcept nogil:
         cdef row_state *state = &self.tables.rows[row]
         if digest:
             self.tables.digests[row] = digest
-            state.marks |= MARK_DIGEST
+            state.status |= STATUS_DIGEST
         else:
-            state.marks &= ~MARK_DIGEST
+            state.status &= ~STATUS_DIGEST
 
     # The event is applied: note what it leaves to be done, and number and encode it for the stream.
     cdef inline void emit(

@@ -35,7 +35,7 @@ from pipeline.resolver.apply._followups cimport FollowUps
 from pipeline.resolver.apply._rows cimport ended_process, identity, pid_state
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.shm.layout._layout cimport PL_ROW_ELIDED, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_ROW_START_TICKS, pl_hot
-from pipeline.shm.writer._writer cimport MARK_DIGEST, TableWriter
+from pipeline.shm.writer._writer cimport STATUS_DIGEST, TableWriter
 
 
 cdef enum:
@@ -123,7 +123,7 @@ cdef class Rows:
     def py_digest(self, uint32_t row) -> int:
         """Return the digest of the image's strings before anything was hidden in them; 0: it is not known."""
         self.tables._require_row(row)
-        return self.tables.digests[row] if self.tables.rows[row].marks & MARK_DIGEST else 0
+        return self.tables.digests[row] if self.tables.rows[row].status & STATUS_DIGEST else 0
 
     def py_forget_digest(self, uint32_t row) -> None:
         """Forget the digest, as the image has got other arguments or another environment."""

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
-from pipeline.bus.context_events import CONTEXT_MARK
+from pipeline.bus.context_events import CONTEXT_MAGIC
 from pipeline.errors import FrameError
 
 from pipeline.bpf._positions cimport ProducerPositions
@@ -35,7 +35,7 @@ cdef enum:
     #: The same after a sleep: the frame that ended it is applied first, and the next one is received afterwards.
     FRAMES_AT_FIRST = 1
 
-cdef bytes _CONTEXT_MARK = CONTEXT_MARK
+cdef bytes _CONTEXT_MAGIC = CONTEXT_MAGIC
 
 #: Shorter sleeps are not worthwhile.
 cdef double WAIT_LEAST_MS = 0.01
@@ -118,9 +118,9 @@ cdef class FrameReader:
 
     cdef bint _is_context(self, object message) except -1:
         cdef Py_buffer buffer
-        cdef Py_ssize_t n = len(_CONTEXT_MARK)
+        cdef Py_ssize_t n = len(_CONTEXT_MAGIC)
         PyObject_GetBuffer(message, &buffer, PyBUF_SIMPLE)
-        cdef bint is_one = buffer.len > n and memcmp(<char *>buffer.buf + 1, <const char *>_CONTEXT_MARK, n) == 0
+        cdef bint is_one = buffer.len > n and memcmp(<char *>buffer.buf + 1, <const char *>_CONTEXT_MAGIC, n) == 0
         PyBuffer_Release(&buffer)
         return is_one
 

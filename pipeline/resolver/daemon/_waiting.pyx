@@ -186,11 +186,11 @@ cdef class TurnWaiter:
             raise OSError(errno, f"cannot wait on descriptor {fd}")
         return 0
 
-    def heed_questions(self, bint may_take) -> None:
+    def heed_questions(self, bint may_accept) -> None:
         """Set whether questions end a sleep. If they did in a flood of questions, the resolver could not sleep."""
-        if self._questions >= 0 and may_take != self._heeds_questions:
-            self._heeds_questions = may_take
-            self._watch(EPOLL_CTL_MOD, self._questions, may_take)
+        if self._questions >= 0 and may_accept != self._heeds_questions:
+            self._heeds_questions = may_accept
+            self._watch(EPOLL_CTL_MOD, self._questions, may_accept)
 
     cdef int pause(self, double ms) except -1:
         """Sleep; only a signal ends it early."""

@@ -26,17 +26,17 @@ from pipeline.procfs.containers import CgroupTree
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.proc_reader import ProcReader
 from pipeline.records.capture_fds import NO_FD
-from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
+from pipeline.resolver.agents.context_loop import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.agents.recorded_calls import RecordedCalls
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon._turn import FrameReader
 from pipeline.resolver.daemon._waiting import FrameSocket, Openings, TurnWaiter
+from pipeline.resolver.daemon.answering import Answering
 from pipeline.resolver.daemon.duty_cycle import CycleSettings, DutyCycle, Parts
 from pipeline.resolver.daemon.newcomers import Newcomers
 from pipeline.resolver.daemon.process import ResolverProcess
-from pipeline.resolver.daemon.requests import Requests
 from pipeline.resolver.entries.cgroup_contexts import CgroupContexts
 from pipeline.resolver.entries.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.entries.opts import ResolverOpts
@@ -55,7 +55,7 @@ from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.secrets.argsenvs import Unscrubbed
 from pipeline.secrets.conceal import Concealer, scrubber_of, shown_envs
 from pipeline.shm.names import containers as container_names
-from pipeline.shm.names import files as file_facts
+from pipeline.shm.names import executable_facts
 from pipeline.shm.names.usernames import DIRECTORY
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bus.curve_server import CurveServer
     from pipeline.config.schema import Config
-    from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
+    from pipeline.resolver.upkeep.live_executables import LiveHashes, LivePackages
     from pipeline.worker.description import WorkerDescription
 
 #: Slots for keys of a source that has none: the least that there can be (config.Tables.key_capacity).
@@ -344,7 +344,7 @@ def _parts(
         repairer=repairer,
         audience=stages.audience,
         newcomers=Newcomers(tables, openings, _hurry(description.fds.hurry)),
-        requests=Requests(
+        answering=Answering(
             questions,
             resolver,
             tables,
@@ -522,20 +522,20 @@ def _files(
     packages = hashes = None
     if contexts.file_packages and source.is_live:
         from pipeline.host import dpkg  # deferred, as below: both are off by default
-        from pipeline.resolver.upkeep.files import LivePackages
+        from pipeline.resolver.upkeep.live_executables import LivePackages
 
         packages = LivePackages(tables, encoder, directory, **options)
         if not (Path(dpkg.DIRECTORY) / "status").exists():
             get_logger().warning("executables have no packages: this host has no files of dpkg")
         stack.callback(packages.close)
     if contexts.file_hashes and source.is_live:
-        from pipeline.resolver.upkeep.files import LiveHashes
+        from pipeline.resolver.upkeep.live_executables import LiveHashes
 
         hashes = LiveHashes(tables, encoder, directory, bytes_max=contexts.file_hash_bytes, **options)
         stack.callback(hashes.close)
     for field, part in (("file_package", packages), ("file_sha256", hashes)):
         if part is None:
-            files.remove_tree(directory / file_facts.DIRECTORIES[field])
+            files.remove_tree(directory / executable_facts.DIRECTORIES[field])
     return packages, hashes
 
 

@@ -32,21 +32,21 @@ from pipeline.shm.layout import layout
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.errors import FrameError
-    from pipeline.resolver.agents.context_events import ContextLoop
+    from pipeline.resolver.agents.context_loop import ContextLoop
     from pipeline.resolver.agents.recorded_calls import RecordedCalls
     from pipeline.resolver.apply._applier import Applier
     from pipeline.resolver.daemon._losses import SharedCounters
     from pipeline.resolver.daemon._turn import FrameReader
     from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
+    from pipeline.resolver.daemon.answering import Answering
     from pipeline.resolver.daemon.newcomers import Newcomers
-    from pipeline.resolver.daemon.requests import Requests
     from pipeline.resolver.merge._merger import Merger
     from pipeline.resolver.stream._encoder import Encoder
     from pipeline.resolver.stream.audience import Audience
     from pipeline.resolver.stream.publisher import Publisher
     from pipeline.resolver.upkeep.cgroups import CgroupNamer
     from pipeline.resolver.upkeep.containers import LiveContainers
-    from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
+    from pipeline.resolver.upkeep.live_executables import LiveHashes, LivePackages
     from pipeline.resolver.upkeep.names import LiveNames
     from pipeline.resolver.upkeep.repair import Repairer
     from pipeline.resolver.upkeep.scripts import ScriptFiles
@@ -107,7 +107,7 @@ class Parts:
         repairer: completes the tables from /proc after a loss, and now and then.
         audience: counts the subscribers that are rejected, and ends connections of revoked keys.
         newcomers: shows the shards which programs wait for events. None: they act as if there was always a reader.
-        requests: answers readers that missed a process.
+        answering: answers readers that missed a process.
         contexts: applies what agents report.
         calls: receives the calls that BPF programs recorded.
         names: names of users and groups.
@@ -125,7 +125,7 @@ class Parts:
     repairer: Repairer | None = None
     audience: Audience | None = None
     newcomers: Newcomers | None = None
-    requests: Requests | None = None
+    answering: Answering | None = None
     contexts: ContextLoop | None = None
     calls: RecordedCalls | None = None
     names: LiveNames | None = None
@@ -229,9 +229,9 @@ class DutyCycle:
                 >= (self._heartbeat_ns if self._is_calm else self._heartbeat_latest_ns)
             )
         )
-        if parts.requests is not None and (self.may_be_asked or parts.requests.waiting):
-            work += parts.requests.do_work(now)
-            if parts.requests.waiting and now - self._turn.heartbeat_boot_ns < self._heartbeat_latest_ns:
+        if parts.answering is not None and (self.may_be_asked or parts.answering.waiting):
+            work += parts.answering.do_work(now)
+            if parts.answering.waiting and now - self._turn.heartbeat_boot_ns < self._heartbeat_latest_ns:
                 is_due = False  # a reader waits for an answer, which a moment will bring
         if is_due or self._turn.wants_names:
             for part in (parts.names, parts.containers, parts.packages, parts.hashes):
@@ -304,7 +304,7 @@ class DutyCycle:
         """Whether `do_work` has to run again soon, even without a frame."""
         parts = self.parts
         return (
-            (parts.requests is not None and (parts.requests.waiting > 0 or parts.requests.is_flooded))
+            (parts.answering is not None and (parts.answering.waiting > 0 or parts.answering.is_flooded))
             or (parts.contexts is not None and parts.contexts.waiting > 0)
             or (parts.sessions is not None and parts.sessions.is_waiting)
             or (parts.repairer is not None and parts.repairer.active)
@@ -350,12 +350,12 @@ class DutyCycle:
         """How long the caller may sleep on its sockets before the next `do_work` if no message arrives."""
         parts = self.parts
         ms = self._turn.wait_ms()
-        if parts.requests is not None and parts.requests.waiting:
-            wait_ms = parts.requests.wait_ms(self.now_boot_ns())
+        if parts.answering is not None and parts.answering.waiting:
+            wait_ms = parts.answering.wait_ms(self.now_boot_ns())
             return wait_ms if ms < 0 else min(ms, wait_ms)
         if ms >= 0:
             return ms
-        if (parts.requests is not None and parts.requests.is_flooded) or (
+        if (parts.answering is not None and parts.answering.is_flooded) or (
             parts.contexts is not None and parts.contexts.waiting
         ):
             return WAIT_REQUEST_MS

@@ -63,9 +63,9 @@ class ResolverProcess:
     def wait(self, ms: float) -> None:
         """Sleep until a frame, a subscription or a question arrives, at most `ms`."""
         loop, waiter = self.loop, self._waiter
-        requests = loop.parts.requests
-        if requests is not None and requests.is_flooded:
-            waiter.heed_questions(requests.may_take(boot.now_boot_ns()))
+        answering = loop.parts.answering
+        if answering is not None and answering.is_flooded:
+            waiter.heed_questions(answering.may_accept(boot.now_boot_ns()))
         is_wanted = waiter.wait(ms)
         loop.may_be_asked = waiter.may_be_asked
         if is_wanted:

@@ -23,7 +23,7 @@ import numpy as np
 
 from pipeline.bus.stream.messages import wire
 from pipeline.procfs import filesystems
-from pipeline.records.events import EXEC_MEMFD, EXEC_UPPER_LAYER
+from pipeline.records.declared import EXEC_MEMFD, EXEC_UPPER_LAYER
 from pipeline.resolver.entries import mounts
 from pipeline.resolver.entries.model import (
     FILELESS_PREFIX,

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.procfs import filesystems
 from pipeline.procfs.info import UNSET
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.entries import mounts
 from pipeline.resolver.entries.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import RowStore, area
@@ -49,7 +49,7 @@ def head(
     var_bytes: int = 0,
 ) -> Column:  # fmt: skip
     """Return one HEAD. A `parent_start_boot_ns` of 0 is unknown: the current owner of the ppid is meant."""
-    row = np.zeros(1, events.HEAD)
+    row = np.zeros(1, dtypes.HEAD)
     row["kind"], row["tgid"], row["tid"] = kind, pid, tid or pid
     row["time_boot_ns"], row["start_boot_ns"] = time_boot_ns, start_boot_ns
     row["ppid"], row["parent_start_boot_ns"], row["var_bytes"] = ppid, parent_start_boot_ns, var_bytes
@@ -59,7 +59,7 @@ def head(
 def task(entry: ProcessCacheEntry, exe_inode: int = 0) -> TaskRecord:
     """Return the TASK of a new entry, with the fields that were set."""
     values = fields_of(entry)
-    row = np.zeros(1, events.TASK)
+    row = np.zeros(1, dtypes.TASK)
     row["auid"] = row["audit_session"] = UNSET
     known = 0
     if "credentials" in values:
@@ -84,7 +84,7 @@ def task(entry: ProcessCacheEntry, exe_inode: int = 0) -> TaskRecord:
 
 def credentials_task(entry: ProcessCacheEntry, credentials: Credentials, only: int) -> TaskRecord:
     """Return the TASK of a change of credentials; `only` are the KNOWN_* groups that changed. The others stay."""
-    row = np.zeros(1, events.TASK)
+    row = np.zeros(1, dtypes.TASK)
     _put_credentials(row, credentials)
     if isinstance(entry.store, RowStore):
         for name in ("suid", "sgid", "audit_session"):
@@ -101,7 +101,7 @@ def keep_names(entry: ProcessCacheEntry, credentials: Credentials) -> None:
 
 def cgroup_task(cgroup_id: int) -> TaskRecord:
     """Return the TASK of a move to another cgroup."""
-    row = np.zeros(1, events.TASK)
+    row = np.zeros(1, dtypes.TASK)
     row["cgroup_id"] = cgroup_id
     return TaskRecord(row, layout.KNOWN_CGROUP)
 
@@ -118,7 +118,7 @@ def _put_credentials(row: Column, credentials: Credentials) -> int:
 
 def fork(entry: ProcessCacheEntry, creator: int = 0, creator_start_boot_ns: int = 0) -> Column:
     """Return the FORK body; pid and start identify the creator. 0: unknown."""
-    row = np.zeros(1, events.FORK)
+    row = np.zeros(1, dtypes.FORK)
     row["clone_flags"] = entry.fork_flags
     if creator_start_boot_ns:
         row["creator_tgid"] = row["creator_tid"] = creator
@@ -131,32 +131,32 @@ def image(
 ) -> tuple[Column, bytes]:
     """Return the EXEC body and its strings, with these arguments and environment."""
     file = entry.file_event
-    row = np.zeros(1, events.EXEC)
+    row = np.zeros(1, dtypes.EXEC)
     put_file(row, file)
     path = fsencode(file.pathname)
     flags = 0
     if not path and file.basename.startswith(FILELESS_PREFIX):
-        path, flags = b"/" + fsencode(file.basename), events.EXEC_MEMFD
+        path, flags = b"/" + fsencode(file.basename), declared.EXEC_MEMFD
     strings = [path, b"", b"", b""]
     if args is None:
-        flags |= events.EXEC_ARGS_UNREADABLE
+        flags |= declared.EXEC_ARGS_UNREADABLE
     else:
         strings[2] = area(args.values)
         row["argc"] = len(args.values)
-        flags |= events.EXEC_ARGS_TRUNCATED if args.is_truncated or entry.args_truncated else 0
+        flags |= declared.EXEC_ARGS_TRUNCATED if args.is_truncated or entry.args_truncated else 0
     if envs is None:
-        flags |= events.EXEC_ENVS_UNREADABLE
+        flags |= declared.EXEC_ENVS_UNREADABLE
     else:
         strings[3] = area(envs.values)
         row["envc"] = len(envs.values)
-        flags |= events.EXEC_ENVS_TRUNCATED if envs.is_truncated or entry.envs_truncated else 0
-    row["exec_flags"] = flags | (events.EXEC_UPPER_LAYER if file.in_upper_layer else 0)
+        flags |= declared.EXEC_ENVS_TRUNCATED if envs.is_truncated or entry.envs_truncated else 0
+    row["exec_flags"] = flags | (declared.EXEC_UPPER_LAYER if file.in_upper_layer else 0)
     row["exec_tid"] = row["prev_tid"] = entry.tid or entry.pid
     row["path_bytes"] = len(strings[0])
     # At least one byte of a truncated area is missing (survey.py sets the lengths in the same way).
     row["args_bytes"], row["envs_bytes"] = len(strings[2]), len(strings[3])
-    row["args_full_bytes"] = len(strings[2]) + (flags & events.EXEC_ARGS_TRUNCATED != 0)
-    row["envs_full_bytes"] = len(strings[3]) + (flags & events.EXEC_ENVS_TRUNCATED != 0)
+    row["args_full_bytes"] = len(strings[2]) + (flags & declared.EXEC_ARGS_TRUNCATED != 0)
+    row["envs_full_bytes"] = len(strings[3]) + (flags & declared.EXEC_ENVS_TRUNCATED != 0)
     row["prev_inode"] = previous_inode
     return row, b"".join(strings)
 
@@ -177,8 +177,8 @@ def put_file(row: Column, file: FileEvent) -> None:
 
 def exit_body(event: Event) -> Column:
     """Return the EXIT body: wait status, and the reaper if the kernel named one."""
-    row = np.zeros(1, events.EXIT)
+    row = np.zeros(1, dtypes.EXIT)
     row["exit_code"] = event.exit_status or 0
     row["reaper_tgid"], row["reaper_start_boot_ns"] = event.reaper_pid, event.reaper_start_boot_ns
-    row["exit_flags"] = 0 if event.reaper_pid else events.EXIT_NO_REAPER
+    row["exit_flags"] = 0 if event.reaper_pid else declared.EXIT_NO_REAPER
     return row

@@ -150,7 +150,7 @@ class Book:
     def _newest_rows(self) -> npt.NDArray[np.uint32]:
         """Return the rows in the index, uint32, by pid."""
         index = self.index()
-        return index[layout.set_places(index)]
+        return index[layout.used_positions(index)]
 
     def heads(self) -> Iterator[ProcessCacheEntry]:
         """Yield the newest images of the processes that are cached when the walk starts, by pid."""

@@ -22,7 +22,7 @@ from pipeline.host.boot import TICK_NS, is_same_start, ticks_of
 from pipeline.procfs import filesystems
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.tty import clean_tty_name
-from pipeline.records.events import EXEC_DELETED, EXEC_MEMFD, EXEC_UPPER_LAYER
+from pipeline.records.declared import EXEC_DELETED, EXEC_MEMFD, EXEC_UPPER_LAYER
 from pipeline.resolver.entries import mounts
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 from os import fsdecode, fsencode
 from typing import Any
 
-from pipeline.records.events import EXEC_DETACHED, EXEC_ESCAPED, EXEC_MEMFD, EXEC_NO_ROOT, EXEC_PATH_TRUNCATED
+from pipeline.records.declared import EXEC_DETACHED, EXEC_ESCAPED, EXEC_MEMFD, EXEC_NO_ROOT, EXEC_PATH_TRUNCATED
 from pipeline.resolver.entries.model import FileEvent
 from pipeline.shm.layout.declared import (
     MOUNT_DETACHED,

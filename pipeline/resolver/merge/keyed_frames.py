@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
@@ -70,15 +70,15 @@ class KeyedFrames:
         forks = exits = 0
         for i in range(frame.count):
             kind, flags = int(head["kind"][i]), int(head["flags"][i])
-            is_whole = not flags & events.FLAG_HEAD_ONLY
+            is_whole = not flags & declared.FLAG_HEAD_ONLY
             self.record(
                 head[i : i + 1],
                 task[i : i + 1],
-                fork[forks : forks + 1] if kind == events.KIND_FORK and is_whole else None,
-                exit_[exits : exits + 1] if kind == events.KIND_EXIT and is_whole else None,
+                fork[forks : forks + 1] if kind == declared.KIND_FORK and is_whole else None,
+                exit_[exits : exits + 1] if kind == declared.KIND_EXIT and is_whole else None,
             )
-            forks += kind == events.KIND_FORK and is_whole
-            exits += kind == events.KIND_EXIT and is_whole
+            forks += kind == declared.KIND_FORK and is_whole
+            exits += kind == declared.KIND_EXIT and is_whole
         return {name: column.tobytes() for name, column in
                 (("head", head), ("task", task), ("fork", fork), ("exit", exit_))}  # fmt: skip
 
@@ -90,7 +90,7 @@ class KeyedFrames:
         """
         pid_ns, pid = int(task["pid_ns"][0]), int(head["tgid"][0])
         slot = self._space.slot(pid, pid_ns) if pid_ns else 0
-        head["tgid"], head["flags"] = slot, int(head["flags"][0]) | events.FLAG_KEYED
+        head["tgid"], head["flags"] = slot, int(head["flags"][0]) | declared.FLAG_KEYED
         if not slot:
             self.skipped_total += 1
             return 0
@@ -110,10 +110,10 @@ class KeyedFrames:
         start, kind = int(head["start_boot_ns"][0]), int(head["kind"][0])
         if not start:
             # A fork begins a process; all other records are about the process that has the slot.
-            start = 0 if kind == events.KIND_FORK else int(self._starts[slot]) or self._live_start(slot)
+            start = 0 if kind == declared.KIND_FORK else int(self._starts[slot]) or self._live_start(slot)
             start = start or int(head["time_boot_ns"][0])
             head["start_boot_ns"] = start
-        self._starts[slot] = 0 if kind == events.KIND_EXIT else start
+        self._starts[slot] = 0 if kind == declared.KIND_EXIT else start
 
     def _live_start(self, slot: int) -> int:
         row = self._tables.py_head(slot)

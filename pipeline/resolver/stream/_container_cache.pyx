@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from pipeline.host._container_paths cimport PL_CONTAINER_ID_BYTES, pl_is_roots_container
 from pipeline.resolver.stream._keyed_cache cimport PL_CACHE_SLOTS, cache_slot
 from pipeline.shm.layout._layout cimport pl_cgroup, pl_cold
-from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
+from pipeline.shm.writer._writer cimport STATUS_LIVE, TableWriter
 
 #: Maximum number of containers to pass to a cache.
 CONTAINERS_MAX = PL_CACHE_SLOTS // 2
@@ -60,7 +60,7 @@ cdef class ContainerCache(KeyedCache):
         cdef cache_slot *slot
         self.sweep += 1
         for row in range(1, tables.rows_fresh):
-            if not tables.rows[row].marks & MARK_LIVE:
+            if not tables.rows[row].status & STATUS_LIVE:
                 continue
             cold = &tables.cold[row]
             if cold.container_ref == 0 or cold.cgroup_ref == 0:

@@ -38,7 +38,7 @@ from pipeline.resolver.stream._row_filters cimport RowFilters
 from pipeline.records._records cimport (
     PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK,
 )
-from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
+from pipeline.shm.names._path_parts cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
 from pipeline.shm.layout._hash cimport pl_hash64
 from pipeline.shm.layout._layout cimport *

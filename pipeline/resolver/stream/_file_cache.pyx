@@ -1,8 +1,8 @@
 """What was found out about executables (their package, their hash), encoded once for each file, for the stream.
 
 A file is identified by inode, device, mtime and ctime, as the kernel reported them with the exec: a file that was
-changed is another one. `pipeline.shm.names.files` has the same key for readers. `FileCache.of` finds what is known; a
-file that is not in the cache is noted, and `pipeline.resolver.upkeep.files` reads it.
+changed is another one. `pipeline.shm.names.executable_facts` has the same key for readers. `FileCache.of` finds what is
+known; a file that is not in the cache is noted, and `pipeline.resolver.upkeep.live_executables` reads it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t
 
 from pipeline.resolver.stream._keyed_cache cimport PL_CACHE_SLOTS, PL_CACHE_WANTED, cache_slot
 from pipeline.shm.layout._layout cimport PL_KNOWN_FILE, PL_KNOWN_NS, pl_cold, pl_file, pl_hot
-from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
+from pipeline.shm.writer._writer cimport STATUS_LIVE, TableWriter
 
 #: Maximum number of files to pass to a cache, and how many of them one user other than root can have.
 FILES_MAX = PL_CACHE_SLOTS // 2
@@ -70,9 +70,9 @@ cdef class FileCache(KeyedCache):
         cdef cache_slot *slot
         self.sweep += 1
         for row in range(<uint32_t>PL_CACHE_SLOTS):
-            self.slots[row].mark = 0
+            self.slots[row].flag = 0
         for row in range(1, tables.rows_fresh):
-            if not tables.rows[row].marks & MARK_LIVE:
+            if not tables.rows[row].status & STATUS_LIVE:
                 continue
             hot = &tables.hot[row]
             if hot.file_ref == 0 or not hot.known & PL_KNOWN_FILE or not self._is_asked_about(hot, &tables.cold[row]):
@@ -103,8 +103,8 @@ cdef class FileCache(KeyedCache):
         if self._is_asked_about(hot, cold):
             slot = self._noted(<const char *>&key, sizeof(key), hot.uid, row)
             # The process that it was noted for may have ended too early. Another one helps, once between two sweeps.
-            if slot != NULL and slot.value == NULL and not slot.mark and self.wanted < PL_CACHE_WANTED:
-                slot.mark = 1
+            if slot != NULL and slot.value == NULL and not slot.flag and self.wanted < PL_CACHE_WANTED:
+                slot.flag = 1
                 if self.used == used:
                     self.asked[self.wanted].slot = <uint32_t>(slot - self.slots)
                     self.asked[self.wanted].process = row

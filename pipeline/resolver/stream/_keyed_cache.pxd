@@ -17,7 +17,8 @@ cdef struct cache_slot:
     uint32_t user  # counts towards the limit of this user; 0: none
     uint32_t sweep  # number of the last sweep that found a process with this key
     uint16_t key_n
-    uint8_t is_used, mark
+    uint8_t is_used
+    uint8_t flag  # for the cache of the kind: the file was asked about again; the names are those of the host
     char key[PL_CACHE_KEY_BYTES]
 
 

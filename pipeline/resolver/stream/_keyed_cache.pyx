@@ -113,7 +113,7 @@ cdef class KeyedCache:
         slot.user = user
         slot.value = NULL
         slot.n = 0
-        slot.mark = 0
+        slot.flag = 0
         slot.sweep = 0
         slot.is_used = 1
         return slot

@@ -46,7 +46,7 @@ cdef class Names:
     cdef int _grow(self) except -1
 
 
-# The value of a slot is a name_table; NULL until the names have been read, and if the host's names apply. Then the mark
+# The value of a slot is a name_table; NULL until the names have been read, and if the host's names apply. Then the flag
 # is set.
 cdef class NameCache(KeyedCache):
     cdef readonly Names host

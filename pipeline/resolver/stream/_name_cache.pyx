@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 from pipeline.bus.frames._msgpack cimport pl_nil, pl_text
 from pipeline.resolver.stream._keyed_cache cimport PL_CACHE_SLOTS
 from pipeline.shm.layout._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_FOREIGN, pl_cold, pl_file, pl_hot
-from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
+from pipeline.shm.writer._writer cimport STATUS_LIVE, TableWriter
 
 USER = PL_USER
 GROUP = PL_GROUP
@@ -169,8 +169,8 @@ cdef class NameCache(KeyedCache):
             n = _key_of(&key, mnt_ns, user_ns, container, <uint32_t>len(container))
             slot = self._slot(<const char *>&key, n, user, True) if n else NULL
             if slot != NULL:
-                slot.mark = names is HOST_NAMES
-                slot.value = NULL if slot.mark else &(<Names?>names).table
+                slot.flag = names is HOST_NAMES
+                slot.value = NULL if slot.flag else &(<Names?>names).table
 
     cdef bint wants(self) noexcept nogil:
         return self.wanted != 0 or self.wanted_ids != 0
@@ -206,7 +206,7 @@ cdef class NameCache(KeyedCache):
         self.sweep += 1
         for row in range(1, tables.rows_fresh):
             # Check the flag in the index, where four rows share a cache line: in a storm, nearly all rows have ended.
-            if not tables.rows[row].marks & MARK_LIVE:
+            if not tables.rows[row].status & STATUS_LIVE:
                 continue
             hot = &tables.hot[row]
             if not hot.known & PL_KNOWN_NS or not hot.known & PL_KNOWN_CREDS:
@@ -221,7 +221,7 @@ cdef class NameCache(KeyedCache):
             slot = self._slot(<const char *>&key, n, hot.uid, False) if n else NULL
             if slot == NULL:
                 continue
-            if slot.mark:
+            if slot.flag:
                 self._unnamed_of(strangers.setdefault(slot.user, set()), tables, row)
             if self._is_first(slot):
                 views.append((*_view_of(slot), hot.tgid))
@@ -281,7 +281,7 @@ cdef class NameCache(KeyedCache):
         if slot == NULL:
             return NULL
         # Nothing is noted here: a user can have thousands of ids in its namespaces. The sweep requests a few at a time.
-        if slot.mark:
+        if slot.flag:
             return &self.host.table
         return <const name_table *>slot.value
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 from pipeline.procfs.containers import CgroupTree, Container, container_of_cgroups, container_of_path
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.records import events
-from pipeline.records.declared import MEMBER_LAYOUT, PLACE_LAYOUT
+from pipeline.records.cgroup_sets import cgroup_set
+from pipeline.records.declared import MEMBER_LAYOUT, NAMED_CGROUP_LAYOUT
 from pipeline.resolver.apply._cgroups import CgroupNames
 
 #: Attempts to find a cgroup, which may be gone already. They last longer than the time between two walks.
@@ -21,7 +21,9 @@ TRIES = 25
 #: Number of containers for which the creation time is remembered.
 MADE_MAX = 16384
 
-_PLACE = PLACE_LAYOUT.struct("place_id", "place_hierarchy", "place_path_bytes", "place_members", whole=True)
+_NAMED_CGROUP = NAMED_CGROUP_LAYOUT.struct(
+    "named_id", "named_hierarchy", "named_path_bytes", "named_members", whole=True
+)
 _MEMBER = MEMBER_LAYOUT.struct("member_id", "member_hierarchy", whole=True)
 
 
@@ -96,49 +98,49 @@ class CgroupNamer:
         for cgroup_id, path in paths:
             if is_set(cgroup_id):
                 lines = [line for line in path.split(b"\n") if not line.startswith(b"0:")]
-                container, place = container_of_cgroups(b"\n".join(lines)), b""
+                container, own_path = container_of_cgroups(b"\n".join(lines)), b""
             else:
                 text = os.fsdecode(path)
                 self._tree.learn(cgroup_id, text)
-                container, place = container_of_path(text), path
+                container, own_path = container_of_path(text), path
             number = container.container_id if container else ""
-            made_boot_ns = self._container_made(number, place, 0) if place and number else 0
-            named.append((cgroup_id, place, os.fsencode(number), made_boot_ns))
+            made_boot_ns = self._container_made(number, own_path, 0) if own_path and number else 0
+            named.append((cgroup_id, own_path, os.fsencode(number), made_boot_ns))
         self._names.name_all(named)
 
     def learn_from_record(self, strings: bytes, cgroups_v1: int, made_boot_ns: int) -> None:
         """Learn names from a CGROUP record.
 
         Args:
-            strings: of the record, in the form of pipeline.records.events.
+            strings: of the record, in the form of pipeline.records.declared.
             cgroups_v1: the set of version 1 cgroups of its process.
             made_boot_ns: when the cgroup was made; 0: the record is about a move.
         """
-        if len(strings) < _PLACE.size:
+        if len(strings) < _NAMED_CGROUP.size:
             return
-        place_id, hierarchy, path_bytes, count = _PLACE.unpack_from(strings)
-        path_at = _PLACE.size + count * _MEMBER.size
+        named_id, hierarchy, path_bytes, count = _NAMED_CGROUP.unpack_from(strings)
+        path_at = _NAMED_CGROUP.size + count * _MEMBER.size
         if path_at + path_bytes > len(strings):
             return
         path = strings[path_at : path_at + path_bytes]
         if path and hierarchy == 0:
-            self._tree.learn(place_id, os.fsdecode(path))
-            self._name(place_id, path, container_of_path(os.fsdecode(path)), made_boot_ns)
+            self._tree.learn(named_id, os.fsdecode(path))
+            self._name(named_id, path, container_of_path(os.fsdecode(path)), made_boot_ns)
         elif path and self._hierarchies is not None:
-            self._hierarchies.learn(hierarchy, place_id, os.fsdecode(path))
+            self._hierarchies.learn(hierarchy, named_id, os.fsdecode(path))
         if not is_set(cgroups_v1):
             return
         members = [
             (number, cgroup_id)
-            for cgroup_id, number in _MEMBER.iter_unpack(strings[_PLACE.size : path_at])
+            for cgroup_id, number in _MEMBER.iter_unpack(strings[_NAMED_CGROUP.size : path_at])
         ]  # fmt: skip
-        if events.cgroup_set(members) != cgroups_v1:
+        if cgroup_set(members) != cgroups_v1:
             return
         if self._hierarchies is not None:
             container, is_complete = self._hierarchies.container_of(members)
         else:
             container = container_of_path(os.fsdecode(path)) if hierarchy else None
-            is_complete = members == [(hierarchy, place_id)]
+            is_complete = members == [(hierarchy, named_id)]
         if container is not None or is_complete:
             self._name(cgroups_v1, b"", container)
 

@@ -33,12 +33,12 @@ class NameReader:
 
     Args:
         proc: where procfs is mounted.
-        look_up: asks the host's name service; raises KeyError for an id without a name.
+        name_of: asks the host's name service; raises KeyError for an id without a name.
     """
 
-    def __init__(self, proc: str, look_up: Callable[[Kind, int], str]) -> None:
+    def __init__(self, proc: str, name_of: Callable[[Kind, int], str]) -> None:
         self._proc = proc
-        self._look_up = look_up
+        self._name_of = name_of
         self._seen: list[tuple[int, int, int] | None] = []
         self._root: tuple[int, int] | None = None
         self._is_own = True
@@ -96,7 +96,7 @@ class NameReader:
         for kind, number in wanted:
             name = ""
             with contextlib.suppress(Exception):  # whatever a name service's library raises
-                name = self._look_up(_KINDS[kind], number) if self._is_own else ""
+                name = self._name_of(_KINDS[kind], number) if self._is_own else ""
             found[kind, number] = name
         return found
 

@@ -76,7 +76,7 @@ class LiveNames:
         mode: of the files. Their group is that of the directory, if it has the set-group-id bit.
         with_containers: read the roots of containers.
         proc: where procfs is mounted.
-        look_up: asks the host's name service; raises KeyError for an id without a name.
+        name_of: asks the host's name service; raises KeyError for an id without a name.
         now: the boot clock, in ns.
         is_traced: tracers report the processes, which are found in ``/proc`` by their keys.
         forget_ns: a view without a live process for this long is forgotten.
@@ -91,7 +91,7 @@ class LiveNames:
         mode: int = 0o644,
         with_containers: bool = True,
         proc: str = "/proc",
-        look_up: Callable[[Kind, int], str] = host_name,
+        name_of: Callable[[Kind, int], str] = host_name,
         now: Callable[[], int] = now_boot_ns,
         is_traced: bool = False,
         forget_ns: int = FORGET_NS,
@@ -100,7 +100,7 @@ class LiveNames:
         self._encoder = encoder
         self._files = ReadersFiles(directory / DIRECTORY, mode)
         self._with_containers = with_containers
-        self._look_up = look_up
+        self._name_of = name_of
         self._now = now
         self._is_traced = is_traced
         self._views = Views(VIEWS_MAX)
@@ -114,7 +114,7 @@ class LiveNames:
         self._asked_ids: dict[tuple[int, int], int] = {}
         self._checked_ns = 0
         self._sweeps = Sweeps()
-        self._reader = NameReader(proc, look_up)
+        self._reader = NameReader(proc, name_of)
         self._pending: Counter[int] = Counter()  # views that are being read, by user
         # In turn: the host and root's containers, then one of each other user, and so on.
         self._aside: Aside[tuple[Any, ...]] = Aside(

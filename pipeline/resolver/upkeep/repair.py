@@ -25,7 +25,7 @@ from pipeline.host.rate_limiter import RateLimiter
 from pipeline.procfs.membership import is_in
 from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.procfs.survey import Survey, TaskIterator, survey
-from pipeline.records.events import FLAG_PARTIAL
+from pipeline.records.declared import FLAG_PARTIAL
 from pipeline.resolver.api.proc_rows import ProcRows
 from pipeline.resolver.api.stats import DEQUEUE_EXITED, DO_EXIT, KERNEL_PPID
 from pipeline.resolver.apply._applier import ADDED, CHANGED, SAME, Applier

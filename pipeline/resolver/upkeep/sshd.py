@@ -29,7 +29,7 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs.filesystems import name_of
 from pipeline.procfs.proc_reader import WANT_EXE, WANT_IDS, WANT_NS, read_process
 from pipeline.procfs.rooted import mount_id
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.upkeep.namespaces import host_namespaces
 from pipeline.shm.layout import layout
 from pipeline.trust import WRITABLE_BY_OTHERS
@@ -50,8 +50,8 @@ DEPTH_MAX = 32
 
 _KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS | layout.KNOWN_FILE
 _NOT_A_PATH = (
-    events.EXEC_MEMFD | events.EXEC_DELETED | events.EXEC_PATH_TRUNCATED | events.EXEC_DETACHED | events.EXEC_ESCAPED
-    | events.EXEC_NO_ROOT
+    declared.EXEC_MEMFD | declared.EXEC_DELETED | declared.EXEC_PATH_TRUNCATED | declared.EXEC_DETACHED
+    | declared.EXEC_ESCAPED | declared.EXEC_NO_ROOT
 )  # fmt: skip
 #: File systems with a server, where a stat(2) could block.
 _SERVED = frozenset({"fuse", "nfs", "9p", "cifs", "ceph", "afs", "coda", "vboxsf", "autofs", "ocfs2", "gfs2"})
@@ -150,7 +150,7 @@ class HostSshd:
         for name, value in (
             ("file_inode", info.exe_inode), ("device", info.exe_device), ("mount_id", info.mount_id),
             ("file_uid", info.exe_uid), ("mode", info.exe_mode), ("fs_magic", info.fs_magic),
-            ("file_flags", info.is_memfd * events.EXEC_MEMFD | info.is_exe_deleted * events.EXEC_DELETED),
+            ("file_flags", info.is_memfd * declared.EXEC_MEMFD | info.is_exe_deleted * declared.EXEC_DELETED),
         ):  # fmt: skip
             file[name] = value
         return _Facts(info.uids[0], info.uids[1], info.mnt_ns, info.user_ns, file.tobytes() + info.exe)

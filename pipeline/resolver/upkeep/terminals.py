@@ -23,7 +23,7 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs.membership import is_in
 from pipeline.procfs.proc_reader import read_start
 from pipeline.procfs.tty import procfs_tty
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
@@ -167,9 +167,9 @@ class TtyFallback:
         for row in watched(self._tables.live_heads().tolist(), self._tables.py_show_life):
             if name := self._find(row):
                 _set(self._tables, row, name)
-                self._tables.py_mark_tty_given(row)
+                self._tables.py_note_tty_given(row)
             elif self._was_set_by_predecessor(row):
-                self._tables.py_mark_tty_given(row)  # set by a predecessor, which had the marks in its own memory
+                self._tables.py_note_tty_given(row)  # set by a predecessor, which had noted it in its own memory
 
     def do_work(self) -> None:
         """Handle the processes that executed or changed since the last call. Call `SessionTerminals.do_work` first."""
@@ -215,7 +215,7 @@ class TtyFallback:
     def _set_all(self, row: int, name: bytes) -> None:
         """Set a terminal, also for forked processes without an exec, because they have the same descriptors.
 
-        The applier copies it to later forks; the mark shows the applier that no record removes it again.
+        The applier copies it to later forks; the note shows the applier that no record removes it again.
         """
         todo = [row]
         while todo:
@@ -224,7 +224,7 @@ class TtyFallback:
             _set(self._tables, one, name)
             self._published.add((tgid, time_boot_ns, name))
             _publish(self._tables, self._applier, one, time_boot_ns)
-            self._tables.py_mark_tty_given(one)  # last: for the event, the name is like one from the kernel
+            self._tables.py_note_tty_given(one)  # last: for the event, the name is like one from the kernel
             for child in map(self._tables.py_head, self._tables.py_children(tgid)):
                 if child and self._lacks(child) and not self._tables.hot_view()["flags"][child] & layout.ROW_IS_EXEC:
                     todo.append(child)
@@ -240,8 +240,8 @@ def _set(tables: TableWriter, row: int, tty: bytes) -> None:
 def _publish(tables: TableWriter, applier: Applier, row: int, time_boot_ns: int) -> None:
     """Publish the terminal of a row like a change in the kernel, by applying a record of that time."""
     hot = tables.hot_view()[row]
-    head, task = np.zeros(1, events.HEAD), np.zeros(1, events.TASK)
-    head["kind"], head["flags"], head["time_boot_ns"] = events.KIND_SID, events.FLAG_PARTIAL, time_boot_ns
+    head, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.TASK)
+    head["kind"], head["flags"], head["time_boot_ns"] = declared.KIND_SID, declared.FLAG_PARTIAL, time_boot_ns
     head["tgid"] = head["tid"] = hot["tgid"]
     head["start_boot_ns"] = hot["start_boot_ns"]
     task["tty"] = tables.cold_view()["tty"][row]

@@ -32,7 +32,7 @@ def check_tables(tables: Tables) -> Iterator[Violation]:
 
 def _check_index(tables: Tables) -> Iterator[Violation]:
     hot, used = tables.hot, tables.used
-    pids = layout.set_places(tables.index)
+    pids = layout.used_positions(tables.index)
     rows = tables.index[pids]
     for pid in pids[rows >= len(hot)]:
         yield Violation("1 index", int(pid), f"pid {pid}: row {tables.index[pid]} is beyond the frontier")

@@ -16,18 +16,21 @@ from pipeline.shm.writer.declared import (
     LINEAGE_EPOCH,
     LINEAGE_IMAGES,
     LINEAGE_INIT,
-    MARK_DIGEST,
-    MARK_EXITED,
-    MARK_LINEAGE,
-    MARK_LIVE,
-    MARK_PARKED,
-    MARK_QUEUED,
-    MARK_TTY_GIVEN,
-    MARK_USED,
+    STATUS_DIGEST,
+    STATUS_EXITED,
+    STATUS_LINEAGE,
+    STATUS_LIVE,
+    STATUS_PARKED,
+    STATUS_QUEUED,
+    STATUS_TTY_GIVEN,
+    STATUS_USED,
 )
 
 if TYPE_CHECKING:
     from pipeline.shm.writer._writer import TableWriter
+
+#: Bits of a status that do not say whether the process lives.
+_OTHER_BITS = STATUS_QUEUED | STATUS_PARKED | STATUS_DIGEST | STATUS_TTY_GIVEN | STATUS_LINEAGE
 
 
 def check_writer(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
@@ -73,26 +76,28 @@ def _check_refs(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
 
 def _check_lists(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
     hot, used = tables.hot, tables.used
-    marks = writer.private_view("marks")
+    status = writer.private_view("status")
     refs = writer.private_view("refs")
     free, queue, ancestors = (writer.listed_rows(name) for name in ("free", "queue", "ancestors"))
     if sorted(free) != [row for row in np.flatnonzero(~used).tolist() if row]:
         yield Violation("16 lists", None, "the free list is not the rows that are not in use")
-    for rows, mark in ((queue, MARK_QUEUED), (ancestors, MARK_PARKED)):
-        if sorted(rows) != np.flatnonzero(marks & mark).tolist():
-            yield Violation("16 lists", None, f"list and mark {mark} differ")
+    for rows, bit in ((queue, STATUS_QUEUED), (ancestors, STATUS_PARKED)):
+        if sorted(rows) != np.flatnonzero(status & bit).tolist():
+            yield Violation("16 lists", None, f"list and status {bit} differ")
     for row in ancestors:
         if not refs[row]:
             yield Violation("16 lists", row, f"row {row} is in the ancestor list, but nothing refers to it")
     for row in np.flatnonzero(used).tolist():
         ended = hot["exit_boot_ns"][row] != 0
         is_head = bool(hot["flags"][row] & layout.ROW_HEAD)
-        listed = bool(marks[row] & (MARK_QUEUED | MARK_PARKED))
+        listed = bool(status[row] & (STATUS_QUEUED | STATUS_PARKED))
         if ended != listed:
             yield Violation("16 lists", int(row), f"row {row}: ended is {ended}, listed is {listed}")
-        wanted = MARK_USED | (MARK_LIVE if is_head and not ended else 0) | (MARK_EXITED if is_head and ended else 0)
-        if int(marks[row]) & ~(MARK_QUEUED | MARK_PARKED | MARK_DIGEST | MARK_TTY_GIVEN | MARK_LINEAGE) != wanted:
-            yield Violation("16 lists", int(row), f"row {row}: marks are {marks[row]}, expected {wanted}")
+        wanted = STATUS_USED
+        if is_head:
+            wanted |= STATUS_EXITED if ended else STATUS_LIVE
+        if int(status[row]) & ~_OTHER_BITS != wanted:
+            yield Violation("16 lists", int(row), f"row {row}: status is {status[row]}, expected {wanted}")
 
 
 def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
@@ -101,7 +106,7 @@ def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
         writer.private_view("first_child"), writer.private_view("next_child"), writer.private_view("prev_child"),
     )  # fmt: skip
     seen = 0
-    for parent in layout.set_places(first):
+    for parent in layout.used_positions(first):
         previous, child = 0, int(first[parent])
         while child:
             seen += 1
@@ -120,7 +125,7 @@ def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
 
 def _check_lineages(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
     words = writer.private_view("lineages")
-    is_known = (writer.private_view("marks") & MARK_LINEAGE != 0) & (
+    is_known = (writer.private_view("status") & STATUS_LINEAGE != 0) & (
         words // LINEAGE_EPOCH == writer.lineage_epoch // LINEAGE_EPOCH
     )
     known = np.flatnonzero(is_known & tables.used).tolist()

@@ -182,7 +182,7 @@ assert len(TOPICS) <= SLOT_MASK
 
 #: Counters in COMMIT.counters, by position. Add new ones at the end only.
 COUNTERS = (
-    # 0..7: events applied, by kind of pipeline.records.events.KIND_NAMES; those of `caps` are at the end
+    # 0..7: events applied, by kind of pipeline.records.declared.KIND_NAMES; those of `caps` are at the end
     "events_none", "events_fork", "events_exec", "events_exit", "events_cred", "events_comm", "events_cgroup",
     "events_sid",
     # 8..15: records that the kernel could not write, by kind

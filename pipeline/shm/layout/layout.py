@@ -46,7 +46,7 @@ def changes_offset(ring_count: int) -> int:
     return control_bytes(ring_count)[3] - CHANGES_BYTES
 
 
-def set_places(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
+def used_positions(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
     """Return the places of an index that are not 0. numpy finds them in a mask nine times as fast as in numbers."""
     return np.flatnonzero(numbers != 0)
 

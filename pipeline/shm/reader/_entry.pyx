@@ -28,7 +28,7 @@ from pipeline.errors import (
 from pipeline.host._container_paths cimport pl_container_trust, pl_is_roots_container, pl_trust_word
 from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX, ID_UNSET, WAIT_CORE, WAIT_SIGNAL
 from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
-from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
+from pipeline.shm.names._path_parts cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport *
@@ -1662,7 +1662,7 @@ cdef class Entry:
         file = _facts(data)
         if file.file_inode == 0 or file.ctime_ns == 0:
             return None
-        from pipeline.shm.names.files import found
+        from pipeline.shm.names.executable_facts import found
         return found(self.view.directory, what, (file.file_inode, file.mtime_ns, file.ctime_ns, file.device))
 
     @property

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from typing_extensions import Buffer
 
 from pipeline.shm.reader._entry import Entry
-from pipeline.shm.reader._rows import Rows
+from pipeline.shm.reader._row_copies import RowCopies
 from pipeline.shm.reader._view import View
 from pipeline.shm.reader.arrays import IntegerArray
 from pipeline.shm.reader.results import AncestorPids
@@ -80,7 +80,7 @@ class TableReader:
         kinds: int = ...,
         cold: bool = ...,
         running: bool = ...,
-    ) -> Rows: ...
+    ) -> RowCopies: ...
     def _ask(self, pid: int, timeout_ms: int | None) -> None: ...
     def _processes(self) -> bytearray: ...
     def _descendants(self, root: Entry, by: str, exited: bool) -> list[Entry]: ...

@@ -35,7 +35,7 @@ from pipeline.shm.reader._processes cimport (
     BY_ANCESTOR, BY_ANY, BY_ORIGIN, all_processes, compare_row, descendants_of, has_exited, is_listed, is_used, link_of,
     listed, next_image, note_rows, noting, period, ran, which_of,
 )
-from pipeline.shm.reader._rows cimport Rows, read_rows
+from pipeline.shm.reader._row_copies cimport RowCopies, read_rows
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_copy_row, pl_copy_words, pl_follow_once, pl_lookup_once,
     pl_lookup_slot_once, pl_rows_end, pl_sleep_ns, pl_kept, pl_kept_hop, pl_rest, pl_view,
@@ -1970,12 +1970,12 @@ cdef class TableReader:
             slots: a buffer of uint32, a part of what `slots` returned.
             processes: likewise, of what `_processes` returned. Without any of these four, the newest image of every
                 process is copied, in the order of `walk`.
-            kinds: of strings, FILE and so on of _rows.pyx.
+            kinds: of strings, FILE and so on of _row_copies.pyx.
             cold: whether the cold parts are copied.
             running: leave out what has ended.
 
         Returns:
-            Rows.
+            RowCopies.
 
         Raises:
             StaleError: the table is incomplete, or its writer is gone.
@@ -1989,7 +1989,7 @@ cdef class TableReader:
         """
         cdef uint32_t strings = _number("kinds", kinds)
         cdef View view
-        cdef Rows rows
+        cdef RowCopies rows
         pids = None if pids is None else numbers_in("pids", pids, 4)
         slots = None if slots is None else numbers_in("slots", slots, 4)
         links = None if links is None else numbers_in("links", links, 8)

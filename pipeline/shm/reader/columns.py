@@ -1,7 +1,7 @@
 """Fields of many processes as numpy arrays, and as tables of pyarrow, pandas and polars.
 
-`values.py` knows from which parts of a row a field is computed, and `Rows` has copies of the rows. This module makes
-arrays from them.
+`values.py` knows from which parts of a row a field is computed, and `RowCopies` has copies of the rows. This module
+makes arrays from them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.errors import UnsupportedError
 from pipeline.shm.layout import declared, layout
-from pipeline.shm.reader import _rows, values
+from pipeline.shm.reader import _row_copies, values
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow
 
     from pipeline.shm.reader._entry import Entry
-    from pipeline.shm.reader._rows import Rows
+    from pipeline.shm.reader._row_copies import RowCopies
     from pipeline.shm.reader.arrays import AnyArray, AnyDtype, IntegerArray, PeriodArray, TimeArray
     from pipeline.shm.reader.entry_dict import (
         Flags,
@@ -52,8 +52,8 @@ _COMPUTED: dict[str, type[np.uint32] | type[np.int32]] = {
 _DISTINCT = frozenset({"entity_id", "cpid"})
 #: Fields that are lists of texts: the kind of string, and the bit of HOT.known.
 _LISTS = {
-    "argv": (_rows.ARGS.bit_length() - 1, declared.KNOWN_ARGS),
-    "envs": (_rows.ENVS.bit_length() - 1, declared.KNOWN_ENVS),
+    "argv": (_row_copies.ARGS.bit_length() - 1, declared.KNOWN_ARGS),
+    "envs": (_row_copies.ENVS.bit_length() - 1, declared.KNOWN_ENVS),
 }
 _TIME_ENDS = ("_time_ns", "_at_ns")
 
@@ -89,7 +89,7 @@ class Columns(Mapping[str, "AnyArray"]):
         8674 /usr/bin/sh
     """
 
-    def __init__(self, rows: Rows, names: Sequence[str]) -> None:
+    def __init__(self, rows: RowCopies, names: Sequence[str]) -> None:
         self._names = tuple(dict.fromkeys(names))
         self._rows = rows
         self._batch = values.Batch(rows, ())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.host import retention
-from pipeline.shm.reader import control
+from pipeline.shm.reader import control_fields
 
 _NAMES = ("boot_unix_ns", "takeovers", "horizon_boot_ns", "ready_boot_ns")
 #: Tolerance: an entry may be evicted this much later than its retention says or, by the resolution of the clocks,
@@ -31,7 +31,7 @@ class Horizon:
         cause: why the tables do not reach further back. BEGIN: the capture began then; RETENTION: entries are kept for
             `retention_s`; FULL: a table was full, and the oldest entries were evicted early.
         retention_s: how long entries are kept; None: unknown.
-        now_ns: the present time as the tables count it (see `control.now_ns`).
+        now_ns: the present time as the tables count it (see `control_fields.now_ns`).
         began_ns: when the capture began; ns since the Unix epoch.
     """
 
@@ -44,7 +44,7 @@ class Horizon:
 
 def horizon(directory: str | Path) -> Horizon | None:
     """Return how far back the tables in the directory of an instance reach; None: unknown, or of a recording."""
-    header = control.fields(directory, *_NAMES)
+    header = control_fields.fields(directory, *_NAMES)
     if header is None:
         return None
     found_ns, ready_ns = header["horizon_boot_ns"], header["ready_boot_ns"]

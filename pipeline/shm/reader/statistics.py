@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import LayoutError
 from pipeline.host import processes, retention
-from pipeline.records.events import KIND_NAMES
+from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.horizon import horizon
 

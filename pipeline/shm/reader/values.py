@@ -18,13 +18,13 @@ from pipeline.shm.layout.declared import COLD_LAYOUT, COSTS_LAYOUT, HOT_LAYOUT
 from pipeline.shm.layout.entry_fields import FIELDS
 from pipeline.shm.layout.field_table import EntryField
 from pipeline.shm.layout.near_names import suggestion
-from pipeline.shm.reader import _rows
+from pipeline.shm.reader import _row_copies
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from pipeline.shm.reader._entry import Entry
-    from pipeline.shm.reader._rows import Rows
+    from pipeline.shm.reader._row_copies import RowCopies
     from pipeline.shm.reader.entry_dict import (
         EntryAttributes,
         Flags,
@@ -63,7 +63,7 @@ ATTRIBUTES: dict[str, EntryField] = ENTRY_FIELDS | {
     name: EntryField(name, "property", kind, ["computed"], "", "", False) for name, (kind, _) in _MADE_OF.items()
 }
 
-_KINDS = {name: getattr(_rows, name) for name in ("FILE", "ARGS", "ENVS", "NAME", "CGROUP", "CONTAINER", "EXTRA")}
+_KINDS = {name: getattr(_row_copies, name) for name in ("FILE", "ARGS", "ENVS", "NAME", "CGROUP", "CONTAINER", "EXTRA")}
 _NAMES = "CONTAINER cold.mnt_ns cold.user_ns known flags:FOREIGN"
 _FILE = f"FILE {_NAMES}"
 _MARKS = "+".join(name.upper() for name in declared.MARKS)
@@ -135,22 +135,22 @@ def _place(name: str) -> tuple[int, int, int, bool]:
     """Return part, offset, size of a field of a row, and whether it is signed."""
     part, _, field = name.partition(".")
     number, begin, row = {
-        "hot": (_rows.HOT, 0, HOT_LAYOUT),
-        "cold": (_rows.COLD, 0, COLD_LAYOUT),
-        "costs": (_rows.COLD, COLD_LAYOUT.size, COSTS_LAYOUT),
+        "hot": (_row_copies.HOT, 0, HOT_LAYOUT),
+        "cold": (_row_copies.COLD, 0, COLD_LAYOUT),
+        "costs": (_row_copies.COLD, COLD_LAYOUT.size, COSTS_LAYOUT),
     }[part]
     found = row.fields[field]
     return number, begin + found.offset, found.size, found.element.startswith("i")
 
 
 def words_of(text: str) -> list[tuple[int, int, int]]:
-    """Return the key of `Rows.group` for a text of GROUPED."""
+    """Return the key of `RowCopies.group` for a text of GROUPED."""
     words = []
     for each in text.split():
         if each in _KINDS:
-            words.append((_rows.CODE, _KINDS[each].bit_length() - 1, 0xFFFFFFFF))
+            words.append((_row_copies.CODE, _KINDS[each].bit_length() - 1, 0xFFFFFFFF))
         elif each.startswith("flags:"):
-            words.append((_rows.HOT, HOT_LAYOUT.offset("flags"), _flags(each.removeprefix("flags:"))))
+            words.append((_row_copies.HOT, HOT_LAYOUT.offset("flags"), _flags(each.removeprefix("flags:"))))
         else:
             part, offset, size, _ = _place("hot.known" if each == "known" else each)
             if size >= 4:
@@ -179,7 +179,7 @@ def flag_bits(field: EntryField) -> int:
 
 
 #: Fields that are lists of strings: the kind of string, and what says that it is known.
-_LISTS = {"argv": (_rows.ARGS, declared.KNOWN_ARGS), "envs": (_rows.ENVS, declared.KNOWN_ENVS)}
+_LISTS = {"argv": (_row_copies.ARGS, declared.KNOWN_ARGS), "envs": (_row_copies.ENVS, declared.KNOWN_ENVS)}
 
 #: Computed fields that have a method below, and what they are made of.
 _SPECIAL = {
@@ -222,7 +222,7 @@ class Batch:
         [{'pid': 8675, 'comm': 'date', 'duration': datetime.timedelta(microseconds=779)}]
     """
 
-    def __init__(self, rows: Rows, fields: Sequence[str]) -> None:
+    def __init__(self, rows: RowCopies, fields: Sequence[str]) -> None:
         self.rows = rows
         self.fields = tuple(fields)
         self._made: dict[str, Sequence[object]] = {}
@@ -316,7 +316,7 @@ class Batch:
         groups = self.groups(name)
         if groups is not None:
             codes, values = groups
-            return rows.take(values, codes)
+            return rows.by_code(values, codes)
         value = field.value
         if value[0] in {"flag", "no"}:
             return rows.bits(flag_bits(field), known=_known(field.known), negative=value[0] == "no")

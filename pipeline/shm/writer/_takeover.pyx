@@ -39,7 +39,7 @@ from pipeline.shm.layout._layout cimport (
     PL_C_TAKEOVER_ROWS_REPAIRED, PL_ROW_DELETED, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold,
     pl_fence_release, pl_hot, pl_prefetch, pl_prefetch_write, pl_store_relaxed32, pl_store_release32,
 )
-from pipeline.shm.writer._writer cimport LIFE_ROWS, MARK_EXITED, MARK_LIVE, MARK_USED, TableWriter, row_state
+from pipeline.shm.writer._writer cimport LIFE_ROWS, STATUS_EXITED, STATUS_LIVE, STATUS_USED, TableWriter, row_state
 
 import numpy as np
 
@@ -220,7 +220,7 @@ cdef void free_row(TableWriter w, uint32_t row) noexcept nogil:
     # Also for rows that were already free: the predecessor may have been killed before it changed the generation.
     pl_store_relaxed32(&hot.generation, generation if generation != 0 else 1)
     pl_fence_release()
-    w.rows[row].marks = 0
+    w.rows[row].status = 0
     w.rows[row].next = w.free_head
     w.free_head = row
 
@@ -288,7 +288,7 @@ cdef void own(TableWriter w, uint32_t row) noexcept nogil:
     cdef pl_hot *hot = &w.hot[row]
     cdef pl_cold *cold = &w.cold[row]
     cdef bint ok
-    w.rows[row].marks = MARK_USED
+    w.rows[row].status = STATUS_USED
     w.rows_used += 1
     w.rows[row].chain = min(hot.images, <uint32_t>w.chain_max)
     ok = w.names.recount_hold(hot.file_ref) and w.names.recount_hold(cold.name_ref)
@@ -304,11 +304,11 @@ cdef void account(TableWriter w, uint32_t row) noexcept nogil:
     cdef pl_hot *hot = &w.hot[row]
     if hot.exit_boot_ns == 0:
         if is_indexed(w, row):
-            w.rows[row].marks |= MARK_LIVE
+            w.rows[row].status |= STATUS_LIVE
             w.heads_live += 1
             w.adopt(hot.tgid, hot.ppid)
     elif hot.flags & PL_ROW_HEAD:
-        w.rows[row].marks |= MARK_EXITED
+        w.rows[row].status |= STATUS_EXITED
         w.heads_exited += 1
 
 

@@ -19,15 +19,15 @@ from pipeline.shm.writer._segment cimport Segment
 
 
 cdef enum:
-    # generated: MARK_*
-    MARK_USED = 1 << 0  # handed out by new_row and not freed
-    MARK_LIVE = 1 << 1  # newest image of a live process, and in the index: counted in heads_live
-    MARK_EXITED = 1 << 2  # newest image of a process that has ended: counted in heads_exited
-    MARK_QUEUED = 1 << 3  # in the retention queue
-    MARK_PARKED = 1 << 4  # past the queue but referred to: in the ancestor list
-    MARK_DIGEST = 1 << 5  # `digests` has an entry for it
-    MARK_TTY_GIVEN = 1 << 6  # the terminal is from a descriptor, not from the kernel (contexts.tty_fallback)
-    MARK_LINEAGE = 1 << 7  # `lineages` has a word for it, which may be of an earlier epoch
+    # generated: STATUS_*
+    STATUS_USED = 1 << 0  # handed out by new_row and not freed
+    STATUS_LIVE = 1 << 1  # newest image of a live process, and in the index: counted in heads_live
+    STATUS_EXITED = 1 << 2  # newest image of a process that has ended: counted in heads_exited
+    STATUS_QUEUED = 1 << 3  # in the retention queue
+    STATUS_PARKED = 1 << 4  # past the queue but referred to: in the ancestor list
+    STATUS_DIGEST = 1 << 5  # `digests` has an entry for it
+    STATUS_TTY_GIVEN = 1 << 6  # the terminal is from a descriptor, not from the kernel (contexts.tty_fallback)
+    STATUS_LINEAGE = 1 << 7  # `lineages` has a word for it, which may be of an earlier epoch
     # end of the generated part
 
 
@@ -54,7 +54,7 @@ cdef struct row_state:
     uint32_t next  # in the free list, the retention queue or the ancestor list; a row is in at most one
     uint32_t prev  # in the same
     uint16_t chain  # images of this process up to this one that are still linked
-    uint8_t marks  # MARK_*
+    uint8_t status  # STATUS_*
     uint8_t pad  # 0
 # end of the generated part
 
@@ -106,7 +106,7 @@ cdef class TableWriter(ControlWriter):
 
     # Make the row (or its change) visible; checksum where `checked`.
     cdef inline void end(self, uint32_t row) noexcept nogil:
-        if self.rows[row].marks & MARK_LINEAGE:
+        if self.rows[row].status & STATUS_LINEAGE:
             self._check_lineage(row)
         if self.checked:
             self._sign(row)
@@ -146,7 +146,7 @@ cdef class TableWriter(ControlWriter):
         if ancestor == 0:
             return own | LINEAGE_DECIDED | 1 | (LINEAGE_COMPLETE if is_init else 0)
         known = self.lineages[ancestor]
-        if not self.rows[ancestor].marks & MARK_LINEAGE or (known ^ self.lineage_epoch) >= LINEAGE_EPOCH:
+        if not self.rows[ancestor].status & STATUS_LINEAGE or (known ^ self.lineage_epoch) >= LINEAGE_EPOCH:
             return own | 2
         return self._facts_below(row, known)
 
@@ -177,14 +177,14 @@ cdef class TableWriter(ControlWriter):
 
     # This link does not keep its target.
     cdef inline void set_previous_owner(self, uint32_t row, uint32_t target) noexcept nogil:
-        if target == row or not self.rows[target].marks & MARK_USED:
+        if target == row or not self.rows[target].status & STATUS_USED:
             target = 0
         self.cold[row].previous_owner = self.link(target)
 
     cdef inline void _set_link(self, uint64_t *field, uint32_t row, uint32_t target) noexcept nogil:
         cdef uint64_t old = field[0]
         # A caller may keep an ended row's number across a new_row call that evicts or reuses it: make no link then.
-        if target == row or not self.rows[target].marks & MARK_USED:
+        if target == row or not self.rows[target].status & STATUS_USED:
             target = 0
         if target != 0:
             self.rows[target].refs += 1

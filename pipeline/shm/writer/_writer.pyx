@@ -188,7 +188,7 @@ cdef class TableWriter(ControlWriter):
         self.rows[row].next = 0
         self.rows[row].refs = 0
         self.rows[row].chain = 1
-        self.rows[row].marks = MARK_USED
+        self.rows[row].status = STATUS_USED
         self.rows_used += 1
         # Prefetch the row that will be used next; it is no longer in the cache.
         self.fetch(self.free_head)
@@ -296,17 +296,17 @@ cdef class TableWriter(ControlWriter):
         5. Fence: steps 2 and 4 become visible before the stores that reuse what the row owned (see _arena.pyx).
         """
         cdef pl_hot *hot = &self.hot[row]
-        cdef uint8_t marks = self.rows[row].marks
+        cdef uint8_t status = self.rows[row].status
         cdef uint32_t generation
         if self.rows[row].refs != 0:
             self._forget_lineages()
-        if marks & (MARK_QUEUED | MARK_PARKED):
+        if status & (STATUS_QUEUED | STATUS_PARKED):
             self._unlist(row)
-        if marks & MARK_EXITED:
+        if status & STATUS_EXITED:
             self.heads_exited -= 1
             if hot.exit_boot_ns > self.control.horizon_boot_ns:
                 pl_store_release64(&self.control.horizon_boot_ns, hot.exit_boot_ns)
-        if marks & MARK_LIVE:
+        if status & STATUS_LIVE:
             self.heads_live -= 1
         if hot.tgid < self.pid_capacity and self.index[hot.tgid] == row:
             # Release, after the horizon: a reader that finds no row reads the horizon next.
@@ -319,7 +319,7 @@ cdef class TableWriter(ControlWriter):
             generation = 1
         pl_store_relaxed32(&hot.generation, generation)
         pl_fence_release()
-        self.rows[row].marks = 0
+        self.rows[row].status = 0
         self.rows[row].refs = 0
         self.rows_used -= 1
         self.rows[row].next = self.free_head
@@ -344,11 +344,11 @@ cdef class TableWriter(ControlWriter):
 
     cdef void _unlinked(self, uint32_t row) noexcept nogil:
         """Requeue a row that has no links to it any more, so that it can be freed when its retention is over."""
-        cdef uint8_t marks = self.rows[row].marks
-        if marks & MARK_PARKED:
+        cdef uint8_t status = self.rows[row].status
+        if status & STATUS_PARKED:
             self._unlist(row)
             self._requeue(row)
-        elif not marks & MARK_QUEUED and self.hot[row].flags & PL_ROW_REPLACED:
+        elif not status & STATUS_QUEUED and self.hot[row].flags & PL_ROW_REPLACED:
             self._requeue(row)
 
     # -- lineages ---------------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ cdef class TableWriter(ControlWriter):
 
     cdef void _keep_lineage(self, uint32_t row, uint32_t facts) noexcept nogil:
         self.lineages[row] = self.lineage_epoch | facts
-        self.rows[row].marks |= MARK_LINEAGE
+        self.rows[row].status |= STATUS_LINEAGE
 
     cdef void _check_lineage(self, uint32_t row) noexcept nogil:
         """Begin a new epoch if a changed row contradicts its word."""
@@ -419,17 +419,17 @@ cdef class TableWriter(ControlWriter):
         # address dependency followed by its acquire load of row_seq) sees the complete row. On aarch64: stlr paired
         # with ldar.
         pl_store_release32(&self.index[tgid], row)
-        if row != 0 and not self.rows[row].marks & MARK_LIVE and self.hot[row].exit_boot_ns == 0:
-            self.rows[row].marks |= MARK_LIVE
+        if row != 0 and not self.rows[row].status & STATUS_LIVE and self.hot[row].exit_boot_ns == 0:
+            self.rows[row].status |= STATUS_LIVE
             self.heads_live += 1
         if old == 0 or old == row:
             return
-        if self.rows[old].marks & MARK_LIVE:
-            self.rows[old].marks &= ~MARK_LIVE
+        if self.rows[old].status & STATUS_LIVE:
+            self.rows[old].status &= ~STATUS_LIVE
             self.heads_live -= 1
         if row != 0 and self.hot[row].ancestor == self.link(old):
             # An exec: the replaced image ends here.
-            if not self.rows[old].marks & (MARK_QUEUED | MARK_PARKED):
+            if not self.rows[old].status & (STATUS_QUEUED | STATUS_PARKED):
                 self._enqueue(old)
             self.cap_images(row)
 
@@ -474,16 +474,16 @@ cdef class TableWriter(ControlWriter):
     # -- end of an image --------------------------------------------------------------------------------------------
 
     cdef void retire(self, uint32_t row) noexcept nogil:
-        cdef uint8_t marks = self.rows[row].marks
-        if not marks & MARK_USED:
+        cdef uint8_t status = self.rows[row].status
+        if not status & STATUS_USED:
             return
-        if marks & MARK_LIVE:
+        if status & STATUS_LIVE:
             self.heads_live -= 1
-            self.rows[row].marks &= ~MARK_LIVE
-        if self.hot[row].flags & PL_ROW_HEAD and not marks & MARK_EXITED:
+            self.rows[row].status &= ~STATUS_LIVE
+        if self.hot[row].flags & PL_ROW_HEAD and not status & STATUS_EXITED:
             self.heads_exited += 1
-            self.rows[row].marks |= MARK_EXITED
-        if not marks & (MARK_QUEUED | MARK_PARKED):
+            self.rows[row].status |= STATUS_EXITED
+        if not status & (STATUS_QUEUED | STATUS_PARKED):
             self._enqueue(row)
 
     cdef uint32_t evict(self, uint64_t now_boot_ns, uint32_t budget) noexcept nogil:
@@ -594,7 +594,7 @@ cdef class TableWriter(ControlWriter):
         else:
             self.queue_first = row
         self.queue_last = row
-        self.rows[row].marks |= MARK_QUEUED
+        self.rows[row].status |= STATUS_QUEUED
 
     cdef void _requeue(self, uint32_t row) noexcept nogil:
         """Put a row back at the front of the queue; it ended before every row that is in the queue."""
@@ -605,7 +605,7 @@ cdef class TableWriter(ControlWriter):
         else:
             self.queue_last = row
         self.queue_first = row
-        self.rows[row].marks |= MARK_QUEUED
+        self.rows[row].status |= STATUS_QUEUED
 
     cdef void _park(self, uint32_t row) noexcept nogil:
         self.rows[row].prev = self.ancestors_last
@@ -615,12 +615,12 @@ cdef class TableWriter(ControlWriter):
         else:
             self.ancestors_first = row
         self.ancestors_last = row
-        self.rows[row].marks |= MARK_PARKED
+        self.rows[row].status |= STATUS_PARKED
 
     cdef void _unlist(self, uint32_t row) noexcept nogil:
         cdef uint32_t before = self.rows[row].prev
         cdef uint32_t after = self.rows[row].next
-        cdef bint queued = (self.rows[row].marks & MARK_QUEUED) != 0
+        cdef bint queued = (self.rows[row].status & STATUS_QUEUED) != 0
         if before != 0:
             self.rows[before].next = after
         elif queued:
@@ -633,7 +633,7 @@ cdef class TableWriter(ControlWriter):
             self.queue_last = before
         else:
             self.ancestors_last = before
-        self.rows[row].marks &= ~(MARK_QUEUED | MARK_PARKED)
+        self.rows[row].status &= ~(STATUS_QUEUED | STATUS_PARKED)
 
     cdef void gauges(self, pl_commit *slot) noexcept nogil:
         slot.heads_live = self.heads_live
@@ -707,15 +707,15 @@ cdef class TableWriter(ControlWriter):
         else:
             raise KeyError(field)
 
-    def py_mark_tty_given(self, uint32_t row) -> None:
-        """Mark the row's terminal as not reported by the kernel; a record without a terminal does not clear it."""
+    def py_note_tty_given(self, uint32_t row) -> None:
+        """Note that the kernel did not report the row's terminal; a record without a terminal does not clear it."""
         self._require_row(row)
-        self.rows[row].marks |= MARK_TTY_GIVEN
+        self.rows[row].status |= STATUS_TTY_GIVEN
 
     def py_is_tty_given(self, uint32_t row) -> bool:
-        """Return whether the row is marked by `py_mark_tty_given`."""
+        """Return whether `py_note_tty_given` was called for the row."""
         self._require_row(row)
-        return self.rows[row].marks & MARK_TTY_GIVEN != 0
+        return self.rows[row].status & STATUS_TTY_GIVEN != 0
 
     def py_intern_names(self, data) -> int:
         """Intern `data` in the names arena; return a reference with one more holder."""
@@ -807,7 +807,7 @@ cdef class TableWriter(ControlWriter):
         """Return one field of the writer's private state as a live, writable view.
 
         Args:
-            name: refs, next, prev, chain or marks (`ROW_STATE`, indexed by row); lineages (uint32, indexed by row);
+            name: refs, next, prev, chain or status (`ROW_STATE`, indexed by row); lineages (uint32, indexed by row);
                 first_child, next_child, prev_child or parent (`FAMILY`, indexed by tgid).
         """
         self._require_open()
@@ -834,7 +834,7 @@ cdef class TableWriter(ControlWriter):
     def live_heads(self):
         """Return the newest images of the live processes. Rows, ascending, uint32.
 
-        They are found by their marks. Those of all rows fit into a few megabytes, other than the rows, or the index
+        They are found by their status. Those of all rows fit into a few megabytes, other than the rows, or the index
         with the largest kernel.pid_max.
         """
         cdef uint32_t row, count = 0
@@ -844,7 +844,7 @@ cdef class TableWriter(ControlWriter):
         found = rows
         with nogil:
             for row in range(1, self.rows_fresh):
-                if self.rows[row].marks & MARK_LIVE and count < self.heads_live:
+                if self.rows[row].status & STATUS_LIVE and count < self.heads_live:
                     found[count] = row
                     count += 1
         return rows[:count]
@@ -857,9 +857,9 @@ cdef class TableWriter(ControlWriter):
         with nogil:
             for row in range(1, rows):
                 ahead = min(row + EXTRA_AHEAD, rows - 1)
-                if self.rows[ahead].marks & (MARK_LIVE | MARK_EXITED):
+                if self.rows[ahead].status & (STATUS_LIVE | STATUS_EXITED):
                     pl_prefetch(&self.cold[ahead].extra_ref)
-                if self.rows[row].marks & (MARK_LIVE | MARK_EXITED) and self.cold[row].extra_ref != 0:
+                if self.rows[row].status & (STATUS_LIVE | STATUS_EXITED) and self.cold[row].extra_ref != 0:
                     with gil:
                         found.append(row)
         return found

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from pipeline.records.declaring import Layout
 
-# row_state.marks
-MARK_USED = 1 << 0  #: handed out by new_row and not freed
-MARK_LIVE = 1 << 1  #: newest image of a live process, and in the index: counted in heads_live
-MARK_EXITED = 1 << 2  #: newest image of a process that has ended: counted in heads_exited
-MARK_QUEUED = 1 << 3  #: in the retention queue
-MARK_PARKED = 1 << 4  #: past the queue but referred to: in the ancestor list
-MARK_DIGEST = 1 << 5  #: `digests` has an entry for it
-MARK_TTY_GIVEN = 1 << 6  #: the terminal is from a descriptor, not from the kernel (contexts.tty_fallback)
-MARK_LINEAGE = 1 << 7  #: `lineages` has a word for it, which may be of an earlier epoch
+# row_state.status
+STATUS_USED = 1 << 0  #: handed out by new_row and not freed
+STATUS_LIVE = 1 << 1  #: newest image of a live process, and in the index: counted in heads_live
+STATUS_EXITED = 1 << 2  #: newest image of a process that has ended: counted in heads_exited
+STATUS_QUEUED = 1 << 3  #: in the retention queue
+STATUS_PARKED = 1 << 4  #: past the queue but referred to: in the ancestor list
+STATUS_DIGEST = 1 << 5  #: `digests` has an entry for it
+STATUS_TTY_GIVEN = 1 << 6  #: the terminal is from a descriptor, not from the kernel (contexts.tty_fallback)
+STATUS_LINEAGE = 1 << 7  #: `lineages` has a word for it, which may be of an earlier epoch
 
 # A word of `lineages`: what is known of the chain of a row
 LINEAGE_IMAGES = (1 << 9) - 1  #: images that decide it, with the row itself; at most LINEAGE_CHECKED + 1
@@ -32,12 +32,12 @@ ROW_STATE_LAYOUT = Layout(
     The writer's private state of a row. It is on one cache line, because an event uses all of it.
     """,
     """
-    refs   u4  -     ancestor, parent and creator links to the row
-    next   u4  -     in the free list, the retention queue or the ancestor list; a row is in at most one
-    prev   u4  -     in the same
-    chain  u2  -     images of this process up to this one that are still linked
-    marks  u1  mask  MARK_*
-    pad    u1  -     0
+    refs    u4  -     ancestor, parent and creator links to the row
+    next    u4  -     in the free list, the retention queue or the ancestor list; a row is in at most one
+    prev    u4  -     in the same
+    chain   u2  -     images of this process up to this one that are still linked
+    status  u1  mask  STATUS_*
+    pad     u1  -     0
     """,
 )  # fmt: skip
 FAMILY_LAYOUT = Layout(

@@ -1,7 +1,8 @@
 """Records of a source that knows processes by their numbers and from ``/proc``.
 
-They are the records of `pipeline.records.events`, all with FLAG_PARTIAL: the field `known` of TASK contains the groups
-that have a value; the others are unknown. `pipeline.procfs` reads ``/proc``; `source` selects the record for an event.
+They are the records of `pipeline.records.declared`, all with FLAG_PARTIAL: the field `known` of TASK contains the
+groups that have a value; the others are unknown. `pipeline.procfs` reads ``/proc``; `source` selects the record for an
+event.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.procfs.info import ProcInfo, to_record
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.records.declared import EXIT_LAYOUT, HEAD_LAYOUT
 from pipeline.shm.layout import layout
 
@@ -30,14 +31,14 @@ def _offset(dtype: np.dtype[np.void], field: str) -> int:
     return int(dtype.fields[field][1])
 
 
-_TASK_BYTES = events.TASK.itemsize
-_TASK_SID = _offset(events.TASK, "sid")
-_TASK_COMM = _offset(events.TASK, "comm")
-_TASK_KNOWN = _offset(events.TASK, "known")
-_HEAD_SEQ = _offset(events.HEAD, "ring_seq")
-_HEAD_START = _offset(events.HEAD, "start_boot_ns")
-_HEAD_CPU = _offset(events.HEAD, "cpu")
-_HEAD_PARENT_START = _offset(events.HEAD, "parent_start_boot_ns")
+_TASK_BYTES = dtypes.TASK.itemsize
+_TASK_SID = _offset(dtypes.TASK, "sid")
+_TASK_COMM = _offset(dtypes.TASK, "comm")
+_TASK_KNOWN = _offset(dtypes.TASK, "known")
+_HEAD_SEQ = _offset(dtypes.HEAD, "ring_seq")
+_HEAD_START = _offset(dtypes.HEAD, "start_boot_ns")
+_HEAD_CPU = _offset(dtypes.HEAD, "cpu")
+_HEAD_PARENT_START = _offset(dtypes.HEAD, "parent_start_boot_ns")
 
 _PROC_KNOWS = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
 
@@ -57,7 +58,7 @@ class About:
 
 
 def _record(about: About, kind: int, task: bytes | bytearray, body: bytes = b"") -> bytes:
-    flags = events.FLAG_PARTIAL | (0 if task else events.FLAG_HEAD_ONLY)
+    flags = declared.FLAG_PARTIAL | (0 if task else declared.FLAG_HEAD_ONLY)
     head = _HEAD.pack(
         about.time_boot_ns, about.seq, about.tgid, about.tid, about.start_boot_ns, about.ppid, kind, flags, about.cpu,
         about.parent_start_boot_ns, _HEAD.size + len(task) + len(body), 0, 0,
@@ -66,7 +67,7 @@ def _record(about: About, kind: int, task: bytes | bytearray, body: bytes = b"")
 
 
 _EMPTY_TASK = bytes(_TASK_BYTES)
-_NO_FORK_BODY = bytes(events.FORK.itemsize)
+_NO_FORK_BODY = bytes(dtypes.FORK.itemsize)
 
 
 def fork(about: About, info: ProcInfo | None = None) -> bytes:
@@ -78,12 +79,12 @@ def fork(about: About, info: ProcInfo | None = None) -> bytes:
         about: the child.
         info: of a child in namespaces of its own, which the record then contains.
     """
-    return _record(about, events.KIND_FORK, _namespaces(info), _NO_FORK_BODY)
+    return _record(about, declared.KIND_FORK, _namespaces(info), _NO_FORK_BODY)
 
 
 def exec_(about: About, info: ProcInfo) -> bytes:
     """Return an exec record with the facts `info` from ``/proc``."""
-    made = to_record(info, events.KIND_EXEC, about.time_boot_ns)
+    made = to_record(info, declared.KIND_EXEC, about.time_boot_ns)
     head = bytearray(made.head.tobytes())
     struct.pack_into("<Q", head, _HEAD_SEQ, about.seq)
     struct.pack_into("<Q", head, _HEAD_START, about.start_boot_ns)
@@ -101,14 +102,14 @@ def comm(about: About, name: bytes) -> bytes:
     """Return a record of a changed name."""
     task = bytearray(_EMPTY_TASK)
     task[_TASK_COMM : _TASK_COMM + len(name[:15])] = name[:15]
-    return _record(about, events.KIND_COMM, _with_known(task, layout.KNOWN_COMM))
+    return _record(about, declared.KIND_COMM, _with_known(task, layout.KNOWN_COMM))
 
 
 def sid(about: About) -> bytes:
     """Return a record of a process that now leads a new session and group with its own number, without a terminal."""
     task = bytearray(_EMPTY_TASK)
     struct.pack_into("<II", task, _TASK_SID, about.tgid, about.tgid)
-    return _record(about, events.KIND_SID, _with_known(task, layout.KNOWN_SID | layout.KNOWN_TTY))
+    return _record(about, declared.KIND_SID, _with_known(task, layout.KNOWN_SID | layout.KNOWN_TTY))
 
 
 def exit_(about: About, exit_code: int, info: ProcInfo | None = None) -> bytes:
@@ -120,8 +121,8 @@ def exit_(about: About, exit_code: int, info: ProcInfo | None = None) -> bytes:
         info: its namespaces, which the record contains because they identify the process of a tracer.
     """
     signed = exit_code - (exit_code >> 31 << 32)
-    body = _EXIT.pack(0, 0, signed, events.EXIT_NO_REAPER, signed)
-    return _record(about, events.KIND_EXIT, _namespaces(info), body)
+    body = _EXIT.pack(0, 0, signed, declared.EXIT_NO_REAPER, signed)
+    return _record(about, declared.KIND_EXIT, _namespaces(info), body)
 
 
 def unknown(about: About, kind: int) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import WANT_AUDIT, WANT_CGROUP, WANT_IDS, WANT_NS
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.shm.layout import layout
 
 WANT_RECHECK = WANT_IDS | WANT_AUDIT | WANT_CGROUP | WANT_NS
@@ -47,16 +47,16 @@ class Facts:
     def changes(self, later: Facts) -> Iterator[tuple[int, int]]:
         """Yield (kind of event, KNOWN_* groups) of the values that differ in `later`."""
         if self.cred != later.cred:
-            yield events.KIND_CRED, layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID
+            yield declared.KIND_CRED, layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID
         belongs = layout.KNOWN_SID | layout.KNOWN_TTY if self.session != later.session else 0
         if later.namespaces is not None and self.namespaces != later.namespaces:
             belongs |= layout.KNOWN_NS
         if belongs:
-            yield events.KIND_SID, belongs
+            yield declared.KIND_SID, belongs
         if (later.cgroup is not None and self.cgroup != later.cgroup) or (
             later.cgroups_v1 is not None and self.cgroups_v1 != later.cgroups_v1
         ):
-            yield events.KIND_CGROUP, layout.KNOWN_CGROUP
+            yield declared.KIND_CGROUP, layout.KNOWN_CGROUP
 
 
 @dataclass(slots=True)

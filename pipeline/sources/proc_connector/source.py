@@ -31,7 +31,7 @@ from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
 from pipeline.host.boot import now_boot_ns
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.records.limits import KTHREADD, PF_KTHREAD
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import netlink, proc_records
@@ -260,11 +260,11 @@ class ProcConnector:
         if what in (netlink.EVENT_UID, netlink.EVENT_GID):
             info = self._read(about, WANT_RECHECK)
             if info is None:
-                return proc_records.unknown(about, events.KIND_CRED)
+                return proc_records.unknown(about, declared.KIND_CRED)
             self._rechecks.plan(tgid, about.start_boot_ns, Facts.of(info), now)
             # Include every value that was read: a change without an event would otherwise count as reported.
             return proc_records.change(
-                about, events.KIND_CRED, info, proc_records.known_groups(info) & ~layout.KNOWN_COMM
+                about, declared.KIND_CRED, info, proc_records.known_groups(info) & ~layout.KNOWN_COMM
             )
         return None
 
@@ -305,7 +305,7 @@ class ProcConnector:
             about.start_boot_ns = known
             self._living.threads.pop(about.tgid, None)
             # Without a start, the resolver takes the owner of the pid: this process may have begun after the fork.
-            return proc_records.unknown(about, events.KIND_EXEC)
+            return proc_records.unknown(about, declared.KIND_EXEC)
         if info.is_kthread:
             return None
         about.start_boot_ns = self._living.execed(about.tgid, info.start_boot_ns)

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.bus.frames.frame import RECORD_HEADER_BYTES, Frame, FrameEncoder, decode_frames, record_ends
 from pipeline.procfs.info import to_records
 from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, ProcReader
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.sources.proc_connector.proc_records import known_groups
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.shard._pacing import RingWaiter, Wait
@@ -36,7 +36,7 @@ class WrittenAcks:
         """Do nothing: these acknowledgements have no source that could be replaced."""
 
     def ring(self, number: int) -> tuple[int, int, int] | None:
-        """Return (applied_pos, wanted_pos, mark): the cursor, and never a rewind."""
+        """Return (applied_pos, wanted_pos, rewind_id): the cursor, and never a rewind."""
         cursor = self._rings[number].cursor
         return cursor, cursor, 0
 
@@ -149,5 +149,5 @@ def follow(shard: Shard, waiter: RingWaiter, seconds: float | None, progress: Ca
 
 def lost_in(states_lost: tuple[int, ...]) -> dict[str, int]:
     """Return the losses so far, by kind; those of unknown kind have the key ``unknown``."""
-    names = ("unknown", *events.KIND_NAMES[1:])
+    names = ("unknown", *declared.KIND_NAMES[1:])
     return {name: count for name, count in zip(names, states_lost, strict=True) if count}

@@ -19,7 +19,7 @@ from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
 from pipeline.errors import FrameError
 from pipeline.log import Logger, get_logger
 from pipeline.sources.recording.file import Recording
-from pipeline.sources.ring.acks import AckSource
+from pipeline.sources.ring.acks import AckReader
 from pipeline.sources.shard._pacing import RingWaiter, Wait
 from pipeline.sources.shard.process import SourceParts
 
@@ -56,7 +56,7 @@ class _Ring:
     end_recorded: int = 0
     end_pos: int = 0
     next: int = 0
-    mark: int | None = None
+    rewind_id: int | None = None
     applied_pos: int = 0
     watermark_boot_ns: int = 0
     lost: dict[str, int] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class ReplaySource:
         messages: Iterable[bytes | memoryview],
         *,
         boot_id: bytes,
-        acks: AckSource,
+        acks: AckReader,
         send: Callable[[bytes], bool],
         clock: Callable[[], float] = time.monotonic,
         capture_id: int = 0,
@@ -176,11 +176,11 @@ class ReplaySource:
         ack = self._acks.ring(ring.number)
         if ack is None:
             return
-        ring.applied_pos, wanted_pos, mark = ack
-        seen, ring.mark = ring.mark, mark
+        ring.applied_pos, wanted_pos, rewind_id = ack
+        seen, ring.rewind_id = ring.rewind_id, rewind_id
         while ring.next < len(ring.frames) and ring.frames[ring.next].to_pos <= ring.applied_pos:
             ring.next += 1
-        if seen == mark:
+        if seen == rewind_id:
             return
         before = ring.next
         while ring.next and ring.frames[ring.next - 1].to_pos > wanted_pos:

@@ -25,7 +25,7 @@ cdef double _RETRY_S = 0.02
 
 
 cdef class ControlAcks:
-    """Acknowledgements from the control segment of an instance: an `acks.AckSource`.
+    """Acknowledgements from the control segment of an instance: an `acks.AckReader`.
 
     Attributes:
         reopened_total: control files opened after the first.
@@ -115,7 +115,7 @@ cdef class ControlAcks:
         return self._view.gather_us() if self._view is not None else 0
 
     def ring(self, uint32_t number):
-        """Return (applied_pos, wanted_pos, mark) of a ring, or None until a resolver of these rings has started."""
+        """Return (applied_pos, wanted_pos, rewind_id) of a ring; None until a resolver of these rings has started."""
         cdef ack found
         if not self.read(number, &found):
             return None
@@ -126,7 +126,7 @@ cdef class ControlAcks:
             return False
         self._view.read(number, &found.applied_pos, &found.wanted_pos, &found.rewind_seq)
         # Each file starts its count of rewinds again, and its writer may not have received anything that was sent
-        # before. Its mark must therefore differ from every mark of the file before.
+        # before. Its rewind ids must therefore differ from all of the file before.
         found.file = self._opened
         return True
 

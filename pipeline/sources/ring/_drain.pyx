@@ -5,7 +5,7 @@ multiple of 8. While BUSY is set, the record is still being written. DISCARD mea
 Positions count the bytes since the ring was created. They do not wrap; the offset in the data area is
 position & (size - 1).
 
-The content of a record is described in `pipeline.records.events`. A record that is too long or too short for its kind
+The content of a record is described in `pipeline.records.declared`. A record that is too long or too short for its kind
 is counted and left out. Otherwise one bad record would make the reader of a frame reject the good records around it.
 
 Source: kernel/bpf/ringbuf.c.

@@ -17,7 +17,7 @@ cdef class Ring:
     cdef int *_cpus  # the CPUs that write to the ring
     cdef int _cpu_count
     cdef readonly uint64_t data_bytes, cursor, consumer_pos
-    cdef bint is_acknowledged  # the resolver has acknowledged the ring; the fields below hold its last mark
+    cdef bint is_acknowledged  # the resolver has acknowledged the ring; the fields below hold its last rewind_id
     cdef uint64_t ack_file, ack_seq
     cdef readonly uint64_t records_total, discarded_total, malformed_total, corrupt_total, refused_total
 

@@ -2,7 +2,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.ring._shared import CpuStates
-from pipeline.sources.ring.acks import AckSource
+from pipeline.sources.ring.acks import AckReader
 
 NO_WATERMARK: int
 
@@ -14,7 +14,7 @@ class Shard:
         self,
         rings: Sequence[Ring],
         *,
-        acks: AckSource,
+        acks: AckReader,
         send: Callable[[bytes], bool],
         cpus: CpuStates,
         boot_id: bytes,

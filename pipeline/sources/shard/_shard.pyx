@@ -54,7 +54,7 @@ cdef class Shard:
 
         Args:
             rings: at least one ring.
-            acks: the source of the acknowledgements (see acks.AckSource).
+            acks: reports the acknowledgements (see acks.AckReader).
             send: sends a message; returns False if it would block, and is then called again later.
             cpus: the states of the CPUs, `pl_shared`.
             boot_id, source, capture_id: written into the frames.
@@ -208,8 +208,8 @@ cdef class Shard:
         found = self._acks.ring(ring.number)
         if found is None:
             return False
-        answer.applied_pos, answer.wanted_pos, mark = found
-        answer.file, answer.rewind_seq = mark >> 64, mark & <uint64_t>-1
+        answer.applied_pos, answer.wanted_pos, rewind_id = found
+        answer.file, answer.rewind_seq = rewind_id >> 64, rewind_id & <uint64_t>-1
         return True
 
     cdef int _acknowledge(self, Ring ring) except -1:

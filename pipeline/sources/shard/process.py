@@ -28,7 +28,7 @@ from pipeline.sources.shard._pacing import RingWaiter
 from pipeline.worker.start import report_ready, run_worker
 
 if TYPE_CHECKING:
-    from pipeline.sources.ring.acks import AckSource
+    from pipeline.sources.ring.acks import AckReader
     from pipeline.worker.description import WorkerDescription
 
 #: The part of the stop timeout during which a source waits until its records are applied.
@@ -54,7 +54,7 @@ class SourceParts(NamedTuple):
     fds: CaptureFds
     rings: Sequence[Ring]
     states: CpuStates | None
-    acks: AckSource
+    acks: AckReader
     send: Callable[[bytes], bool]
     boot_id: bytes
     frame_max_bytes: int
@@ -74,7 +74,7 @@ def open_parts(
     source: str,
     ring_count: int,
     ring_bytes: Mapping[int, int],
-    acks_of: Callable[[Sequence[Ring]], AckSource],
+    acks_of: Callable[[Sequence[Ring]], AckReader],
     send: Callable[[bytes], bool],
     boot_id: bytes,
     frame_max_bytes: int,

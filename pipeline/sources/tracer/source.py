@@ -24,7 +24,7 @@ from pipeline import paths
 from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.errors import FrameError
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.sources.proc_connector.source import Counts
 from pipeline.sources.ring.handring import RingWriter
 from pipeline.sources.shard.filling import FillingShard
@@ -39,7 +39,7 @@ SLACK_NS = 1_000_000
 #: A longer record does not fit into the columns of a shard.
 RECORD_MAX_BYTES = 128 << 10
 #: Flags that a tracer may set.
-_FLAGS = events.FLAG_PARTIAL | events.FLAG_LEADER_DEAD | events.FLAG_CONTAINER
+_FLAGS = declared.FLAG_PARTIAL | declared.FLAG_LEADER_DEAD | declared.FLAG_CONTAINER
 _SENDERS_MAX = 1024
 
 
@@ -117,26 +117,26 @@ class TracerFrames:
         self.refusal = reason
 
     def _write(self, frame: Frame) -> None:
-        bodies = {kind: iter(getattr(frame, events.KIND_NAMES[kind])) for kind in events.BODIES}
+        bodies = {kind: iter(getattr(frame, declared.KIND_NAMES[kind])) for kind in dtypes.BODIES}
         at = 0
         now = self._clock_ns()
         for head, task in zip(frame.head, frame.task, strict=True):
             var_bytes, kind = int(head["var_bytes"]), int(head["kind"])
             strings = frame.blob[at : at + var_bytes]
             at += var_bytes
-            if int(head["flags"]) & events.FLAG_HEAD_ONLY:
+            if int(head["flags"]) & declared.FLAG_HEAD_ONLY:
                 self._refuse("a record without a pid namespace")
                 continue
             body = next(bodies[kind]).tobytes() if kind in bodies else b""
-            if not 0 < kind < events.KIND_COUNT or not int(head["tgid"]) or not int(task["pid_ns"]):
+            if not 0 < kind < declared.KIND_COUNT or not int(head["tgid"]) or not int(task["pid_ns"]):
                 self._refuse("a record without a pid namespace")
                 continue
             rest = task.tobytes() + body + bytes(strings)
-            length = events.HEAD.itemsize + len(rest)
+            length = dtypes.HEAD.itemsize + len(rest)
             if length > min(RECORD_MAX_BYTES, self._writer.data_bytes // 2):
                 self._lose(1)
                 continue
-            whole = np.array([head], events.HEAD)
+            whole = np.array([head], dtypes.HEAD)
             whole["time_boot_ns"] = min(int(head["time_boot_ns"]), now)
             whole["flags"] = int(head["flags"]) & _FLAGS
             whole["record_bytes"], whole["ring_pos"] = length, 0

@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, record_span
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 
 BOOT_ID = bytes(range(16))
-KINDS = range(1, events.KIND_COUNT)
+KINDS = range(1, declared.KIND_COUNT)
 
 
 @dataclass
@@ -28,30 +28,30 @@ class Sample:
     watermark_boot_ns: int | None = None
     heads: list[np.void] = field(default_factory=list)
     tasks: list[np.void] = field(default_factory=list)
-    bodies: dict[int, list[np.void]] = field(default_factory=lambda: {kind: [] for kind in events.BODIES})
+    bodies: dict[int, list[np.void]] = field(default_factory=lambda: {kind: [] for kind in dtypes.BODIES})
     strings: list[bytes] = field(default_factory=list)
 
     def add(self, kind: int, *, strings: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b""),
             head_only: bool = False, gap: int = 0, fill: int = 0) -> None:  # fmt: skip
         """Append one record, `gap` bytes after the one before it; `fill` determines its unused fields."""
-        head = np.frombuffer(bytes([fill & 0xFF]) * events.HEAD.itemsize, events.HEAD).copy()[0]
-        task = np.frombuffer(bytes([fill & 0xFF]) * events.TASK.itemsize, events.TASK).copy()[0]
+        head = np.frombuffer(bytes([fill & 0xFF]) * dtypes.HEAD.itemsize, dtypes.HEAD).copy()[0]
+        task = np.frombuffer(bytes([fill & 0xFF]) * dtypes.TASK.itemsize, dtypes.TASK).copy()[0]
         blob = b"".join(strings)
         head["kind"] = kind
-        head["flags"] = events.FLAG_HEAD_ONLY if head_only else 0
+        head["flags"] = declared.FLAG_HEAD_ONLY if head_only else 0
         head["ring_pos"] = self.to_pos + gap
-        head["record_bytes"] = events.HEAD.itemsize
+        head["record_bytes"] = dtypes.HEAD.itemsize
         head["var_bytes"] = 0
         if head_only:
-            task = np.zeros(1, events.TASK)[0]
+            task = np.zeros(1, dtypes.TASK)[0]
             blob = b""
         else:
             head["var_bytes"] = len(blob)
-            head["record_bytes"] += events.TASK.itemsize + len(blob)
-            if kind in events.BODIES:
-                dtype = events.BODIES[kind]
+            head["record_bytes"] += dtypes.TASK.itemsize + len(blob)
+            if kind in dtypes.BODIES:
+                dtype = dtypes.BODIES[kind]
                 body = np.frombuffer(bytes([fill & 0xFF]) * dtype.itemsize, dtype).copy()[0]
-                if kind == events.KIND_EXEC:
+                if kind == declared.KIND_EXEC:
                     body["root_offset"] = len(strings[0]) // 2
                     for name, string in zip(("path", "name", "args", "envs"), strings, strict=True):
                         body[f"{name}_bytes"] = len(string)
@@ -64,11 +64,11 @@ class Sample:
 
     def columns(self) -> dict[str, np.ndarray]:
         return {
-            "head": np.array(self.heads, events.HEAD),
-            "task": np.array(self.tasks, events.TASK),
-            "fork": np.array(self.bodies[events.KIND_FORK], events.FORK),
-            "exec": np.array(self.bodies[events.KIND_EXEC], events.EXEC),
-            "exit": np.array(self.bodies[events.KIND_EXIT], events.EXIT),
+            "head": np.array(self.heads, dtypes.HEAD),
+            "task": np.array(self.tasks, dtypes.TASK),
+            "fork": np.array(self.bodies[declared.KIND_FORK], dtypes.FORK),
+            "exec": np.array(self.bodies[declared.KIND_EXEC], dtypes.EXEC),
+            "exit": np.array(self.bodies[declared.KIND_EXIT], dtypes.EXIT),
             "blob": np.frombuffer(b"".join(self.strings), np.uint8),
         }
 
@@ -95,7 +95,7 @@ def samples(draw: st.DrawFn, max_records: int = 12) -> Sample:
         from_pos=start,
         to_pos=start,
         source=draw(st.text(max_size=20)),
-        lost=draw(st.dictionaries(st.sampled_from(events.KIND_NAMES), u64)),
+        lost=draw(st.dictionaries(st.sampled_from(declared.KIND_NAMES), u64)),
         malformed=draw(u64),
         watermark_boot_ns=draw(st.none() | u64),
     )
@@ -118,14 +118,14 @@ def example() -> Sample:
     sample = Sample(ring=3, seq=7, from_pos=4096, to_pos=4096, lost={"fork": 2})
     for kind in KINDS:
         sample.add(kind, strings=(b"/usr/bin/true", b"true", b"true\0", b"A=1\0"), fill=kind)
-    sample.add(events.KIND_EXEC, head_only=True)
+    sample.add(declared.KIND_EXEC, head_only=True)
     return sample
 
 
 def family(children: int = 5) -> Sample:
     """Forks and exits of one parent's children. Their TASKs differ only in the pid in the namespace."""
     sample = Sample(ring=1, seq=1, from_pos=0, to_pos=0)
-    for kind in (events.KIND_FORK, events.KIND_EXIT):
+    for kind in (declared.KIND_FORK, declared.KIND_EXIT):
         for child in range(children):
             sample.add(kind, fill=9)
             sample.tasks[-1]["ns_pid"] = 100 + child
@@ -136,6 +136,6 @@ def assert_consistent(frame: Frame) -> None:
     """Whatever the message was: the columns of a frame that was accepted fit together."""
     assert len(frame.head) == len(frame.task) == frame.count
     assert int(frame.head["var_bytes"].sum(dtype=np.uint64)) == len(frame.blob)
-    whole = (frame.head["flags"] & events.FLAG_HEAD_ONLY) == 0
-    for kind, name in ((events.KIND_FORK, "fork"), (events.KIND_EXEC, "exec"), (events.KIND_EXIT, "exit")):
+    whole = (frame.head["flags"] & declared.FLAG_HEAD_ONLY) == 0
+    for kind, name in ((declared.KIND_FORK, "fork"), (declared.KIND_EXEC, "exec"), (declared.KIND_EXIT, "exit")):
         assert len(getattr(frame, name)) == int((whole & (frame.head["kind"] == kind)).sum())

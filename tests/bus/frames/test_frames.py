@@ -15,7 +15,7 @@ from pipeline.bus.frames.declared import FRAME_KEYS
 from pipeline.bus.frames.encode import FRAME_MAX_BYTES, FrameEncoder, record_span
 from pipeline.bus.frames.frame import Frame, decode_frame, decode_frames, record_ends
 from pipeline.errors import FrameError
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from tests.bus.frames.frame_samples import BOOT_ID, Sample, assert_consistent, example, family, samples
 from tests.sampling import examples
 
@@ -42,14 +42,14 @@ def test_frame_comes_back_as_it_was_sent(sample: Sample) -> None:
 
 
 def test_the_encoder_writes_the_declared_keys() -> None:
-    declared = [key.name for key in FRAME_KEYS]
-    assert list(msgpack.unpackb(example().message())) == [name for name in declared if name not in OPTIONAL]
+    names = [key.name for key in FRAME_KEYS]
+    assert list(msgpack.unpackb(example().message())) == [name for name in names if name not in OPTIONAL]
     sample = family()
     whole = FrameEncoder(boot_id=BOOT_ID, source="ebpf", capture_id=7).encode(
         ring=0, seq=0, from_pos=0, to_pos=sample.to_pos, count=len(sample.heads), lost={}, malformed=1,
         watermark_boot_ns=1, **sample.columns(),
     )  # fmt: skip
-    assert sorted(msgpack.unpackb(whole)) == sorted(declared)
+    assert sorted(msgpack.unpackb(whole)) == sorted(names)
     types = {"uint": int, "bin": bytes, "str": str, "map": dict}
     for key in FRAME_KEYS:
         assert type(msgpack.unpackb(whole)[key.name]) is types[key.type.split()[0]], key.name
@@ -76,9 +76,9 @@ def test_since_keeps_records_at_or_after_the_position(sample: Sample, index: int
         expected.heads.append(sample.heads[i])
         expected.tasks.append(sample.tasks[i])
         expected.strings.append(sample.strings[i])
-        if kind in events.BODIES and not sample.heads[i]["flags"] & events.FLAG_HEAD_ONLY:
+        if kind in dtypes.BODIES and not sample.heads[i]["flags"] & declared.FLAG_HEAD_ONLY:
             before = sum(
-                1 for head in sample.heads[:i] if head["kind"] == kind and not head["flags"] & events.FLAG_HEAD_ONLY
+                1 for head in sample.heads[:i] if head["kind"] == kind and not head["flags"] & declared.FLAG_HEAD_ONLY
             )
             expected.bodies[kind].append(sample.bodies[kind][before])
     assert part.count == len(kept)
@@ -180,7 +180,7 @@ def test_replaced_strings_are_those_of_the_frame_and_of_its_parts() -> None:
 def test_decoding_reads_the_columns_in_place() -> None:
     sample = Sample()
     for _ in range(2000):
-        sample.add(events.KIND_FORK)
+        sample.add(declared.KIND_FORK)
     message = sample.message()
     decode_frame(message)
     tracemalloc.start()
@@ -195,22 +195,22 @@ def test_decoding_reads_the_columns_in_place() -> None:
 def test_equal_tasks_are_sent_once() -> None:
     """A family of ten records shares one TASK; ten unrelated records have one each."""
     message = msgpack.unpackb(family().message())
-    assert len(message["task"]) == events.TASK.itemsize and np.frombuffer(message["task"], events.TASK)["ns_pid"] == 0
+    assert len(message["task"]) == dtypes.TASK.itemsize and np.frombuffer(message["task"], dtypes.TASK)["ns_pid"] == 0
     assert np.frombuffer(message["task_of"], np.uint16).tolist() == [0] * 10
     assert np.frombuffer(message["ns_pid"], np.uint32).tolist() == 2 * [100, 101, 102, 103, 104]
     _same(decode_frame(family().message()), family())
     strangers = Sample()
     for i in range(10):
-        strangers.add(events.KIND_FORK, fill=i)
+        strangers.add(declared.KIND_FORK, fill=i)
     assert "task_of" not in msgpack.unpackb(strangers.message())
 
 
-@pytest.mark.parametrize("field", [name for name in events.TASK.names or () if name != "ns_pid"])
+@pytest.mark.parametrize("field", [name for name in dtypes.TASK.names or () if name != "ns_pid"])
 def test_tasks_that_differ_in_one_field_are_two(field: str) -> None:
     sample = family()
-    sample.tasks[3][field] = b"x" if events.TASK[field].kind == "S" else 1
+    sample.tasks[3][field] = b"x" if dtypes.TASK[field].kind == "S" else 1
     # Three if both hash to the same place in the writer's table, so that one is written twice.
-    assert len(msgpack.unpackb(sample.message())["task"]) // events.TASK.itemsize in {2, 3}
+    assert len(msgpack.unpackb(sample.message())["task"]) // dtypes.TASK.itemsize in {2, 3}
     _same(decode_frame(sample.message()), sample)
 
 
@@ -226,10 +226,10 @@ def test_a_frame_names_the_capture_of_its_rings(capture_id: int) -> None:
 
 def test_more_tasks_than_there_are_numbers_for_are_all_sent() -> None:
     n = 70_000
-    head = np.zeros(n, events.HEAD)
-    head["kind"], head["record_bytes"] = events.KIND_CRED, 64 + 160
+    head = np.zeros(n, dtypes.HEAD)
+    head["kind"], head["record_bytes"] = declared.KIND_CRED, 64 + 160
     head["ring_pos"] = np.arange(n) * record_span(64 + 160)
-    task = np.zeros(n, events.TASK)
+    task = np.zeros(n, dtypes.TASK)
     task["uid"] = np.arange(n)
     frame = decode_frame(
         FrameEncoder(boot_id=BOOT_ID, source="ebpf").encode(
@@ -332,11 +332,11 @@ def test_wrong_shape_is_refused_whole_with_its_reason(entries: dict[str, object]
     ("index", "field", "value", "reason"),
     [
         (0, "kind", 0, "kind is unknown"),
-        (6, "kind", events.KIND_COUNT, "kind is unknown"),
+        (6, "kind", declared.KIND_COUNT, "kind is unknown"),
         (3, "record_bytes", 63, "length does not match"),
         (3, "var_bytes", 0, "length does not match"),
         (7, "record_bytes", 224, "length does not match"),
-        (2, "flags", events.FLAG_HEAD_ONLY, "length does not match"),
+        (2, "flags", declared.FLAG_HEAD_ONLY, "length does not match"),
         (1, "ring_pos", 4096, "overlaps the record before it"),
         (1, "ring_pos", (1 << 64) - 8, "outside the frame's range"),
         (0, "ring_pos", 4097, "outside the frame's range"),
@@ -352,7 +352,7 @@ def test_disagreeing_head_is_refused(index: int, field: str, value: int, reason:
 @pytest.mark.parametrize("field", ["path_bytes", "root_offset", "name_bytes", "args_bytes", "envs_bytes"])
 def test_exec_strings_must_add_up(field: str) -> None:
     sample = example()
-    sample.bodies[events.KIND_EXEC][0][field] = 0xFFFF_FFFF
+    sample.bodies[declared.KIND_EXEC][0][field] = 0xFFFF_FFFF
     with pytest.raises(FrameError, match="strings do not add up"):
         decode_frame(sample.message())
 

@@ -27,9 +27,9 @@ from pipeline.bus.stream.journal import (
     NAME,
     Block,
     Geometry,
+    JournalBytes,
     JournalFile,
     JournalReader,
-    Source,
     unpack_messages,
 )
 from pipeline.bus.stream.messages import TOPICS
@@ -41,7 +41,7 @@ GOLDEN = Path(__file__).with_name("golden") / "journal.bin"
 ALL = (1 << len(TOPICS)) - 1
 
 
-class Memory(Source):
+class Memory(JournalBytes):
     """The bytes of a journal in memory."""
 
     def __init__(self, data: bytes) -> None:
@@ -286,7 +286,7 @@ def test_a_torn_block_is_overwritten_by_the_successor(directory: Path) -> None:
     made.writer.close()
 
 
-class Counted(Source):
+class Counted(JournalBytes):
     """A journal and the number of reads."""
 
     def __init__(self, directory: Path) -> None:
@@ -313,15 +313,15 @@ def test_a_search_reads_one_segment_at_most(directory: Path) -> None:
     beat(8)  # a stream that is in the middle of a segment only
     for _ in range(3000):
         beat(9)
-    source = Counted(directory)
-    reader = JournalReader(source)
+    counted = Counted(directory)
+    reader = JournalReader(counted)
     for stream, is_there in ((8, True), (9, True), (99, False)):
-        source.reads = 0
+        counted.reads = 0
         reader.seek(stream, [1] * len(TOPICS), 1)
         found = reader.read()
         assert found is not None and (found[0].stream == stream) == is_there == reader.is_whole
         assert reader.at == found[0].end
-        assert source.reads < 2600, "there are more blocks than that"
+        assert counted.reads < 2600, "there are more blocks than that"
     assert found is not None and found[0].at == 0
     reader.close()
     made.writer.close()
@@ -377,22 +377,22 @@ def test_any_damage_only_hides_blocks(data: st.DataObject) -> None:
         for _ in range(data.draw(st.sampled_from([0, 1, 40, 900]))):
             made.append()
         made.writer.close()
-        source = Memory((Path(directory) / NAME).read_bytes())
+        memory = Memory((Path(directory) / NAME).read_bytes())
         used = JOURNAL_HEADER_BYTES + min(made.writer._at, made.writer.geometry.ring_bytes)
         for _ in range(data.draw(st.integers(1, 12))):
             at = data.draw(st.integers(0, used - 1))
             kind = data.draw(st.sampled_from(["flip", "noise", "copy", "zeros"]))
             if kind == "flip":
-                source.data[at] ^= 1 << data.draw(st.integers(0, 7))
+                memory.data[at] ^= 1 << data.draw(st.integers(0, 7))
             elif kind == "noise":
-                source.data[at : at + 100] = data.draw(st.binary(min_size=100, max_size=100))
+                memory.data[at : at + 100] = data.draw(st.binary(min_size=100, max_size=100))
             elif kind == "copy":
-                source.data[at : at + 4096] = source.data[:4096]
+                memory.data[at : at + 4096] = memory.data[:4096]
             else:
-                source.data[at : at + 300] = bytes(300)
+                memory.data[at : at + 300] = bytes(300)
         if data.draw(st.booleans()):
-            del source.data[data.draw(st.integers(0, used)) :]
-        reader = JournalReader(source)
+            del memory.data[data.draw(st.integers(0, used)) :]
+        reader = JournalReader(memory)
         reader.seek(7, [data.draw(st.integers(1, 2000))] * len(TOPICS), ALL)
         made.check(reader)
 

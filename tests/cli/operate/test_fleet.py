@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.bus.stream.messages import MAJOR, MINOR
 from pipeline.cli.operate.fleet import STORE_VARIABLE, command
-from pipeline.fleet.questions import QUESTIONS
-from pipeline.fleet.session import VIEWS
+from pipeline.fleet.named_queries import QUERIES
+from pipeline.fleet.open_store import VIEWS
 from pipeline.fleet.store import Store
 from tests.cli.conftest import Command
 from tests.fleet.traffic import NS, SimulatedHost
@@ -32,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             host.gap("proc.exec", 4, 4, None, None),
             host.gap("proc.exit", None, None, None, None),
         ]:
-            opened.take(*message)
+            opened.add(*message)
         opened.commit()
     return root
 
@@ -52,7 +52,7 @@ def test_help_is_one_screen_and_ends_with_examples(procline: Command, name: str)
 def test_questions_and_views_are_listed(procline: Command) -> None:
     done = procline("fleet", "query")
     assert done.code == 0
-    assert all(f"\n{name} " in done.out for name in [*QUESTIONS, *VIEWS])
+    assert all(f"\n{name} " in done.out for name in [*QUERIES, *VIEWS])
     assert "FROM programs" in procline("fleet", "query", "--show", "where").out
 
 

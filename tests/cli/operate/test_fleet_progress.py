@@ -26,14 +26,14 @@ class Store:
         pass
 
     def query(self, sql: str) -> Any:
-        from pipeline.fleet.session import Rows
+        from pipeline.fleet.open_store import QueryResult
 
         time.sleep(0.3)
-        return Rows(["answer"], iter([[(42,)]]))
+        return QueryResult(["answer"], iter([[(42,)]]))
 
 
 def test_a_question_that_takes_long(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.fleet.session.Session", Store)
+    monkeypatch.setattr("pipeline.fleet.open_store.OpenStore", Store)
     monkeypatch.setattr(progress, "AFTER_S", 0.05)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     for name, value in (("TERM", "xterm"), ("NO_COLOR", "1"), ("COLUMNS", "200")):

@@ -13,7 +13,7 @@ from pipeline.bpf import declared, libbpf, syscall
 from pipeline.bus import context_events
 from pipeline.resolver.agents import recorded_calls
 from pipeline.resolver.agents.recorded_calls import RecordedCalls, event_of
-from tests.resolver.agents.test_context_events import Scene, s  # noqa: F401 - a fixture
+from tests.resolver.agents.test_context_loop import Scene, s  # noqa: F401 - a fixture
 
 QUEUE, ARRAY = 22, 2
 

@@ -1202,17 +1202,17 @@ def test_a_failing_list_of_pids_skips_the_tick(w: World) -> None:
 
 def test_a_batch_finds_the_row_of_a_single_call(w: World) -> None:
     """Both paths use one implementation: a live record of the same exec is already applied."""
-    from pipeline.records import events
+    from pipeline.records import declared, dtypes
     from pipeline.resolver.entries import entry_records
 
     w.fork(0, 3, 10)
     entry = entry_of(w.exec(0, 3, 11))
     time_ns = int(entry.store.hot["exec_boot_ns"])  # type: ignore[attr-defined]
     used = w.tables.rows_used
-    body = np.zeros(1, events.EXEC)
+    body = np.zeros(1, dtypes.EXEC)
     body["inode"] = 11
-    head = entry_records.head(events.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns)
-    w.applier.apply_records(head, np.zeros(1, events.TASK), body)
+    head = entry_records.head(declared.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns)
+    w.applier.apply_records(head, np.zeros(1, dtypes.TASK), body)
     assert w.tables.rows_used == used and w.resolver.get(high(3)) is entry
     row = w.tables.hot_view()[w.tables.py_head(high(3))]
     assert int(row["flags"]) & layout.ROW_IS_EXEC

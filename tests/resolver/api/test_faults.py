@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.export.forest import forest
 from pipeline.host import boot
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.entry_rows import Book
 from pipeline.shm.check.validate import validate_tables
@@ -51,7 +51,7 @@ def test_a_parent_that_ended_before_its_child_was_seen(w: World) -> None:
     late.apply(w.applier)
     assert family(w, 4) == (3, [(4, 1), (3, 1), (1, 1)])
     assert w.read.follow(w.proc(4).creator).row == gone.row and w.read.live() == {1, 4}
-    w.change(4, events.KIND_COMM, comm=b"x")  # its next record names the process that adopted it
+    w.change(4, declared.KIND_COMM, comm=b"x")  # its next record names the process that adopted it
     assert family(w, 4) == (3, [(4, 1), (1, 1)])
     assert w.proc(4).ppid == 1 and flag(w.proc(4), "ADOPTED")
 
@@ -91,7 +91,7 @@ def test_a_change_of_credentials_after_an_exec_is_of_the_image_that_runs(w: Worl
     w.fork(1, 3)
     w.exec(3, b"/usr/bin/su")
     w.fork(3, 4)
-    w.change(3, events.KIND_CRED, uid=1000)
+    w.change(3, declared.KIND_CRED, uid=1000)
     assert (w.proc(3).uid, w.proc(3).euid, w.proc(3).path) == (1000, 1000, b"/usr/bin/su")
     assert [row.uid for row in w.read.chain(3)] == [1000, 0, 0], "the image before it ran as root, and so did init"
     assert w.proc(4).uid == 0, "a child that was forked before keeps its own"
@@ -104,7 +104,7 @@ def test_a_change_of_credentials_after_an_exec_is_of_the_image_that_runs(w: Worl
 def test_a_change_of_credentials_that_comes_after_the_next_exec_stays_with_its_time(w: World) -> None:
     """setuid on CPU 0, exec of a setuid program on CPU 1, ring 1 first: the exec has reported newer ids already."""
     w.fork(1, 3)
-    late = w.story.change(3, events.KIND_CRED, uid=1000)
+    late = w.story.change(3, declared.KIND_CRED, uid=1000)
     w.story.processes[3].uid = 7
     w.exec(3, b"/bin/sh")
     before = w.proc(3)
@@ -209,7 +209,7 @@ def test_entries_that_no_pid_slot_holds_are_whole(w: World) -> None:
     assert shared == w.proc(3).args_ref != 0 and _inside.refcount(w.tables.args, shared) >= 2
     earlier, middle = w.read.chain(3)[1], w.proc(4)
     without_reaper = w.story.exit(4)
-    without_reaper.body["exit_flags"], without_reaper.body["reaper_tgid"] = events.EXIT_NO_REAPER, 0
+    without_reaper.body["exit_flags"], without_reaper.body["reaper_tgid"] = declared.EXIT_NO_REAPER, 0
     without_reaper.apply(w.applier)
     w.exit(3)
     w.tables.evict_exited(w.story.now + 10**15, 1000)

@@ -251,7 +251,7 @@ class Host:
             "hot": tables.hot_view()[:used].tobytes(),
             "cold": tables.cold_view()[:used].tobytes(),
             "index": tables.index_view().tobytes(),
-            "marks": tables.private_view("marks")[:used].tobytes(),
+            "status": tables.private_view("status")[:used].tobytes(),
             "next": tables.private_view("next")[:used].tobytes(),
             "children": {pid: list(tables.py_children(pid)) for pid in range(64)},
             "awaited": [self.applier.py_is_awaited(pid) for pid in range(64)],

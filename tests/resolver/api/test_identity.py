@@ -12,7 +12,7 @@ from zlib import crc32
 
 import pytest
 
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import CGroupContext, Credentials, FileEvent, PathKey, PIDContext
@@ -56,7 +56,7 @@ class Kernel:
         return self.story.exit(high(pid))
 
     def set_uid(self, pid: int, uid: int) -> Record:
-        return self.story.change(high(pid), events.KIND_CRED, uid=uid)
+        return self.story.change(high(pid), declared.KIND_CRED, uid=uid)
 
     def tell(self, *records: Record) -> ProcessCacheEntry | None:
         """Report these records in this order; return the entry of the last one, if the call returns an entry."""
@@ -83,11 +83,11 @@ class Kernel:
             start_boot_ns=int(head["start_boot_ns"]), parent_start_boot_ns=int(head["parent_start_boot_ns"]),
         )  # fmt: skip
         event = Event(timestamp_ns=record.time, pid_context=context)
-        if record.kind == events.KIND_FORK:
+        if record.kind == declared.KIND_FORK:
             event.entry = r.new_process_cache_entry(context)
             event.entry.fork_time = record.time
             r.add_fork_entry(event, CGroupContext())
-        elif record.kind == events.KIND_EXEC:
+        elif record.kind == declared.KIND_EXEC:
             assert record.body is not None
             body, strings = record.body[0], record.strings
             path = strings[: int(body["path_bytes"])].decode()
@@ -100,7 +100,7 @@ class Kernel:
                 cookie=int(task["cookie"]), cgroup=CGroupContext(path_key=PathKey(int(task["cgroup_id"]))),
             )  # fmt: skip
             r.add_exec_entry(event, CGroupContext())
-        elif record.kind == events.KIND_EXIT:
+        elif record.kind == declared.KIND_EXIT:
             assert record.body is not None
             event.reaper_pid = int(record.body["reaper_tgid"][0])
             event.reaper_start_boot_ns = int(record.body["reaper_start_boot_ns"][0])

@@ -175,7 +175,7 @@ def test_constants_have_the_values_that_are_listed() -> None:
         ("resolver.entries.model", "SNAPSHOTTING"): 0,
         ("resolver.entries.model", "SNAPSHOTTED"): 1,
         ("secrets.argsenvs", "PRIORITY_PREFIXES"): ("DD_SERVICE",),
-        ("resolver.api.lookup", "PROCFS_DEPTH"): 16,
+        ("resolver.api.finder", "PROCFS_DEPTH"): 16,
         ("secrets.argsenvs", "CACHE_IDS"): 512,
         ("secrets.interner", "CAPACITY"): 8192,
         ("resolver.api.ebpf", "LIMITER_PIDS"): 128,

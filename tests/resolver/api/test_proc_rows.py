@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.survey import LiveProcess, Survey
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.api.proc_rows import ProcRows
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.kernel_maps import PID_CACHE, PROC_CACHE, KernelMaps
@@ -23,7 +23,7 @@ START = 1000 * TICK_NS
 
 
 def process(cookie: int, time_boot_ns: int) -> LiveProcess:
-    head, task, exec_ = (np.zeros(1, dtype) for dtype in (events.HEAD, events.TASK, events.EXEC))
+    head, task, exec_ = (np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC))
     head["tgid"] = head["tid"] = 5
     head["start_boot_ns"], head["time_boot_ns"] = START, time_boot_ns
     task["cookie"], task["comm"], task["pid_ns"], task["ns_pid"] = cookie, b"x", 1, 5
@@ -45,21 +45,21 @@ def test_an_exec_of_the_same_file_is_another_image_if_the_maps_know_of_it(cookie
 
 
 def survey_of(processes: list[dict[str, int]], time_boot_ns: int) -> Survey:
-    columns = [np.zeros(len(processes), dtype) for dtype in (events.HEAD, events.TASK, events.EXEC)]
+    columns = [np.zeros(len(processes), dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)]
     for i, facts in enumerate(processes):
         for column in columns:
             for name in set(facts) & set(column.dtype.names or ()):
                 column[name][i] = facts[name]
     head, task, exec_ = columns
     head["tid"], head["time_boot_ns"], task["comm"], exec_["path_bytes"] = head["tgid"], time_boot_ns, b"x", 6
-    is_exact = (head["flags"] & events.FLAG_PARTIAL) == 0
+    is_exact = (head["flags"] & declared.FLAG_PARTIAL) == 0
     strings = [b"/bin/x"] * len(processes)
     return Survey(head, task, exec_, strings, is_exact, 0, time_boot_ns, {}, list(range(1, len(processes) + 1)))
 
 
 PROCESSES = st.builds(
     dict, tgid=st.integers(1, 6), ppid=st.integers(0, 6), start_boot_ns=st.sampled_from([START, START + 1, 2 * START]),
-    flags=st.sampled_from([0, events.FLAG_PARTIAL]), cookie=st.sampled_from([0, 77, 78]), uid=st.integers(0, 2),
+    flags=st.sampled_from([0, declared.FLAG_PARTIAL]), cookie=st.sampled_from([0, 77, 78]), uid=st.integers(0, 2),
     mnt_ns=st.sampled_from([0, 5]), user_ns=st.sampled_from([0, 6]), cgroup_id=st.sampled_from([0, 9]),
     inode=st.sampled_from([12, 13]),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import Event, dump
@@ -85,11 +85,11 @@ class Model:
             "tid": int(head["tid"]),
         }  # fmt: skip
         parent = int(head["ppid"]), int(head["parent_start_boot_ns"])
-        if event.kind == events.KIND_FORK:
+        if event.kind == declared.KIND_FORK:
             self._fork(event, identity, parent, now)
             return
         process = self.processes[identity]
-        if event.kind == events.KIND_EXEC:
+        if event.kind == declared.KIND_EXEC:
             body = event.body[0]
             previous = process.head
             path, rest = event.strings[: body["path_bytes"]], event.strings[body["path_bytes"] + body["name_bytes"] :]
@@ -115,11 +115,11 @@ class Model:
             return
         self._check_parent(process, parent)
         process.head.facts |= now
-        if event.kind == events.KIND_CAPS:
-            (told,) = np.frombuffer(event.strings, events.CAPS)
+        if event.kind == declared.KIND_CAPS:
+            (told,) = np.frombuffer(event.strings, dtypes.CAPS)
             for name, mask in (("cap_attempted", "caps_attempted"), ("cap_used", "caps_used")):
                 process.head.facts[name] = process.head.facts.get(name, 0) | int(told[mask])
-        if event.kind == events.KIND_EXIT:
+        if event.kind == declared.KIND_EXIT:
             process.end, process.exit_code = event.time, int(event.body["exit_code"][0])
             reaper = int(event.body["reaper_tgid"][0]), int(event.body["reaper_start_boot_ns"][0])
             for child in self.processes.values():

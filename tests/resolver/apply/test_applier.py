@@ -9,7 +9,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.apply import _applier
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
@@ -53,14 +53,14 @@ class World:
     def snapshot(self, tgid: int, path: bytes = b"/sbin/init", *, ticks: bool = False, args=(b"init",), **more) -> int:
         """Read /proc for a process now."""
         process = self.story.processes[tgid]
-        head = np.zeros(1, events.HEAD)
+        head = np.zeros(1, dtypes.HEAD)
         head["tgid"] = head["tid"] = tgid
         head["start_boot_ns"] = process.start // 10_000_000 * 10_000_000 if ticks else process.start
         head["time_boot_ns"] = self.story.tick()
         if process.parent is not None:
             head["ppid"] = process.parent.tgid
             head["parent_start_boot_ns"] = 0 if ticks else process.parent.start
-        body = np.zeros(1, events.EXEC)
+        body = np.zeros(1, dtypes.EXEC)
         strings = b"".join(a + b"\0" for a in args)
         body["inode"], body["path_bytes"] = process.inode, len(path)
         body["args_bytes"] = body["args_full_bytes"] = len(strings)
@@ -123,7 +123,7 @@ def test_r2_without_a_reaper_the_exited_parent_stays_the_ancestor(w):
     w.fork(1, 3)
     w.fork(3, 4)
     event = w.story.exit(3)
-    event.body["exit_flags"] = events.EXIT_NO_REAPER
+    event.body["exit_flags"] = declared.EXIT_NO_REAPER
     event.body["reaper_tgid"] = 0
     event.apply(w.applier)
     assert w.read.shape(4) == [(4, 1), (3, 1), (1, 1)]
@@ -281,7 +281,7 @@ def test_r18_children_of_an_exited_process_move_to_the_subreaper(w):
     assert row.ppid == 10 and w.read.follow(row.parent).tgid == 10
     assert w.read.shape(12) == [(12, 2), (12, 1), (10, 1), (1, 1)]
     assert flag(row, "ADOPTED") and flag(row, "ADOPTION_PREDICTED")
-    w.change(12, events.KIND_COMM, comm=b"renamed")
+    w.change(12, declared.KIND_COMM, comm=b"renamed")
     assert not flag(w.proc(12), "ADOPTION_PREDICTED") and w.proc(12).comm == b"renamed"
     assert w.read.counter("reparents_confirmed") == 1
 
@@ -455,7 +455,7 @@ def test_a_process_that_has_ended_and_was_evicted_does_not_live_again(late):
         world.init()
         process = world.fork(1, 3)
         story = world.story
-        change = story.change(3, events.KIND_COMM, comm=b"late")
+        change = story.change(3, declared.KIND_COMM, comm=b"late")
         execed = story.exec(3, b"/bin/late")
         ended = story.processes[3]
         world.exit(3)
@@ -632,7 +632,7 @@ def test_a_late_exec_does_not_undo_later_changes(w):
     w.fork(1, 3)
     w.story.processes[3].cgroup = 100
     late = w.story.exec(3, b"/bin/a")
-    w.change(3, events.KIND_CRED, uid=9, cgroup=7)
+    w.change(3, declared.KIND_CRED, uid=9, cgroup=7)
     late.apply(w.applier)
     row = w.proc(3)
     assert (row.path, row.images, row.uid, row.cgroup_id, row.comm) == (b"/bin/a", 2, 9, 7, b"a")
@@ -648,7 +648,7 @@ def test_an_exec_that_comes_after_the_end_is_counted_as_any(w):
 
 def test_scripts_truncations_and_unreadable_arguments(w):
     w.fork(1, 3)
-    flags = events.EXEC_SCRIPT | events.EXEC_ENVS_TRUNCATED | events.EXEC_ARGS_UNREADABLE
+    flags = declared.EXEC_SCRIPT | declared.EXEC_ENVS_TRUNCATED | declared.EXEC_ARGS_UNREADABLE
     event = w.story.exec(3, b"/usr/bin/python3", name=b"./x.py", flags=flags, kept_args_bytes=0)
     event.apply(w.applier)
     row = w.proc(3)
@@ -717,7 +717,7 @@ def test_a_path_below_the_tasks_root_is_compared_as_the_task_sees_it(w):
         event.body["root_offset"] = len(b"/root")
         event.apply(w.applier)
         assert flag(w.proc(3), "THROUGH_SYMLINK") == is_link
-    event = w.story.exec(3, b"/jail/bin/x", name=b"/bin/y", flags=events.EXEC_DELETED)
+    event = w.story.exec(3, b"/jail/bin/x", name=b"/bin/y", flags=declared.EXEC_DELETED)
     event.apply(w.applier)
     assert not flag(w.proc(3), "THROUGH_SYMLINK"), "where it was is not known for sure"
 
@@ -837,10 +837,10 @@ def test_a_record_between_exit_and_relink_does_not_move_the_child_back(w):
     w.exit(3)
     child = w.story.processes[4]
     adopter, child.parent = child.parent, old
-    w.change(4, events.KIND_COMM, comm=b"x")
+    w.change(4, declared.KIND_COMM, comm=b"x")
     assert w.proc(4).ppid == 1 and flag(w.proc(4), "ADOPTION_PREDICTED")
     child.parent = adopter
-    w.change(4, events.KIND_COMM, comm=b"y")
+    w.change(4, declared.KIND_COMM, comm=b"y")
     assert not flag(w.proc(4), "ADOPTION_PREDICTED")
 
 
@@ -851,7 +851,7 @@ def test_a_wrong_prediction_is_corrected_by_the_next_record(w):
     w.exit(3)
     assert w.proc(4).ppid == 1
     w.story.processes[4].parent = w.story.processes[2]
-    w.change(4, events.KIND_COMM, comm=b"x")
+    w.change(4, declared.KIND_COMM, comm=b"x")
     assert w.proc(4).ppid == 2 and w.read.chain(4)[1].tgid == 2
     assert w.read.counter("reparents_corrected") == 1
 
@@ -890,7 +890,7 @@ def test_children_wait_for_an_unknown_adopter(w):
     w.snapshot(2)
     assert w.proc(4).ppid == 2 and w.read.chain(4)[1].tgid == 2
     assert flag(w.proc(4), "ADOPTED") and flag(w.proc(4), "ADOPTION_PREDICTED")
-    w.change(4, events.KIND_COMM, comm=b"x")
+    w.change(4, declared.KIND_COMM, comm=b"x")
     assert not flag(w.proc(4), "ADOPTION_PREDICTED") and w.read.counter("reparents_confirmed") == 1
 
 
@@ -900,14 +900,14 @@ def test_a_child_waits_for_the_parent_that_its_record_names(w):
     w.story.fork(1, 5)  # lost
     w.fork(3, 4)
     w.story.processes[4].parent = w.story.processes[5]
-    w.change(4, events.KIND_COMM, comm=b"x")
+    w.change(4, declared.KIND_COMM, comm=b"x")
     assert w.proc(4).ppid == 3 and (5, w.story.processes[5].start) in w.applier.take_wanted()
     assert w.applier.py_is_awaited(5)
     w.snapshot(5)
     assert not w.applier.py_is_awaited(5)
     assert w.proc(4).ppid == 5 and w.read.chain(4)[1].tgid == 5
     assert flag(w.proc(4), "ADOPTED") and not flag(w.proc(4), "ADOPTION_PREDICTED")
-    w.change(4, events.KIND_COMM, comm=b"y")
+    w.change(4, declared.KIND_COMM, comm=b"y")
     assert w.read.counter("reparents_confirmed") == w.read.counter("reparents_corrected") == 0
 
 
@@ -917,16 +917,16 @@ def test_a_child_that_ends_or_gets_another_parent_waits_no_more(w):
         w.story.fork(1, parent)  # lost
         w.fork(3, child)
         w.story.processes[child].parent = w.story.processes[parent]
-        w.change(child, events.KIND_COMM, comm=b"x")
+        w.change(child, declared.KIND_COMM, comm=b"x")
     assert w.applier.py_is_awaited(5) and w.applier.py_is_awaited(7)
     w.exit(4)
     assert not w.applier.py_is_awaited(5)
     w.story.fork(1, 8)  # lost
     w.story.processes[6].parent = w.story.processes[8]
-    w.change(6, events.KIND_COMM, comm=b"y")
+    w.change(6, declared.KIND_COMM, comm=b"y")
     assert not w.applier.py_is_awaited(7) and w.applier.py_is_awaited(8)
     w.story.processes[6].parent = w.story.processes[3]
-    w.change(6, events.KIND_COMM, comm=b"z")
+    w.change(6, declared.KIND_COMM, comm=b"z")
     assert w.proc(6).ppid == 3 and not w.applier.py_is_awaited(1 << 30)
 
 
@@ -946,7 +946,7 @@ def test_every_event_of_a_broken_lineage_counts(w):
     kernel.task["task_flags"] = 0x200000
     kernel.head["ppid"], kernel.head["parent_start_boot_ns"] = 8, 5
     apply_batch(w.applier, w.story.fork(1, 7), w.story.exec(7, b"/bin/a"), kernel)
-    assert broken.kind == events.KIND_FORK and w.read.counter("broken_lineage") == 0
+    assert broken.kind == declared.KIND_FORK and w.read.counter("broken_lineage") == 0
     child = [w.story.fork(2, 3), w.story.exec(3, b"/bin/a"), w.story.fork(3, 4), w.story.exec(4, b"/bin/b")]
     apply_batch(w.applier, *child, w.story.exit(4))
     assert w.read.counter("broken_lineage") == 5
@@ -967,7 +967,7 @@ def test_children_in_a_dying_namespace_are_not_moved(w):
     w.fork(1, 3)
     w.fork(3, 4)
     event = w.story.exit(3)
-    event.body["exit_flags"] = events.EXIT_NS_DIES
+    event.body["exit_flags"] = declared.EXIT_NS_DIES
     event.apply(w.applier)
     assert w.proc(4).ppid == 3 and w.read.counter("reparents") == 0
 
@@ -978,9 +978,9 @@ def test_children_in_a_dying_namespace_are_not_moved(w):
 def test_changes_of_a_process_that_lives(w):
     w.fork(1, 3)
     row = w.proc(3)
-    w.change(3, events.KIND_CRED, uid=1000)
-    w.change(3, events.KIND_COMM, comm=b"new")
-    w.change(3, events.KIND_CGROUP, cgroup=5)
+    w.change(3, declared.KIND_CRED, uid=1000)
+    w.change(3, declared.KIND_COMM, comm=b"new")
+    w.change(3, declared.KIND_CGROUP, cgroup=5)
     after = w.proc(3)
     assert after.row == row.row
     assert (after.uid, after.euid, after.comm, after.cgroup_id) == (1000, 1000, b"new", 5)
@@ -990,21 +990,21 @@ def test_changes_of_a_process_that_lives(w):
 def test_nothing_is_written_when_nothing_differs(w):
     w.fork(1, 3)
     before = w.proc(3)
-    w.change(3, events.KIND_CRED)
+    w.change(3, declared.KIND_CRED)
     assert w.proc(3).row_seq == before.row_seq
 
 
 def test_an_older_record_does_not_undo_a_younger_one(w):
     w.fork(1, 3)
-    late = w.story.change(3, events.KIND_CRED, uid=5)
-    w.change(3, events.KIND_CRED, uid=6)
+    late = w.story.change(3, declared.KIND_CRED, uid=5)
+    w.change(3, declared.KIND_CRED, uid=6)
     late.apply(w.applier)
     assert w.proc(3).uid == 6
 
 
 def test_a_change_of_an_unknown_process_enters_it(w):
     w.story.fork(1, 3)
-    w.change(3, events.KIND_CRED, uid=9)
+    w.change(3, declared.KIND_CRED, uid=9)
     row = w.proc(3)
     assert row.uid == 9 and flag(row, "GAP") and w.read.chain(3)[1].tgid == 1
     assert (3, row.start_boot_ns) in w.applier.take_wanted()
@@ -1057,10 +1057,10 @@ def test_head_only_fork_exec_exit(w):
     ("kind", "unknown"),
     [
         # The fields that the programs for this kind of record compare: change.bpf.h.
-        (events.KIND_CRED, layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID | layout.KNOWN_NS),
-        (events.KIND_SID, layout.KNOWN_SID | layout.KNOWN_TTY | layout.KNOWN_NS),
-        (events.KIND_COMM, layout.KNOWN_COMM),
-        (events.KIND_CGROUP, layout.KNOWN_CGROUP),
+        (declared.KIND_CRED, layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID | layout.KNOWN_NS),
+        (declared.KIND_SID, layout.KNOWN_SID | layout.KNOWN_TTY | layout.KNOWN_NS),
+        (declared.KIND_COMM, layout.KNOWN_COMM),
+        (declared.KIND_CGROUP, layout.KNOWN_CGROUP),
     ],
 )
 def test_head_only_change_makes_the_facts_unknown(w, kind, unknown):
@@ -1086,18 +1086,18 @@ def told():
 
 def sampled(event: Event) -> Event:
     """The same record as the comparison of live processes makes it."""
-    event.head["flags"] |= events.FLAG_SAMPLED
+    event.head["flags"] |= declared.FLAG_SAMPLED
     return event
 
 
-@pytest.mark.parametrize("kind", [events.KIND_CRED, events.KIND_SID])
+@pytest.mark.parametrize("kind", [declared.KIND_CRED, declared.KIND_SID])
 def test_a_change_that_a_comparison_found_is_marked_until_one_is_seen_exactly(told, kind):
     told.fork(1, 3)
-    topic = "proc.cred" if kind == events.KIND_CRED else "proc.context"
+    topic = "proc.cred" if kind == declared.KIND_CRED else "proc.context"
     sampled(told.story.change(3, kind, uid=4)).apply(told.applier)
     assert told.proc(3).uid == 4 and flag(told.proc(3), "CHANGE_SAMPLED")
     assert told.numbers()[topic] == 1
-    told.change(3, events.KIND_COMM, comm=b"q")
+    told.change(3, declared.KIND_COMM, comm=b"q")
     assert flag(told.proc(3), "CHANGE_SAMPLED"), "a change of name says nothing of credentials"
     told.change(3, kind, uid=5)
     assert told.proc(3).uid == 5 and not flag(told.proc(3), "CHANGE_SAMPLED")
@@ -1110,10 +1110,10 @@ def test_a_comparison_that_finds_what_is_known_makes_no_event(told):
     """The kernel's cache knew less than the row."""
     told.fork(1, 3)
     before = told.numbers()
-    sampled(told.story.change(3, events.KIND_SID)).apply(told.applier)
+    sampled(told.story.change(3, declared.KIND_SID)).apply(told.applier)
     assert told.numbers() == before and not flag(told.proc(3), "CHANGE_SAMPLED")
-    found = sampled(told.story.change(3, events.KIND_CRED, uid=7))
-    late = sampled(told.story.change(3, events.KIND_CRED, uid=8))
+    found = sampled(told.story.change(3, declared.KIND_CRED, uid=7))
+    late = sampled(told.story.change(3, declared.KIND_CRED, uid=8))
     told.exit(3)
     late.head["time_boot_ns"] = told.story.now
     numbers = told.numbers()
@@ -1126,11 +1126,11 @@ def test_a_comparison_that_finds_what_is_known_makes_no_event(told):
 def test_a_successor_publishes_what_a_comparison_found_as_its_predecessor_did():
     def story_of(world: World) -> None:
         world.fork(1, 3)
-        sampled(world.story.change(3, events.KIND_CRED, uid=4)).apply(world.applier)
-        world.change(3, events.KIND_COMM, comm=b"q")
-        sampled(world.story.change(3, events.KIND_SID, uid=5)).apply(world.applier)
+        sampled(world.story.change(3, declared.KIND_CRED, uid=4)).apply(world.applier)
+        world.change(3, declared.KIND_COMM, comm=b"q")
+        sampled(world.story.change(3, declared.KIND_SID, uid=5)).apply(world.applier)
         world.exec(3, b"/bin/a")
-        sampled(world.story.change(3, events.KIND_CRED, uid=6)).apply(world.applier)
+        sampled(world.story.change(3, declared.KIND_CRED, uid=6)).apply(world.applier)
         world.exit(3)
 
     with instance() as directory:
@@ -1212,7 +1212,7 @@ def test_proc_shows_unreported_changes(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/a", inode=5, args=[b"a"])
     assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.SAME
-    w.story.change(3, events.KIND_CRED, uid=77)
+    w.story.change(3, declared.KIND_CRED, uid=77)
     assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.CHANGED
     assert w.proc(3).uid == 77
     w.story.exec(3, b"/bin/lost", inode=6)
@@ -1285,12 +1285,12 @@ def test_arguments_that_a_process_wrote_over_are_no_exec(w):
 def test_proc_is_not_believed_over_a_younger_event(w):
     w.fork(1, 3)
     process = w.story.processes[3]
-    head = np.zeros(1, events.HEAD)
+    head = np.zeros(1, dtypes.HEAD)
     head["tgid"], head["start_boot_ns"], head["ppid"] = 3, process.start, 1
     head["time_boot_ns"] = w.story.now - 1
     task = task_of(process)
     task["uid"] = 99
-    w.change(3, events.KIND_COMM, comm=b"c")
+    w.change(3, declared.KIND_COMM, comm=b"c")
     assert w.applier.insert_snapshot(head, task) == _applier.SAME
     assert w.proc(3).uid == 0
 
@@ -1315,7 +1315,7 @@ def test_a_parent_that_comes_late_is_linked_by_the_childs_next_record(w):
     parent.apply(w.applier)
     row = w.proc(4)
     assert w.read.shape(4) == [(4, 1), (3, 1), (1, 1)] and not flag(row, "PARENT_MISSING")
-    w.change(4, events.KIND_COMM, comm=b"x")
+    w.change(4, declared.KIND_COMM, comm=b"x")
     assert w.read.counter("reparents") == 0 and not flag(w.proc(4), "ADOPTED")
 
 
@@ -1339,9 +1339,9 @@ def family(world: World) -> None:
     world.exec(3, b"/bin/sh")
     world.fork(3, 4)
     world.fork(3, 5)
-    world.change(4, events.KIND_CRED, uid=3)
-    world.change(4, events.KIND_COMM, comm=b"q")
-    world.change(4, events.KIND_SID)
+    world.change(4, declared.KIND_CRED, uid=3)
+    world.change(4, declared.KIND_COMM, comm=b"q")
+    world.change(4, declared.KIND_SID)
     world.exit(3)
     world.exit(5)
 
@@ -1428,7 +1428,7 @@ def test_applying_everything_twice_changes_nothing(w):
     w.fork(1, 2)
     story: list[Event] = [
         w.story.fork(2, 3), w.story.exec(3, b"/a"), w.story.fork(3, 4), w.story.exec(3, b"/b"),
-        w.story.change(4, events.KIND_CRED, uid=3), w.story.exit(3), w.story.exec(4, b"/c"), w.story.exit(4),
+        w.story.change(4, declared.KIND_CRED, uid=3), w.story.exit(3), w.story.exec(4, b"/c"), w.story.exit(4),
         w.story.fork(2, 3), w.story.exec(3, b"/d"),
     ]  # fmt: skip
     for event in story:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import proc_records
@@ -28,7 +28,7 @@ class World:
 
     def enter(self, tgid: int, ppid: int, start: int) -> None:
         """Add a process that the snapshot found: root's, in the outermost namespaces, in cgroup 11."""
-        head, task, body = np.zeros(1, events.HEAD), np.zeros(1, events.TASK), np.zeros(1, events.EXEC)
+        head, task, body = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.TASK), np.zeros(1, dtypes.EXEC)
         head["tgid"] = head["tid"] = task["ns_pid"] = task["sid"] = tgid
         head["ppid"], head["start_boot_ns"], head["time_boot_ns"] = ppid, start, 200 * TICK
         task["comm"], task["pid_ns"], task["mnt_ns"], task["cgroup_id"] = b"init", ROOT_NS, 1, 11
@@ -42,7 +42,7 @@ class World:
     def put(self, record: bytes) -> int:
         """Apply one record; return the row of its process."""
         head, task = record[:64], record[64:224] or None
-        length = {events.KIND_FORK: 32, events.KIND_EXEC: 128, events.KIND_EXIT: 32}.get(head[36], 0)
+        length = {declared.KIND_FORK: 32, declared.KIND_EXEC: 128, declared.KIND_EXIT: 32}.get(head[36], 0)
         body = record[224 : 224 + length] or None
         return self.applier.apply_records(head, task, body, record[224 + length :])
 
@@ -80,10 +80,10 @@ def test_known_groups_may_be_zero(w: World) -> None:
     about = About(start + 1, CHILD, CHILD, start)
     task = bytearray(160)
     task[0:4] = (33).to_bytes(4, "little")
-    w.put(proc_records._record(about, events.KIND_CRED, proc_records._with_known(task, layout.KNOWN_CREDS)))
+    w.put(proc_records._record(about, declared.KIND_CRED, proc_records._with_known(task, layout.KNOWN_CREDS)))
     assert w.proc(CHILD).uid == 33
     about.time_boot_ns += 1
-    w.put(proc_records._record(about, events.KIND_CRED, proc_records._with_known(bytes(160), layout.KNOWN_CREDS)))
+    w.put(proc_records._record(about, declared.KIND_CRED, proc_records._with_known(bytes(160), layout.KNOWN_CREDS)))
     assert w.proc(CHILD).uid == 0 and w.proc(CHILD).cap_effective == 7
 
 
@@ -99,9 +99,9 @@ def test_one_value_of_a_group_is_enough_for_the_whole_group(w: World, field: str
     start = 300 * TICK + 5
     w.fork(start)
     before = w.proc(CHILD)
-    task = np.zeros(1, events.TASK)
+    task = np.zeros(1, dtypes.TASK)
     task[field] = 33
-    w.put(proc_records._record(About(start + 1, CHILD, CHILD, start), events.KIND_CRED, task.tobytes()))
+    w.put(proc_records._record(About(start + 1, CHILD, CHILD, start), declared.KIND_CRED, task.tobytes()))
     after = w.proc(CHILD)
     assert getattr(after, field) == 33 and after.known == before.known | getattr(layout, f"KNOWN_{group}")
     assert (after.comm, after.cgroup_id, after.sid, after.pid_ns) == (b"init", 11, before.sid, ROOT_NS)
@@ -113,10 +113,10 @@ def test_states_are_stored_where_a_record_reports_them_and_a_child_copies_its_pa
     known = layout.KNOWN_NO_NEW_PRIVS | layout.KNOWN_SECCOMP
 
     def change(no_new_privs: int, seccomp_mode: int) -> None:
-        task = np.zeros(1, events.TASK)
+        task = np.zeros(1, dtypes.TASK)
         task["no_new_privs"], task["seccomp_mode"], task["comm"] = no_new_privs, seccomp_mode, b"x"
         about = About(300 * TICK, PARENT, PARENT, w.proc(PARENT).start_boot_ns)
-        w.put(proc_records._record(about, events.KIND_CRED, task.tobytes()))
+        w.put(proc_records._record(about, declared.KIND_CRED, task.tobytes()))
 
     assert not w.proc(PARENT).known & known
     change(2, 3)
@@ -163,7 +163,7 @@ def test_an_exec_without_a_start_belongs_to_the_owner_of_the_pid(w: World, is_re
     """The source began between the fork and the exec, and the process had ended before it was read."""
     start = 300 * TICK + 5
     w.fork(start)
-    execed = proc_records.unknown(About(start + 9, CHILD, CHILD, 0), events.KIND_EXEC)
+    execed = proc_records.unknown(About(start + 9, CHILD, CHILD, 0), declared.KIND_EXEC)
     w.put(execed)
     w.exit(start + 20, 0)
     if is_repeated:  # by a resolver that took over
@@ -182,7 +182,7 @@ def test_an_exec_without_a_start_and_without_an_owner_is_counted(w: World, after
     if after_exit:
         w.exit(start + 5, start)
     execed_at = start + 9 if after_exit else start - 9
-    w.put(proc_records.unknown(About(execed_at, CHILD, CHILD, 0), events.KIND_EXEC))
+    w.put(proc_records.unknown(About(execed_at, CHILD, CHILD, 0), declared.KIND_EXEC))
     assert w.read.counter("exec_unknown") == 1
     assert len([one for one in w.read.chain(CHILD) if one.tgid == CHILD]) == 1
 
@@ -191,7 +191,7 @@ def test_an_exec_of_an_ended_process_leaves_the_image_unknown(w: World) -> None:
     start = 300 * TICK + 5
     w.fork(start)
     assert w.proc(CHILD).known & layout.KNOWN_FILE
-    w.put(proc_records.unknown(About(start + 9, CHILD, CHILD, start), events.KIND_EXEC))
+    w.put(proc_records.unknown(About(start + 9, CHILD, CHILD, start), declared.KIND_EXEC))
     image = w.proc(CHILD)
     assert image.flags & layout.ROW_IS_EXEC and image.flags & layout.ROW_GAP
     assert not image.known & (layout.KNOWN_FILE | layout.KNOWN_CREDS)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TooOldError
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.apply._applier import Applier
 from pipeline.secrets.conceal import Concealer
 from pipeline.secrets.scrub import Scrubber
@@ -74,7 +74,7 @@ def test_facts_that_are_not_compared_are_those_of_the_last_exec(w: World) -> Non
     w.fork(1, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/x")
-    w.change(4, events.KIND_COMM, comm=b"renamed")
+    w.change(4, declared.KIND_COMM, comm=b"renamed")
     w.story.exit(3)  # lost
     w.story.processes[4].cgroup = 7
     event = w.exec(4, b"/bin/x", name=b"/link/x", tid=77)
@@ -88,7 +88,7 @@ def test_facts_that_are_not_compared_are_those_of_the_last_exec(w: World) -> Non
 def test_credentials_are_compared_as_they_are_at_the_exec(w: World, lost: bool) -> None:
     w.fork(1, 4)
     w.exec(4, b"/bin/x")
-    change = w.story.change(4, events.KIND_CRED, uid=9)
+    change = w.story.change(4, declared.KIND_CRED, uid=9)
     if not lost:
         change.apply(w.applier)
     w.exec(4, b"/bin/x")
@@ -107,7 +107,7 @@ def test_sources_without_ebpf_and_tracers_make_an_image_for_each_exec(w: World) 
     w.fork(1, 4)
     for images in (2, 3):
         event = w.story.exec(4, b"/bin/x")
-        event.head["flags"] |= events.FLAG_PARTIAL
+        event.head["flags"] |= declared.FLAG_PARTIAL
         event.apply(w.applier)
         assert w.proc(4).images == images
 
@@ -223,7 +223,7 @@ def test_a_successor_that_receives_them_again_changes_nothing(w: World, drops_pr
     story = [w.fork(1, 4)]
     story += [w.exec(4, path) for path in (b"/a", b"/a", b"/a", b"/b", b"/b", b"/a", b"/a")]
     if drops_privileges:
-        story.append(w.change(4, events.KIND_CRED, uid=9))
+        story.append(w.change(4, declared.KIND_CRED, uid=9))
     once = dump(w.tables)
     for row in w.read.chain(4):
         w.applier.py_forget_digest(row.row)
@@ -357,7 +357,7 @@ def test_counts_of_a_frame_belong_to_the_process_of_the_record() -> None:
     story.exit(4)
     story.begin(9)  # no fork was reported for it
     story.fork(9, 4)
-    late = story.change(4, events.KIND_COMM, comm=b"late")
+    late = story.change(4, declared.KIND_COMM, comm=b"late")
     late.head["start_boot_ns"] = unknown.start
     with instance() as directory:
         read = Reading(in_frames(directory, story))

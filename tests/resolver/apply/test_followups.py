@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.apply._applier import Applier
 from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance
@@ -31,7 +31,7 @@ def test_nothing_is_noted_until_a_part_asks_for_it(w: World) -> None:
     w.exit(4)
     followups = w.applier.followups
     assert (followups.take_logins(), followups.take_leaders(), followups.take_ttyless()) == (0, [], [])
-    w.exec(3, b"/bin/sh", flags=events.EXEC_SCRIPT)
+    w.exec(3, b"/bin/sh", flags=declared.EXEC_SCRIPT)
     assert followups.take_scripts() == ([], 0)
 
 
@@ -42,7 +42,7 @@ def test_scripts_are_noted_up_to_a_bound(w: World) -> None:
     w.exec(3, b"/bin/sh")
     assert followups.take_scripts() == ([], 0)
     for _ in range(258):
-        w.exec(3, b"/bin/sh", flags=events.EXEC_SCRIPT)
+        w.exec(3, b"/bin/sh", flags=declared.EXEC_SCRIPT)
     rows, dropped = followups.take_scripts()
     assert len(rows) == 256 and w.proc(3).row in rows and dropped == 2
     assert followups.take_scripts() == ([], 0)
@@ -73,9 +73,9 @@ def test_an_entry_that_a_single_call_made_is_noted_too(w: World) -> None:
     w.fork(1, 3)
     row = w.proc(3).row
     w.tables.cold_view()["tty"][row] = b""
-    w.applier.followups.add(0, events.KIND_FORK, row, 1)
+    w.applier.followups.add(0, declared.KIND_FORK, row, 1)
     assert w.applier.followups.take_ttyless() == []
-    w.applier.followups.add(1, events.KIND_EXEC, row, 1)
+    w.applier.followups.add(1, declared.KIND_EXEC, row, 1)
     assert w.applier.followups.take_ttyless() == [row]
     with pytest.raises((ValueError, IndexError)):
-        w.applier.followups.add(1, events.KIND_EXEC, 1 << 31, 1)
+        w.applier.followups.add(1, declared.KIND_EXEC, 1 << 31, 1)

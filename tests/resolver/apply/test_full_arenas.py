@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.model import (
     AWSSecurityCredentials,
@@ -79,11 +79,11 @@ def test_arguments_without_room_are_not_taken_from_proc_later(w: World) -> None:
     with w.everything():
         w.do(w.story.exec(3, b"/bin/new", inode=77, args=[b"new"]))
     process = w.story.processes[3]
-    head, body = np.zeros(1, events.HEAD), np.zeros(1, events.EXEC)
+    head, body = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.EXEC)
     head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = 3, process.start, w.story.tick()
     head["ppid"] = 1
     body["inode"], body["path_bytes"], body["args_bytes"], body["args_full_bytes"] = 77, 8, 7, 7
-    w.applier.insert_snapshot(head, np.zeros(1, events.TASK), body, b"/bin/newchosen\0", known=0)
+    w.applier.insert_snapshot(head, np.zeros(1, dtypes.TASK), body, b"/bin/newchosen\0", known=0)
     row = w.head(3)
     assert (row.path, w.args(row), row.images) == (b"/bin/new", None, 2) and row.flags & layout.ROW_ARGS_TRUNCATED
 
@@ -99,13 +99,13 @@ def test_the_same_image_keeps_its_facts(w: World) -> None:
 
 
 def test_a_cgroup_that_could_not_be_named_is_asked_for_again(w: World) -> None:
-    w.do(w.story.change(3, events.KIND_CGROUP, cgroup=4711))
+    w.do(w.story.change(3, declared.KIND_CGROUP, cgroup=4711))
     assert [cgroup for cgroup, _ in w.applier.cgroups.take_wanted() if cgroup == 4711]
     with w.everything():
         assert w.applier.cgroups.name(4711, b"/a.slice", b"") == 0
     assert w.head(3).cgroup_ref == 0
-    w.do(w.story.change(3, events.KIND_CGROUP, cgroup=4712))
-    w.do(w.story.change(3, events.KIND_CGROUP, cgroup=4711))
+    w.do(w.story.change(3, declared.KIND_CGROUP, cgroup=4712))
+    w.do(w.story.change(3, declared.KIND_CGROUP, cgroup=4711))
     assert 4711 in {cgroup for cgroup, _ in w.applier.cgroups.take_wanted()}
     assert w.applier.cgroups.name(4711, b"/a.slice", b"c0ffee") == 1
     with w.everything():
@@ -224,8 +224,8 @@ def test_with_full_arenas_an_image_shows_its_own_facts_or_none(ops, data):
         validate_tables(tables)
         expected = model.view()
         hot = tables.hot_view()
-        marks = tables.private_view("marks")
-        for row in (row for row in range(1, tables.rows_frontier) if marks[row] & 1):
+        status = tables.private_view("status")
+        for row in (row for row in range(1, tables.rows_frontier) if status[row] & 1):
             found = read.row(row)
             own = expected[found.tgid, found.start_boot_ns, found.images]
             args = tables.args.py_bytes(found.args_ref)[4:] if found.args_ref else None

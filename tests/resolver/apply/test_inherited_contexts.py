@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.procfs.tracer_metadata import TracerMetadata
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.api.ebpfless import EBPFLessResolver
 from pipeline.resolver.entries import entry_extra
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -81,11 +81,11 @@ def test_names_of_credentials_are_inherited_with_their_ids(w: World) -> None:
     w.do(w.story.exec(3, b"/bin/b"))
     for tgid in (3, 4, 5):
         assert w.entry(tgid).credentials == named, tgid
-    w.do(w.story.change(4, events.KIND_CRED, uid=7))
+    w.do(w.story.change(4, declared.KIND_CRED, uid=7))
     changed = w.entry(4).credentials
     assert (changed.uid, changed.user, changed.euser, changed.fsgroup) == (7, "", "", "")
     assert (w.entry(4).container, w.entry(5).credentials) == (CONTAINER, named)
-    w.do(w.story.change(5, events.KIND_CGROUP, cgroup=300))
+    w.do(w.story.change(5, declared.KIND_CGROUP, cgroup=300))
     assert w.entry(5).credentials.user == ""
     suid = w.story.exec(3, b"/bin/su")
     suid.task["euid"] = 9
@@ -98,15 +98,15 @@ def extra_of(w: World, tgid: int) -> dict[str, Any]:
     return entry_extra.unpack(w.tables.args.py_bytes(ref)) if ref else {}
 
 
-def sent(w: World, pid: int, kept: int = events.SENDER.itemsize, **fields: object) -> Event:
+def sent(w: World, pid: int, kept: int = dtypes.SENDER.itemsize, **fields: object) -> Event:
     """The end of a process by a signal, with `kept` bytes of the part of the record about its sender."""
     event = w.story.exit(pid, 9, cost={})
     assert event.body is not None
-    sender = np.zeros(1, events.SENDER)
+    sender = np.zeros(1, dtypes.SENDER)
     sender["sender_signal"] = 9
     for name, value in fields.items():
         sender[f"sender_{name}"] = value
-    event.body["exit_flags"] |= events.EXIT_SENDER
+    event.body["exit_flags"] |= declared.EXIT_SENDER
     event.strings += sender.tobytes()[:kept]
     event.head["var_bytes"] = len(event.strings)
     return event
@@ -143,7 +143,7 @@ def test_a_sender_outside_has_no_pid_and_a_cut_record_no_sender(w: World) -> Non
     w.do(w.story.fork(3, 5))
     w.do(sent(w, 4))
     assert extra_of(w, 4)["exit_signal_sender"]["pid"] is None
-    w.do(sent(w, 5, kept=events.SENDER.itemsize - 1))
+    w.do(sent(w, 5, kept=dtypes.SENDER.itemsize - 1))
     assert "exit_signal_sender" not in extra_of(w, 5) and w.head(5).exit_boot_ns
 
 
@@ -168,7 +168,7 @@ def test_an_entry_inherits_the_names_of_the_same_ids_alone(w: World, uid: int) -
 def test_a_move_removes_inherited_contexts(w: World, is_full: bool) -> None:
     """The tags of the container that the process left do not describe its new container."""
     with full(w.tables.args) if is_full else full():
-        w.do(w.story.change(3, events.KIND_CGROUP, cgroup=200))
+        w.do(w.story.change(3, declared.KIND_CGROUP, cgroup=200))
     entry = w.entry(3)
     assert (entry.container, entry.cgroup.version, entry.cgroup.created_at) == (ContainerContext(), 0, 0)
     assert entry.cgroup.path_key == PathKey(200)

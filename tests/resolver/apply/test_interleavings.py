@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
@@ -67,13 +67,13 @@ def tell(ops: list[tuple[str, int, int]], story: Story | None = None) -> Story:
         elif op == "x" and others:
             story.exit(others[a % len(others)], code=b & 0xFF00)
         elif op == "c" and others:
-            story.change(others[a % len(others)], events.KIND_CRED, uid=b % 4)
+            story.change(others[a % len(others)], declared.KIND_CRED, uid=b % 4)
         elif op == "m" and others:
-            story.change(others[a % len(others)], events.KIND_COMM, comm=b"m%d" % (b % 4))
+            story.change(others[a % len(others)], declared.KIND_COMM, comm=b"m%d" % (b % 4))
         elif op == "g" and others:
-            story.change(others[a % len(others)], events.KIND_CGROUP, cgroup=1 + b % 4)
+            story.change(others[a % len(others)], declared.KIND_CGROUP, cgroup=1 + b % 4)
         elif op == "s" and others:
-            story.change(others[a % len(others)], events.KIND_SID)
+            story.change(others[a % len(others)], declared.KIND_SID)
         elif op == "u" and others:
             story.caps(others[a % len(others)], 1 << b % 8 | 1 << b % 5, 1 << b % 8)
         elif op == "r" and others:
@@ -84,7 +84,7 @@ def tell(ops: list[tuple[str, int, int]], story: Story | None = None) -> Story:
 
 def enter_init(tables: TableWriter, applier: Applier, story: Story) -> None:
     process = story.processes[1]
-    head = np.zeros(1, events.HEAD)
+    head = np.zeros(1, dtypes.HEAD)
     head["tgid"] = head["tid"] = 1
     head["start_boot_ns"], head["time_boot_ns"] = process.start, process.start + 1
     assert applier.insert_snapshot(head, task_of(process)) == 1
@@ -239,7 +239,7 @@ def run(story: Story, data, *, kills: int = 0):
         assert [int(p) for p in merger.applied_pos] == received
         check_children_of(applier)
         result = dump(tables)
-        counted = [tables.counter("events_" + name) for name in events.KIND_NAMES]
+        counted = [tables.counter("events_" + name) for name in declared.KIND_NAMES]
         for kept in (tables,):
             kept.close()
     return result, counted
@@ -261,7 +261,7 @@ def differences(found: dict, expected: dict) -> dict:
 
 
 def kinds(story: Story) -> list[int]:
-    return [sum(event.kind == kind for event in story.events) for kind in range(events.KIND_COUNT)]
+    return [sum(event.kind == kind for event in story.events) for kind in range(declared.KIND_COUNT)]
 
 
 @COMMON

@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.apply import _applier
 from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.check.validate import validate_tables
@@ -71,14 +71,14 @@ class World:
                     event.apply(self.applier)
 
     def note(self, event: Event) -> None:
-        if event.kind == events.KIND_EXEC:
+        if event.kind == declared.KIND_EXEC:
             body, task = event.body[0], event.task[0]
             self.exec_times[int(task["cookie"])] = event.time
             path = event.strings[: body["path_bytes"]]
             rest = event.strings[body["path_bytes"] + body["name_bytes"] :]
             self.execs[event.time] = path, rest[: body["args_bytes"]]
             self.shown.pop((int(event.head["tgid"][0]), int(event.head["start_boot_ns"][0])), None)
-        elif event.kind == events.KIND_FORK:
+        elif event.kind == declared.KIND_FORK:
             creator = int(event.body[0]["creator_tgid"]), int(event.body[0]["creator_start_boot_ns"])
             child = int(event.head["tgid"][0]), int(event.head["start_boot_ns"][0])
             process, maker = self.story.processes[child[0]], self.story.processes[creator[0]]
@@ -87,7 +87,7 @@ class World:
                 self.shown[child] = self.shown[creator]
 
     def survey(self, process: Process, *, is_proc: bool) -> int:
-        head, task, body = np.zeros(1, events.HEAD), task_of(process), np.zeros(1, events.EXEC)
+        head, task, body = np.zeros(1, dtypes.HEAD), task_of(process), np.zeros(1, dtypes.EXEC)
         head["tgid"] = head["tid"] = process.tgid
         head["start_boot_ns"], head["time_boot_ns"] = process.start, self.story.tick()
         if process.parent is not None:
@@ -95,7 +95,7 @@ class World:
         path, args = process.started[-1] if process.started else (b"/sbin/init", b"init\0")
         args = self.shown.get((process.tgid, process.start), args)
         if is_proc:
-            head["flags"] = events.FLAG_PARTIAL
+            head["flags"] = declared.FLAG_PARTIAL
         body["inode"] = process.inode + STAT * is_proc
         task["exe_inode"] = body["inode"]
         body["path_bytes"], body["args_bytes"], body["args_full_bytes"] = len(path), len(args), len(args)
@@ -117,8 +117,8 @@ def check(w: World) -> None:
     validate_tables(w.tables)
     check_children_of(w.applier)
     inodes = {path: 1 + sum(path) * 7919 % 100_003 for path, _ in w.execs.values()} | {b"/sbin/init": 10}
-    marks = w.tables.private_view("marks")
-    for number in (row for row in range(1, w.tables.rows_frontier) if marks[row] & 1):
+    status = w.tables.private_view("status")
+    for number in (row for row in range(1, w.tables.rows_frontier) if status[row] & 1):
         row = w.read.row(number)
         if row.path is not None and row.inode:
             assert row.inode in (inodes[row.path], inodes[row.path] + STAT), "an inode with another file's path"
@@ -154,7 +154,7 @@ def test_recorded_facts_are_true_or_unknown_or_marked(steps):
             w.run(op, a, b, is_lost and op not in "LPW", without_room)
             check(w)
             for event in w.story.events[before:]:
-                if event.kind == events.KIND_FORK and not is_lost:
+                if event.kind == declared.KIND_FORK and not is_lost:
                     check_forks(w, event)
         # A repair with room for everything: every live process is recorded with its true program.
         live = [p for t, p in sorted(w.story.processes.items()) if p.alive and t != 1]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.apply import _applier
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm.check.validate import validate_tables
@@ -27,14 +27,14 @@ class World(StoryWorld):
     ) -> int:  # fmt: skip
         """`stat_inode`: the inode number that a read of `/proc` shows; with 0 the task iterator reads the process."""
         process = self.story.processes[tgid]
-        head, body, task = np.zeros(1, events.HEAD), np.zeros(1, events.EXEC), task_of(process)
+        head, body, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.EXEC), task_of(process)
         head["tgid"] = head["tid"] = tgid
         head["start_boot_ns"], head["time_boot_ns"] = process.start, time or self.story.tick()
         if process.parent is not None:
             head["ppid"], head["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
         body["inode"] = process.inode
         if stat_inode:
-            head["flags"] = events.FLAG_PARTIAL
+            head["flags"] = declared.FLAG_PARTIAL
             body["inode"] = task["exe_inode"] = stat_inode
         text = b"".join(arg + b"\0" for arg in args or [path])
         body["path_bytes"], body["args_bytes"], body["argc"] = len(path), len(text), len(args or [path])
@@ -80,7 +80,7 @@ def test_a_process_does_not_choose_its_recorded_arguments(w: World) -> None:
 
 def test_a_cut_list_keeps_its_whole_length_and_count(w: World) -> None:
     w.do(w.story.fork(1, 3))
-    told = w.story.exec(3, b"/bin/a", args=[b"a", b"b"], flags=events.EXEC_ARGS_TRUNCATED)
+    told = w.story.exec(3, b"/bin/a", args=[b"a", b"b"], flags=declared.EXEC_ARGS_TRUNCATED)
     told.body["args_full_bytes"], told.body["argc"] = 100_000, 20_000
     w.do(told)
     assert w.survey(3, b"/bin/a", [b"a", b"b", b"c"], full=6, source=layout.SOURCE_PROCFS) == _applier.SAME
@@ -92,7 +92,7 @@ def test_a_cut_list_keeps_its_whole_length_and_count(w: World) -> None:
 def test_unknown_facts_are_completed_and_the_others_stay(w: World) -> None:
     w.do(w.story.fork(1, 3))
     told = w.story.exec(3, b"/bin/a", args=[b"real"], inode=7)
-    told.body["exec_flags"] |= events.EXEC_ENVS_UNREADABLE
+    told.body["exec_flags"] |= declared.EXEC_ENVS_UNREADABLE
     told.body["path_bytes"] = told.body["inode"] = 0
     told.strings = told.strings[len(b"/bin/a") :]
     told.head["var_bytes"] = len(told.strings)
@@ -135,13 +135,13 @@ def test_a_child_with_other_strings_than_its_parent_has_executed(
     for tgid, up, (text, full) in ((3, 1, parents), (4, 3, childs)):
         w.story.begin(tgid, inode=77).parent = w.story.processes[up]
         process = w.story.processes[tgid]
-        head, body, task = np.zeros(1, events.HEAD), np.zeros(1, events.EXEC), task_of(process)
+        head, body, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.EXEC), task_of(process)
         head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = tgid, process.start, w.story.tick()
         head["ppid"], head["parent_start_boot_ns"] = up, w.story.processes[up].start
         body["inode"], body["path_bytes"], body[f"{which}_bytes"] = 77, 6, len(text)
         body[f"{which}_full_bytes"] = full
         if len(text) < full:
-            body["exec_flags"] = getattr(events, f"EXEC_{which.upper()}_TRUNCATED")
+            body["exec_flags"] = getattr(declared, f"EXEC_{which.upper()}_TRUNCATED")
         assert w.applier.insert_snapshot(head, task, body, b"/bin/a" + text) == _applier.ADDED
     assert w.has(w.head(4), "IS_EXEC") is is_exec
 
@@ -153,11 +153,11 @@ def test_strings_of_which_nothing_is_left_are_unknown_and_empty_ones_are_not(
     w.do(w.story.fork(1, 3))
     w.entry(3).set(args_entry=ArgsEntry([], is_cut), envs_entry=EnvsEntry([], is_cut))
     w.story.begin(4, inode=10).parent = w.story.processes[3]
-    head, body, task = np.zeros(1, events.HEAD), np.zeros(1, events.EXEC), task_of(w.story.processes[4])
+    head, body, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.EXEC), task_of(w.story.processes[4])
     head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = 4, w.story.processes[4].start, w.story.tick()
     head["ppid"], head["parent_start_boot_ns"] = 3, w.story.processes[3].start
     body["inode"], body["path_bytes"] = 10, len(b"/sbin/init")
-    body["exec_flags"] = events.EXEC_ARGS_UNREADABLE | events.EXEC_ENVS_UNREADABLE
+    body["exec_flags"] = declared.EXEC_ARGS_UNREADABLE | declared.EXEC_ENVS_UNREADABLE
     assert w.applier.insert_snapshot(head, task, body, b"/sbin/init") == _applier.ADDED
     assert w.has(w.head(4), "IS_EXEC") is is_exec
 
@@ -185,7 +185,7 @@ def test_a_fork_after_a_lost_exec_is_marked_for_any_source_of_the_image(w: World
     assert w.read.counter("inode_error_fork_parent_missing") == 1
     assert {tgid for tgid, _ in w.applier.take_wanted()} == {4, 6}
     # The mark is inherited: the image of the fork's fork is unknown too.
-    w.do(w.story.change(6, events.KIND_COMM, comm=b"x"))
+    w.do(w.story.change(6, declared.KIND_COMM, comm=b"x"))
     w.do(w.story.fork(6, 7))
     assert w.has(w.head(7), "PARENT_MISSING") and w.head(7).inode != 456
     # A repair shows the program that both run.
@@ -256,14 +256,14 @@ def test_proc_of_another_numbering_is_no_other_image(w: World) -> None:
 
 def mapped(w: World, event: Event) -> None:
     """Apply what the kernel's maps say of an event that is under way: the parent, or the file of the image."""
-    head, task, body, path = event.head.copy(), np.zeros(1, events.TASK), event.body, b""
+    head, task, body, path = event.head.copy(), np.zeros(1, dtypes.TASK), event.body, b""
     task["cookie"], task["exe_inode"] = event.task["cookie"], event.task["exe_inode"]
     assert body is not None
-    if event.kind == events.KIND_EXEC:
+    if event.kind == declared.KIND_EXEC:
         path = event.strings[: int(body["path_bytes"][0])]
-        body = np.zeros(1, events.EXEC)
+        body = np.zeros(1, dtypes.EXEC)
         body["inode"], body["prev_inode"], body["path_bytes"] = event.body["inode"], event.body["prev_inode"], len(path)
-        body["exec_flags"] = events.EXEC_ARGS_UNREADABLE | events.EXEC_ENVS_UNREADABLE
+        body["exec_flags"] = declared.EXEC_ARGS_UNREADABLE | declared.EXEC_ENVS_UNREADABLE
     head["var_bytes"] = len(path)
     w.applier.apply_records(head, task, body, path, known=0, source=layout.SOURCE_MAP)
 

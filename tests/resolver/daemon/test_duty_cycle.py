@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import FrameError
 from pipeline.host import boot
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.daemon import duty_cycle
 from pipeline.resolver.daemon.duty_cycle import DutyCycle, Parts
 from pipeline.resolver.upkeep.repair import NEVER_NS
@@ -114,23 +114,23 @@ FOLLOW_UP = {"sessions", "session_terminals", "tty_fallback", "scripts"}
 
 def test_between_two_heartbeats_nothing_works_but_what_waits(cycle: Cycle) -> None:
     assert cycle.called() == ALWAYS
-    for part, attribute in (("requests", "waiting"), ("contexts", "waiting"), ("sessions", "is_waiting")):
+    for part, attribute in (("answering", "waiting"), ("contexts", "waiting"), ("sessions", "is_waiting")):
         cycle.set(part, **{attribute: 1})
         assert cycle.called() == ALWAYS | {part}
         cycle.set(part, **{attribute: 0})
     cycle.set("scripts", has_answers=True)
     assert cycle.called() == ALWAYS
     cycle.loop.may_be_asked = True
-    assert cycle.called() == ALWAYS | {"requests"}
+    assert cycle.called() == ALWAYS | {"answering"}
 
 
 def test_a_question_from_before_the_first_sleep_is_answered() -> None:
     calls: list[str] = []
     with instance_directory() as directory, built(directory, is_silent=True) as resolver:
         loop = resolver.process.loop
-        loop.parts = Parts(requests=Part("requests", calls))  # type: ignore[arg-type]
+        loop.parts = Parts(answering=Part("answering", calls))  # type: ignore[arg-type]
         loop.do_work()
-    assert calls == ["requests"]
+    assert calls == ["answering"]
 
 
 def test_a_heartbeat_keeps_house(cycle: Cycle) -> None:
@@ -143,10 +143,10 @@ def test_a_heartbeat_keeps_house(cycle: Cycle) -> None:
 def test_a_question_that_waits_delays_a_heartbeat_but_not_for_long(
     cycle: Cycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cycle.set("requests", waiting=1)
+    cycle.set("answering", waiting=1)
     cycle.is_due(True)
     monkeypatch.setattr(duty_cycle, "HEARTBEAT_LATEST_NS", NEVER_NS)
-    assert cycle.called() == ALWAYS | {"requests"}
+    assert cycle.called() == ALWAYS | {"answering"}
     monkeypatch.setattr(duty_cycle, "HEARTBEAT_LATEST_NS", 0)
     assert cycle.called() >= HOUSEKEEPING
 
@@ -169,7 +169,7 @@ def test_an_idle_host_is_kept_house_less_often(cycle: Cycle, monkeypatch: pytest
 def test_a_batch_is_followed_up(cycle: Cycle) -> None:
     story = Story(now=boot.now_boot_ns())
     story.begin(1)
-    for event, is_followed in ((story.fork(1, 10), False), (story.change(1, events.KIND_SID), True)):
+    for event, is_followed in ((story.fork(1, 10), False), (story.change(1, declared.KIND_SID), True)):
         cycle.calls.clear()
         cycle.resolver.shard.send(event)
         cycle.resolver.shard.send()
@@ -216,8 +216,8 @@ def test_a_heartbeat_commits(cycle: Cycle) -> None:
     ("part", "values", "ms"),
     [
         (None, {}, duty_cycle.IDLE_MS),
-        ("requests", {"waiting": 1}, 0.25),
-        ("requests", {"is_flooded": True}, duty_cycle.WAIT_REQUEST_MS),
+        ("answering", {"waiting": 1}, 0.25),
+        ("answering", {"is_flooded": True}, duty_cycle.WAIT_REQUEST_MS),
         ("contexts", {"waiting": 2}, duty_cycle.WAIT_REQUEST_MS),
         ("repairer", {"active": True}, duty_cycle.WAIT_REPAIR_MS),
         ("sessions", {"is_waiting": True}, duty_cycle.WAIT_SESSIONS_MS),
@@ -231,7 +231,7 @@ def test_the_sleep_ends_when_a_part_has_work(cycle: Cycle, part: str | None, val
 
 def test_events_that_are_held_back_are_awaited(cycle: Cycle, monkeypatch: pytest.MonkeyPatch) -> None:
     for merger_ms, questions, ms in ((0.5, 0, 0.5), (0.5, 1, 0.25), (0.125, 1, 0.125), (0.0, 0, 0.0), (-1.0, 1, 0.25)):
-        cycle.set("requests", waiting=questions)
+        cycle.set("answering", waiting=questions)
         monkeypatch.setattr(cycle.loop, "_turn", SimpleNamespace(wait_ms=lambda ms=merger_ms: ms))
         assert cycle.loop.idle_ms() == ms
 

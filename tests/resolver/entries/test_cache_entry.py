@@ -303,7 +303,7 @@ def test_an_image_without_interpreter_is_marked_so(w: World) -> None:
 
 
 def test_the_interpreter_of_a_script_is_the_running_file_by_default(w: World) -> None:
-    from pipeline.records import events
+    from pipeline.records import declared
     from pipeline.shm.layout import layout
     from pipeline.shm.reader.table import ProcessTable
     from tests.resolver.story import Story
@@ -313,7 +313,7 @@ def test_the_interpreter_of_a_script_is_the_running_file_by_default(w: World) ->
     story = Story(now=w.clock())
     story.begin(high(3), inode=10, start=parent.start_boot_ns)
     story.fork(high(3), high(4)).apply(w.applier)
-    story.exec(high(4), b"/bin/dash", name=b"/opt/x.sh", flags=events.EXEC_SCRIPT).apply(w.applier)
+    story.exec(high(4), b"/bin/dash", name=b"/opt/x.sh", flags=declared.EXEC_SCRIPT).apply(w.applier)
     script = w.resolver.get(high(4))
     assert script is not None and script.has_interpreter and script.interpreter == script.file_event
     w.tables.set_state(layout.STATE_READY)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.bpf import maps
 from pipeline.host.boot import TICK_NS
-from pipeline.records import events
+from pipeline.records import dtypes
 from pipeline.resolver.entries.kernel_maps import PID_CACHE, PROC_CACHE, KernelMaps, is_rounded
 from tests.resolver.resolver_world import FakeMap, image_of
 
@@ -52,7 +52,7 @@ def test_when_an_image_was_loaded() -> None:
 )
 def test_a_process_that_the_maps_have_keeps_their_cookie(held: np.void, exec_boot_ns: int, cookie: int) -> None:
     made = bound(FakeMap({5: held}), FakeMap({77: image_of(12, exec_boot_ns=exec_boot_ns)}))
-    head, task, exec_ = (np.zeros(1, dtype) for dtype in (events.HEAD, events.TASK, events.EXEC))
+    head, task, exec_ = (np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC))
     head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = 5, START, START + 5
     assert made.fill(head[0], task[0], exec_[0], b"/bin/x") == cookie
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_extra, mounts
 from pipeline.resolver.entries.model import FileEvent
@@ -20,8 +20,8 @@ from tests.resolver.stream_rows import tables
 
 PATH = b"/mnt/a/tool"
 FLAGS = (
-    events.EXEC_MEMFD, events.EXEC_DETACHED, events.EXEC_ESCAPED, events.EXEC_NO_ROOT, events.EXEC_PATH_TRUNCATED,
-    events.EXEC_DELETED,
+    declared.EXEC_MEMFD, declared.EXEC_DETACHED, declared.EXEC_ESCAPED, declared.EXEC_NO_ROOT,
+    declared.EXEC_PATH_TRUNCATED, declared.EXEC_DELETED,
 )  # fmt: skip
 
 
@@ -58,8 +58,8 @@ def test_a_record_holds_all_of_it(parts: list[str], data: st.DataObject) -> None
 
 def stored(writer: TableWriter, applier: Applier, tgid: int, *, end: int, flags: int, source: int = 0) -> np.void:
     """The FILE record of a process that an exec event or a snapshot reports."""
-    head, task, body = (np.zeros(1, dtype) for dtype in (events.HEAD, events.TASK, events.EXEC))
-    head["kind"], head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = events.KIND_EXEC, tgid, tgid, 5000
+    head, task, body = (np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC))
+    head["kind"], head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = declared.KIND_EXEC, tgid, tgid, 5000
     head["var_bytes"] = body["path_bytes"] = len(PATH)
     body["inode"], body["mount_id"], body["mount_end"], body["exec_flags"] = tgid, 9, end, flags
     if source:
@@ -92,11 +92,11 @@ def test_the_applier_stores_the_result_of_a_walk() -> None:
     ("end", "flags", "where", "marks"),
     [
         (5, 0, "/mnt", layout.MOUNT_RESOLVED | layout.MOUNT_VISIBLE),
-        (5, events.EXEC_NO_ROOT, "/mnt", layout.MOUNT_RESOLVED),
-        (5, events.EXEC_DETACHED | events.EXEC_NO_ROOT, "", layout.MOUNT_RESOLVED | layout.MOUNT_DETACHED),
-        (0, events.EXEC_MEMFD, "", layout.MOUNT_RESOLVED | layout.MOUNT_DETACHED),
-        (0, events.EXEC_ESCAPED, "", 0),
-        (0, events.EXEC_PATH_TRUNCATED, "", 0),
+        (5, declared.EXEC_NO_ROOT, "/mnt", layout.MOUNT_RESOLVED),
+        (5, declared.EXEC_DETACHED | declared.EXEC_NO_ROOT, "", layout.MOUNT_RESOLVED | layout.MOUNT_DETACHED),
+        (0, declared.EXEC_MEMFD, "", layout.MOUNT_RESOLVED | layout.MOUNT_DETACHED),
+        (0, declared.EXEC_ESCAPED, "", 0),
+        (0, declared.EXEC_PATH_TRUNCATED, "", 0),
     ],
 )
 def test_the_meaning_of_a_walk(end: int, flags: int, where: str, marks: int) -> None:
@@ -117,7 +117,7 @@ def test_without_a_walk_the_mount_is_unknown() -> None:
     """A recording from before walks existed, a tracer, and /proc if the process cannot reach the mount in the path."""
     with tables() as writer:
         applier = Applier(writer)
-        record = stored(writer, applier, 100, end=0, flags=events.EXEC_DELETED)
+        record = stored(writer, applier, 100, end=0, flags=declared.EXEC_DELETED)
         assert (record["mount_source"], record["mount_origin"], record["mount_flags"], record["mount_end"]) == (0,) * 4
         record = stored(writer, applier, 101, end=0, flags=0, source=layout.SOURCE_PROCFS)
         assert (record["mount_source"], record["mount_origin"]) == (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.merge._queues import Batch
@@ -33,9 +33,9 @@ def frame(
 
     records = []
     for time in times:
-        head = np.zeros(1, events.HEAD)
-        head["time_boot_ns"], head["kind"], head["tgid"] = time, events.KIND_SID, 1
-        records.append(head_only(Event(head, np.zeros(1, events.TASK), None)))
+        head = np.zeros(1, dtypes.HEAD)
+        head["time_boot_ns"], head["kind"], head["tgid"] = time, declared.KIND_SID, 1
+        records.append(head_only(Event(head, np.zeros(1, dtypes.TASK), None)))
     return frame_of(
         records, ring=ring, from_pos=start * RECORD if bytes_from is None else bytes_from,
         seq=start if seq is None else seq, to_pos=to_pos, watermark_boot_ns=watermark_boot_ns,

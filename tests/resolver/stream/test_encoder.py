@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.config.schema import Config, Envs
 from pipeline.host import boot
-from pipeline.records import events
-from pipeline.records.events import KIND_NAMES
+from pipeline.records import declared
+from pipeline.records.declared import KIND_NAMES
 from pipeline.resolver.daemon.build import envs_form
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from pipeline.resolver.stream._name_cache import NameCache, Names
@@ -531,7 +531,7 @@ def test_wrong_options_are_refused(options) -> None:
 def test_an_invalid_event_is_refused() -> None:
     with tables() as writer:
         made = encoder()
-        for topic, kind, row in ((8, 1, 1), (0, events.KIND_COUNT, 1), (0, 1, 0), (-1, 1, 1)):
+        for topic, kind, row in ((8, 1, 1), (0, declared.KIND_COUNT, 1), (0, 1, 0), (-1, 1, 1)):
             with pytest.raises((ValueError, OverflowError)):
                 made.add(writer, topic, kind, row, 5)
         with pytest.raises(ValueError):

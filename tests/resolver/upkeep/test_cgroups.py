@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pipeline.procfs.containers import CgroupTree
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.records import events
+from pipeline.records import declared, dtypes
+from pipeline.records.cgroup_sets import cgroup_set
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.upkeep.cgroups import TRIES, CgroupNamer
 from pipeline.shm.check.validate import validate_tables
@@ -54,8 +55,8 @@ class Paths(CgroupTree):
 
 
 def fork(applier: Applier, tgid: int, cgroup_id: int, time: int) -> int:
-    head, task, body = (np.zeros(1, dtype) for dtype in (events.HEAD, events.TASK, events.FORK))
-    head["kind"], head["tgid"], head["tid"] = events.KIND_FORK, tgid, tgid
+    head, task, body = (np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.FORK))
+    head["kind"], head["tgid"], head["tid"] = declared.KIND_FORK, tgid, tgid
     head["time_boot_ns"] = head["start_boot_ns"] = time
     task["cgroup_id"], task["comm"], task["ns_pid"], task["pid_ns"] = cgroup_id, b"x", tgid, 1
     row: int = applier.apply_records(head.tobytes(), task.tobytes(), body.tobytes(), b"")
@@ -130,13 +131,13 @@ class Members(Hierarchies):
 
 
 def set_of(*members: tuple[int, int]) -> int:
-    return events.cgroup_set(members)
+    return cgroup_set(members)
 
 
-def strings_of(place: tuple[int, int], path: bytes, members: list[tuple[int, int]]) -> bytes:
-    one, some = np.zeros(1, events.PLACE), np.zeros(len(members), events.MEMBER)
-    one["place_hierarchy"], one["place_id"] = place
-    one["place_path_bytes"], one["place_members"] = len(path), len(members)
+def strings_of(named: tuple[int, int], path: bytes, members: list[tuple[int, int]]) -> bytes:
+    one, some = np.zeros(1, dtypes.NAMED_CGROUP), np.zeros(len(members), dtypes.MEMBER)
+    one["named_hierarchy"], one["named_id"] = named
+    one["named_path_bytes"], one["named_members"] = len(path), len(members)
     for i, (hierarchy, number) in enumerate(members):
         some["member_hierarchy"][i], some["member_id"][i] = hierarchy, number
     return one.tobytes() + some.tobytes() + path
@@ -146,18 +147,18 @@ def put(
     applier: Applier, kind: int, tgid: int, cgroup_id: int, others: int, time: int,
     strings: bytes = b"", flags: int = 0, creator: int = 0, start: int = 0,
 ) -> int:  # fmt: skip
-    head, task, body = (np.zeros(1, dtype) for dtype in (events.HEAD, events.TASK, events.FORK))
+    head, task, body = (np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.FORK))
     head["kind"], head["tgid"], head["tid"], head["flags"], head["var_bytes"] = kind, tgid, tgid, flags, len(strings)
     head["time_boot_ns"], head["start_boot_ns"] = time, start or time
     head["ppid"] = body["creator_tgid"] = creator
     head["parent_start_boot_ns"] = body["creator_start_boot_ns"] = creator * 1000
     task["cgroup_id"], task["cgroups_v1"], task["comm"], task["ns_pid"], task["pid_ns"] = cgroup_id, others, b"x", 9, 1
-    is_fork = kind == events.KIND_FORK
+    is_fork = kind == declared.KIND_FORK
     row: int = applier.apply_records(head.tobytes(), task.tobytes(), body.tobytes() if is_fork else None, strings)
     return row
 
 
-ROOTS = events.CGROUPS_V1_ROOTS
+ROOTS = declared.CGROUPS_V1_ROOTS
 IN_DOCKER, MOVED_TO = set_of((5, 30)), f"/docker/{CONTAINER}".encode()
 
 
@@ -165,17 +166,17 @@ def test_a_move_names_its_cgroups_and_children_inherit_them(tables: TableWriter)
     applier = Applier(tables)
     CgroupNamer(applier.cgroups, Paths({}), Members())
     applier.cgroups.name(7, b"/service")
-    row = put(applier, events.KIND_FORK, 10, 7, ROOTS, 10_000)
+    row = put(applier, declared.KIND_FORK, 10, 7, ROOTS, 10_000)
     told = strings_of((5, 30), MOVED_TO, [(5, 30)])
-    put(applier, events.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, told, start=10_000)
+    put(applier, declared.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, told, start=10_000)
     assert names_of(tables, row) == (b"/service", CONTAINER.encode())
-    child = put(applier, events.KIND_FORK, 11, 7, IN_DOCKER, 11_000, creator=10)
+    child = put(applier, declared.KIND_FORK, 11, 7, IN_DOCKER, 11_000, creator=10)
     # If the creator has moved since or is unknown, the record decides, not the creator.
-    outside = put(applier, events.KIND_FORK, 12, 7, ROOTS, 12_000, creator=10)
-    alone = put(applier, events.KIND_FORK, 13, 7, IN_DOCKER, 13_000)
+    outside = put(applier, declared.KIND_FORK, 12, 7, ROOTS, 12_000, creator=10)
+    alone = put(applier, declared.KIND_FORK, 13, 7, IN_DOCKER, 13_000)
     assert [names_of(tables, r)[1] for r in (child, outside, alone)] == [CONTAINER.encode(), b"", CONTAINER.encode()]
     # Moved out again: nothing of the container is left. Its child stays where it was.
-    put(applier, events.KIND_CGROUP, 10, 7, ROOTS, 13_100, strings_of((5, 1), b"", []), start=10_000)
+    put(applier, declared.KIND_CGROUP, 10, 7, ROOTS, 13_100, strings_of((5, 1), b"", []), start=10_000)
     assert names_of(tables, row) == (b"/service", b"") and names_of(tables, child)[1] == CONTAINER.encode()
     assert applier.cgroups.take_wanted() == []
     applier.cgroups.forget()
@@ -186,7 +187,7 @@ def test_a_known_name_costs_no_pass_over_the_rows(tables: TableWriter) -> None:
     """Each reading of /proc names the cgroup of every process again, also when the tables are full."""
     applier = Applier(tables)
     assert applier.cgroups.name(7, b"/service") == 0
-    row = put(applier, events.KIND_FORK, 10, 0, ROOTS, 10_000)
+    row = put(applier, declared.KIND_FORK, 10, 0, ROOTS, 10_000)
     hot = tables.hot_view()
     hot["cgroup_id"][row] = 7  # a pass would find this row and name it
     assert applier.cgroups.name(7, b"/service") == 0 and names_of(tables, row) == (b"", b"")
@@ -200,39 +201,39 @@ def test_the_first_report_of_a_cgroup_is_its_source(tables: TableWriter) -> None
     sources = tables.hot_view()["cgroup_source"]
 
     def look(tgid: int, cgroup_id: int, source: int = layout.SOURCE_SNAPSHOT) -> int:
-        head, task = np.zeros(1, events.HEAD), np.zeros(1, events.TASK)
+        head, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.TASK)
         head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = tgid, tgid * 1000, 500_000
         task["cgroup_id"], task["comm"], task["pid_ns"] = cgroup_id, b"x", 1
         applier.insert_snapshot(head, task, source=source)
         return tables.py_head(tgid)
 
     event, procfs = layout.CGROUP_SOURCE_EVENT, layout.CGROUP_SOURCE_PROCFS
-    forked, found = put(applier, events.KIND_FORK, 10, 7, 0, 10_000), look(20, 7)
+    forked, found = put(applier, declared.KIND_FORK, 10, 7, 0, 10_000), look(20, 7)
     assert (sources[forked], sources[found]) == (event, procfs)
     unknown, inherited = layout.CGROUP_SOURCE_UNKNOWN, layout.CGROUP_SOURCE_INHERITED
     assert sources[look(21, 7, layout.SOURCE_MAP)] == unknown, "the kernel's maps do not say what filled them"
     # A move reports another cgroup and changes the source; a record that repeats the cgroup does not.
-    put(applier, events.KIND_COMM, 20, 7, 0, 600_000, start=20_000)
+    put(applier, declared.KIND_COMM, 20, 7, 0, 600_000, start=20_000)
     assert sources[found] == procfs
-    put(applier, events.KIND_CGROUP, 20, 8, 0, 610_000, start=20_000)
+    put(applier, declared.KIND_CGROUP, 20, 8, 0, 610_000, start=20_000)
     assert sources[found] == event
     # A child's own record can name its cgroup. Otherwise the child inherits its parent's, and the source says so.
     found = look(30, 7)
-    child = put(applier, events.KIND_FORK, 31, 7, 0, 31_000, creator=30)
-    heir = put(applier, events.KIND_FORK, 32, 0, 0, 32_000, creator=30)
+    child = put(applier, declared.KIND_FORK, 31, 7, 0, 31_000, creator=30)
+    heir = put(applier, declared.KIND_FORK, 32, 0, 0, 32_000, creator=30)
     assert (sources[child], sources[heir], tables.hot_view()["cgroup_id"][heir]) == (event, inherited, 7)
-    grandchild = put(applier, events.KIND_FORK, 33, 7, 0, 33_000, creator=32)
+    grandchild = put(applier, declared.KIND_FORK, 33, 7, 0, 33_000, creator=32)
     assert sources[grandchild] == event, "its own record reported it"
-    put(applier, events.KIND_COMM, 32, 0, 0, 34_000, start=32_000)
+    put(applier, declared.KIND_COMM, 32, 0, 0, 34_000, start=32_000)
     assert sources[heir] == inherited
     assert (look(32, 7), sources[heir]) == (heir, procfs), "the first look at it confirms it"
-    heir = put(applier, events.KIND_FORK, 34, 0, 0, 35_000, creator=30)
-    put(applier, events.KIND_COMM, 34, 7, 0, 36_000, start=35_000)
+    heir = put(applier, declared.KIND_FORK, 34, 0, 0, 35_000, creator=30)
+    put(applier, declared.KIND_COMM, 34, 7, 0, 36_000, start=35_000)
     assert sources[heir] == event
-    heir = put(applier, events.KIND_FORK, 35, 0, 0, 35_000, creator=30)
+    heir = put(applier, declared.KIND_FORK, 35, 0, 0, 35_000, creator=30)
     assert (look(35, 8), sources[heir], tables.hot_view()["cgroup_id"][heir]) == (heir, procfs, 8), "or corrects it"
     # Sources without BPF read /proc at the event. If a snapshot finds a lost move, the snapshot is the source.
-    partial = put(applier, events.KIND_FORK, 40, 7, 0, 40_000, flags=events.FLAG_PARTIAL)
+    partial = put(applier, declared.KIND_FORK, 40, 7, 0, 40_000, flags=declared.FLAG_PARTIAL)
     assert sources[partial] == procfs
     assert sources[look(10, 9)] == procfs
 
@@ -241,12 +242,12 @@ def test_a_pid_that_is_used_again_inherits_nothing(tables: TableWriter) -> None:
     applier = Applier(tables)
     CgroupNamer(applier.cgroups, Paths({}), Members())
     applier.cgroups.name(7, b"/service")
-    put(applier, events.KIND_FORK, 10, 7, ROOTS, 10_000)
-    put(applier, events.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, strings_of((5, 30), MOVED_TO, [(5, 30)]), start=10_000)
-    again = put(applier, events.KIND_FORK, 10, 7, ROOTS, 20_000)
+    put(applier, declared.KIND_FORK, 10, 7, ROOTS, 10_000)
+    put(applier, declared.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, strings_of((5, 30), MOVED_TO, [(5, 30)]), start=10_000)
+    again = put(applier, declared.KIND_FORK, 10, 7, ROOTS, 20_000)
     assert names_of(tables, again) == (b"/service", b"")
     # A record without a cgroup does not mean that the process stayed in its parent's.
-    partial = put(applier, events.KIND_FORK, 10, 7, 0, 30_000)
+    partial = put(applier, declared.KIND_FORK, 10, 7, 0, 30_000)
     assert names_of(tables, partial) == (b"/service", b"")
 
 
@@ -255,25 +256,25 @@ def test_the_container_of_cgroup_v2_takes_precedence(tables: TableWriter) -> Non
     CgroupNamer(applier.cgroups, Paths({}), Members())
     inner = "b" * 64
     applier.cgroups.name(8, b"/docker-" + inner.encode() + b".scope", inner.encode())
-    row = put(applier, events.KIND_FORK, 10, 8, ROOTS, 10_000)
-    put(applier, events.KIND_CGROUP, 10, 8, IN_DOCKER, 10_100, strings_of((5, 30), MOVED_TO, [(5, 30)]), start=10_000)
+    row = put(applier, declared.KIND_FORK, 10, 8, ROOTS, 10_000)
+    put(applier, declared.KIND_CGROUP, 10, 8, IN_DOCKER, 10_100, strings_of((5, 30), MOVED_TO, [(5, 30)]), start=10_000)
     assert names_of(tables, row)[1] == inner.encode()
 
 
 def test_a_new_cgroup_is_known_before_a_process_is_in_it(tables: TableWriter) -> None:
     applier = Applier(tables)
     namer = CgroupNamer(applier.cgroups, Paths({}), Members())
-    maker = put(applier, events.KIND_FORK, 10, 7, ROOTS, 10_000)
+    maker = put(applier, declared.KIND_FORK, 10, 7, ROOTS, 10_000)
     before = tables.counter("events_cgroup")
     for place, path in (((0, 8), b"/new.scope"), ((5, 30), MOVED_TO)):
         put(
-            applier, events.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, strings_of(place, path, []),
-            events.FLAG_CGROUP_MADE, start=10_000,
+            applier, declared.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, strings_of(place, path, []),
+            declared.FLAG_CGROUP_MADE, start=10_000,
         )  # fmt: skip
     assert tables.counter("events_cgroup") == before and names_of(tables, maker)[1] == b"", (
         "nothing happened to the maker"
     )
-    row = put(applier, events.KIND_FORK, 11, 8, ROOTS, 11_000)
+    row = put(applier, declared.KIND_FORK, 11, 8, ROOTS, 11_000)
     assert names_of(tables, row) == (b"/new.scope", b"")
     assert [number for number, _ in applier.cgroups.take_wanted()] == [7]
     assert namer._hierarchies is not None and namer._hierarchies.container_of([(5, 30)])[1]
@@ -281,7 +282,7 @@ def test_a_new_cgroup_is_known_before_a_process_is_in_it(tables: TableWriter) ->
 
 def made(applier: Applier, number: int, path: str, time: int, hierarchy: int = 0) -> None:
     strings = strings_of((hierarchy, number), path.encode(), [])
-    put(applier, events.KIND_CGROUP, 1, 7, 0, time, strings, events.FLAG_CGROUP_MADE, start=1)
+    put(applier, declared.KIND_CGROUP, 1, 7, 0, time, strings, declared.FLAG_CGROUP_MADE, start=1)
 
 
 def test_when_cgroup_and_container_were_made_is_kept_with_the_path(tables: TableWriter) -> None:
@@ -292,17 +293,19 @@ def test_when_cgroup_and_container_were_made_is_kept_with_the_path(tables: Table
         (23, f"/docker/{'b' * 64}/init", 4000),
     ):  # fmt: skip
         made(applier, number, path, time)
-    rows = {number: put(applier, events.KIND_FORK, number, number, ROOTS, 10_000 + number) for number in range(20, 24)}
+    rows = {
+        number: put(applier, declared.KIND_FORK, number, number, ROOTS, 10_000 + number) for number in range(20, 24)
+    }
     assert {number: made_of(tables, row) for number, row in rows.items()} == {
         20: (1000, 0), 21: (2000, 2000), 22: (3000, 2000),
         23: (4000, 0),  # the container is older than the processes in it
     }  # fmt: skip
-    old = put(applier, events.KIND_FORK, 9, 9, ROOTS, 10_000)
+    old = put(applier, declared.KIND_FORK, 9, 9, ROOTS, 10_000)
     namer()
     assert (names_of(tables, old)[0], made_of(tables, old)) == (b"/old", (0, 0)), "it was there before"
     # Created again with the same name: another cgroup.
     made(applier, 31, f"/docker/{CONTAINER}", 20_000)
-    assert made_of(tables, put(applier, events.KIND_FORK, 31, 31, ROOTS, 21_000)) == (20_000, 20_000)
+    assert made_of(tables, put(applier, declared.KIND_FORK, 31, 31, ROOTS, 21_000)) == (20_000, 20_000)
     assert made_of(tables, rows[21]) == (2000, 2000)
     applier.cgroups.forget()
     validate_tables(tables)
@@ -312,10 +315,10 @@ def test_the_creation_time_of_a_forgotten_cgroup_is_read_from_its_rows(tables: T
     applier = Applier(tables)
     CgroupNamer(applier.cgroups, Paths({}), Members())
     made(applier, 21, f"/docker/{CONTAINER}", 2000)
-    first = put(applier, events.KIND_FORK, 10, 21, ROOTS, 10_000)
+    first = put(applier, declared.KIND_FORK, 10, 21, ROOTS, 10_000)
     applier.cgroups.forget()  # the state at the start of a successor
     successor = CgroupNamer(applier.cgroups, Paths({21: f"/docker/{CONTAINER}"}), Members())
-    row = put(applier, events.KIND_FORK, 11, 21, ROOTS, 11_000)
+    row = put(applier, declared.KIND_FORK, 11, 21, ROOTS, 11_000)
     successor()
     assert made_of(tables, row) == made_of(tables, first) == (2000, 2000)
     applier.cgroups.forget()
@@ -326,10 +329,10 @@ def test_a_survey_that_found_a_cgroup_before_its_record_was_applied(tables: Tabl
     applier = Applier(tables)
     namer = CgroupNamer(applier.cgroups, Paths({}), Members())
     namer.learn(20, b"/plain")
-    row = put(applier, events.KIND_FORK, 10, 20, ROOTS, 10_000)
+    row = put(applier, declared.KIND_FORK, 10, 20, ROOTS, 10_000)
     assert made_of(tables, row) == (0, 0)
     made(applier, 20, "/plain", 9000)
-    later = put(applier, events.KIND_FORK, 11, 20, ROOTS, 11_000)
+    later = put(applier, declared.KIND_FORK, 11, 20, ROOTS, 11_000)
     assert made_of(tables, row) == made_of(tables, later) == (9000, 0)
     applier.cgroups.forget()
     validate_tables(tables)
@@ -349,7 +352,7 @@ def test_a_set_that_no_record_named_is_found_by_a_process_that_is_still_in_it(
             return (IN_DOCKER if self.answers > 1 else ROOTS), text
 
     namer = CgroupNamer(applier.cgroups, Paths({7: "/service"}), Asked())
-    row = put(applier, events.KIND_FORK, 10, 7, IN_DOCKER, 10_000)
+    row = put(applier, declared.KIND_FORK, 10, 7, IN_DOCKER, 10_000)
     namer()
     assert names_of(tables, row) == (b"/service", b""), "it has moved: what it says is of other cgroups"
     namer()
@@ -365,12 +368,12 @@ def test_a_set_is_found_by_any_process_that_is_still_in_it(tables: TableWriter) 
             return (IN_DOCKER if tgid == 12 else ROOTS), b"5:memory:" + MOVED_TO + b"\n0::/service\n"
 
     namer = CgroupNamer(applier.cgroups, Paths({7: "/service"}), Moved())
-    put(applier, events.KIND_FORK, 10, 7, IN_DOCKER, 10_000)
-    ended = put(applier, events.KIND_FORK, 11, 7, IN_DOCKER, 11_000)
+    put(applier, declared.KIND_FORK, 10, 7, IN_DOCKER, 10_000)
+    ended = put(applier, declared.KIND_FORK, 11, 7, IN_DOCKER, 11_000)
     tables.hot_view()["exit_boot_ns"][ended] = 11_500
     namer()
-    row = put(applier, events.KIND_FORK, 12, 7, IN_DOCKER, 12_000)
-    put(applier, events.KIND_CGROUP, 10, 7, ROOTS, 12_100, strings_of((5, 1), b"", []), start=10_000)
+    row = put(applier, declared.KIND_FORK, 12, 7, IN_DOCKER, 12_000)
+    put(applier, declared.KIND_CGROUP, 10, 7, ROOTS, 12_100, strings_of((5, 1), b"", []), start=10_000)
     namer()
     namer()
     assert names_of(tables, row) == (b"/service", CONTAINER.encode())
@@ -381,9 +384,9 @@ def test_a_set_is_found_by_any_process_that_is_still_in_it(tables: TableWriter) 
 def test_strings_that_are_too_short_are_not_believed(tables: TableWriter, cut: int) -> None:
     applier = Applier(tables)
     CgroupNamer(applier.cgroups, Paths({}), Members())
-    row = put(applier, events.KIND_FORK, 10, 7, ROOTS, 10_000)
+    row = put(applier, declared.KIND_FORK, 10, 7, ROOTS, 10_000)
     told = strings_of((5, 30), MOVED_TO, [(5, 30)])[:cut]
-    put(applier, events.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, told, start=10_000)
+    put(applier, declared.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, told, start=10_000)
     assert names_of(tables, row)[1] == b""
 
 
@@ -424,7 +427,7 @@ def test_many_names_at_once_are_stored_as_one_by_one(
             for number in known:
                 applier.cgroups.name(*NAMES[number][:3])
             for tgid, (cgroup_id, others, has_ended) in enumerate(rows, 10):
-                put(applier, events.KIND_FORK, tgid, cgroup_id, [0, ROOTS, *SETS][others], 1000 * tgid)
+                put(applier, declared.KIND_FORK, tgid, cgroup_id, [0, ROOTS, *SETS][others], 1000 * tgid)
                 if has_ended:
                     applier.close_missing(tgid, 1000 * tgid, 1000 * tgid + 1, seen=True)
             applier.cgroups.forget()

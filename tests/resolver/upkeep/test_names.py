@@ -55,11 +55,11 @@ class Instance:
         self.here = {"mnt_ns": namespace("mnt"), "user_ns": namespace("user")}
         self.row(1)
         self.now = 10**12
-        self.live = LiveNames(writer, self.encoder, directory, look_up=self._look_up, now=lambda: self.now, **options)
+        self.live = LiveNames(writer, self.encoder, directory, name_of=self._name_of, now=lambda: self.now, **options)
         self.service = {"user": {4_000_000: "ldap"}, "group": {4_000_000: "ldaps"}}
         self.live.begin()
 
-    def _look_up(self, kind: str, number: int) -> str:
+    def _name_of(self, kind: str, number: int) -> str:
         self.asked.append((kind, number))
         return self.service[kind][number]
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.upkeep import aside, scripts
 from pipeline.resolver.upkeep.scripts import ScriptFiles
 from tests.resolver.apply.test_applier import World
@@ -40,7 +40,7 @@ class Scripts(World):
 
     def script(self, tgid: int) -> None:
         self.fork(1, tgid)
-        self.exec(tgid, b"/bin/sh", flags=events.EXEC_SCRIPT, name=b"./run.sh")
+        self.exec(tgid, b"/bin/sh", flags=declared.EXEC_SCRIPT, name=b"./run.sh")
 
     def extra(self, row: int) -> Any:
         ref = int(self.tables.cold_view()["extra_ref"][row])
@@ -206,7 +206,7 @@ def test_a_full_queue_and_a_full_batch_are_counted_and_block_nothing(
     count = scripts.JOBS_MAX + 7
     happened = []
     for tgid in range(10, 10 + count):
-        happened += [w.story.fork(1, tgid), w.story.exec(tgid, b"/bin/sh", flags=events.EXEC_SCRIPT, name=b"x")]
+        happened += [w.story.fork(1, tgid), w.story.exec(tgid, b"/bin/sh", flags=declared.EXEC_SCRIPT, name=b"x")]
     apply_batch(w.applier, *happened)
     w.files.do_work()
     assert w.read.counter("scripts_unread") == 7, "of more in one batch, the rest is not noted"

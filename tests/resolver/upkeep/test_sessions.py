@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import kept_sessions, sessions
@@ -595,7 +595,7 @@ def test_a_successor_keeps_known_sessions(w: World, monkeypatch: pytest.MonkeyPa
     w.fork(3, 4, uid=1001)  # sshd drops root's rights in the process that forks the user's shell
     known, unknown = log_in(w, 0), log_in(w, 1, uid=1001, server=4)
     assert w.proc(unknown).user_session
-    w.change(unknown, events.KIND_CRED, uid=0)  # this row no longer shows the user
+    w.change(unknown, declared.KIND_CRED, uid=0)  # this row no longer shows the user
     read(w)
     w.sessions._logins.pop()
     w.sessions.run()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.procfs.proc_reader import WANT_EXE, WANT_NS, read_process
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.upkeep import sshd
 from pipeline.resolver.upkeep.namespaces import host_namespaces
 from pipeline.resolver.upkeep.sshd import HostSshd, is_hosts_file
@@ -213,9 +213,10 @@ def test_a_file_of_roots_that_the_host_has_there(binary: Path) -> None:
     "facts",
     [
         {"file_inode": 5}, {"device": 5, "mount_id": 5}, {"file_uid": USER}, {"mode": 0o104755}, {"mode": 0o102755},
-        {"mode": 0o100757}, {"mode": 0o100775}, {"mode": 0o060755}, {"file_flags": events.EXEC_DELETED},
-        {"file_flags": events.EXEC_MEMFD}, {"file_flags": events.EXEC_DETACHED}, {"file_flags": events.EXEC_NO_ROOT},
-        {"file_flags": events.EXEC_ESCAPED}, {"file_flags": events.EXEC_PATH_TRUNCATED}, {"fs_magic": 0x65735546},
+        {"mode": 0o100757}, {"mode": 0o100775}, {"mode": 0o060755}, {"file_flags": declared.EXEC_DELETED},
+        {"file_flags": declared.EXEC_MEMFD}, {"file_flags": declared.EXEC_DETACHED},
+        {"file_flags": declared.EXEC_NO_ROOT}, {"file_flags": declared.EXEC_ESCAPED},
+        {"file_flags": declared.EXEC_PATH_TRUNCATED}, {"fs_magic": 0x65735546},
     ],
 )  # fmt: skip
 def test_another_file_than_the_one_there(binary: Path, facts: dict[str, int]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import terminals
@@ -55,7 +55,7 @@ def test_processes_that_exec_or_change_without_a_terminal_get_one(w: World) -> N
     for tgid in (3, 4, 9):
         w.fork(1, tgid)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
-    ttyless(w.story.change(4, events.KIND_CRED, uid=7)).apply(w.applier)
+    ttyless(w.story.change(4, declared.KIND_CRED, uid=7)).apply(w.applier)
     ttyless(w.story.exec(9, b"/bin/sh")).apply(w.applier)
     fallback.do_work()
     assert [w.proc(tgid).tty for tgid in (3, 4, 9)] == [b"pts3", b"pts4", b""]
@@ -104,14 +104,14 @@ def test_a_terminal_set_by_a_predecessor_is_recognised(w: World, tmp_path: Path)
     for pid, tty_nr in ((3, 0), (4, 34816)):
         w.fork(1, pid)
         w.exec(pid, b"/bin/sh")
-        change = w.story.change(pid, events.KIND_SID)
+        change = w.story.change(pid, declared.KIND_SID)
         change.task["tty"] = b"pts7"
         change.apply(w.applier)
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b) S 1 {pid} {pid} {tty_nr} -1 0")
     TtyFallback(w.tables, w.applier, lambda: w.story.now, str(tmp_path)).begin()
     for pid in (3, 4):
-        ttyless(w.story.change(pid, events.KIND_SID)).apply(w.applier)
+        ttyless(w.story.change(pid, declared.KIND_SID)).apply(w.applier)
     assert (w.proc(3).tty, w.proc(4).tty) == (b"pts7", b"")
 
 
@@ -148,7 +148,7 @@ def test_a_terminal_of_the_fallback_stays_until_the_next_exec(w: World, monkeypa
     fallback.do_work()
     for tgid in (4, 5):
         ttyless(w.story.fork(tgid - 1, tgid)).apply(w.applier)
-    for kind in (events.KIND_CRED, events.KIND_SID, events.KIND_COMM, events.KIND_CGROUP):
+    for kind in (declared.KIND_CRED, declared.KIND_SID, declared.KIND_COMM, declared.KIND_CGROUP):
         ttyless(w.story.change(4, kind, uid=int(kind))).apply(w.applier)
     assert ttys(w, 3, 4, 5) == [b"pts3"] * 3
     assert w.applier.followups.take_ttyless() == [], "nobody is looked at again"
@@ -179,7 +179,7 @@ def test_only_the_kernel_removes_a_terminal_that_it_named(w: World) -> None:
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     fallback.do_work()
     put(w.story.fork(3, 4), 3, b"pts8").apply(w.applier)
-    put(w.story.change(3, events.KIND_SID), 3, b"pts3").apply(w.applier)  # the same one, now as controlling terminal
+    put(w.story.change(3, declared.KIND_SID), 3, b"pts3").apply(w.applier)  # the same one, now as controlling terminal
     assert ttys(w, 3, 4) == [b"pts3", b"pts8"]
     for tgid in (3, 4):
         ttyless(w.story.exit(tgid)).apply(w.applier)
@@ -249,8 +249,8 @@ def put(event: Any, sid: int, tty: bytes = b"pts1") -> Any:
 
 def session(w: World, leader: int, *members: int, tty: bytes = b"pts1") -> None:
     w.fork(1, leader)
-    put(w.story.change(leader, events.KIND_SID), leader, b"").apply(w.applier)
-    put(w.story.change(leader, events.KIND_SID), leader, tty).apply(w.applier)
+    put(w.story.change(leader, declared.KIND_SID), leader, b"").apply(w.applier)
+    put(w.story.change(leader, declared.KIND_SID), leader, tty).apply(w.applier)
     for member in members:
         put(w.story.fork(leader, member), leader, tty).apply(w.applier)
 
@@ -293,16 +293,16 @@ def test_a_leader_that_never_had_a_terminal_causes_no_search(
     w: World, sessions: SessionTerminals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     w.fork(1, 3)
-    put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
+    put(w.story.change(3, declared.KIND_SID), 3, b"").apply(w.applier)
     monkeypatch.setattr(sessions, "_with_terminal", None)
     sessions.do_work()
 
 
 def test_a_leader_releases_its_terminal(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
-    put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
+    put(w.story.change(3, declared.KIND_SID), 3, b"").apply(w.applier)
     # The leader gets a new terminal and forks: only that child shares it.
-    put(w.story.change(3, events.KIND_SID), 3, b"pts9").apply(w.applier)
+    put(w.story.change(3, declared.KIND_SID), 3, b"pts9").apply(w.applier)
     put(w.story.fork(3, 5), 3, b"pts9").apply(w.applier)
     sessions.do_work()
     assert ttys(w, 3, 4, 5) == [b"pts9", b"", b"pts9"]
@@ -311,8 +311,8 @@ def test_a_leader_releases_its_terminal(w: World, sessions: SessionTerminals) ->
 def test_processes_outside_the_session_keep_their_terminal(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4, 5, 6)
     put(w.story.exit(5), 3).apply(w.applier)
-    put(w.story.change(4, events.KIND_SID), 4, b"").apply(w.applier)
-    put(w.story.change(4, events.KIND_SID), 4, b"pts1").apply(w.applier)
+    put(w.story.change(4, declared.KIND_SID), 4, b"").apply(w.applier)
+    put(w.story.change(4, declared.KIND_SID), 4, b"pts1").apply(w.applier)
     put(w.story.exit(6), 3).apply(w.applier)
     put(w.story.exit(3), 3).apply(w.applier)
     sessions.do_work()
@@ -322,8 +322,8 @@ def test_processes_outside_the_session_keep_their_terminal(w: World, sessions: S
 def test_a_later_record_without_a_terminal_does_not_keep_it(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.exit(3), 3).apply(w.applier)
-    change = w.story.change(4, events.KIND_COMM)
-    change.head["flags"] |= events.FLAG_PARTIAL
+    change = w.story.change(4, declared.KIND_COMM)
+    change.head["flags"] |= declared.FLAG_PARTIAL
     change.task["known"], change.task["comm"] = layout.KNOWN_COMM, b"later"
     change.apply(w.applier)
     sessions.do_work()
@@ -367,6 +367,6 @@ def test_a_process_with_a_start_known_to_the_tick_only(w: World, sessions: Sessi
 def test_leaders_are_bounded(w: World, sessions: SessionTerminals) -> None:
     w.fork(1, 3)
     for _ in range(1100):
-        put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
+        put(w.story.change(3, declared.KIND_SID), 3, b"").apply(w.applier)
     assert len(w.applier.followups.take_leaders()) == terminals.LEADERS_MAX
     assert np.all(w.applier.followups.take_leaders() == [])

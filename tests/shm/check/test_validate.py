@@ -109,7 +109,7 @@ BROKEN: list[tuple[str, Callable[[Host], object]]] = [
     ("13 commit", lambda host: host.writer.control_view()["commit_index"].__setitem__(0, 1)),
     ("14 counts", set_hot("flags", 0)),
     ("15 refs", set_private("refs", 40)),
-    ("16 lists", set_private("marks", 1)),
+    ("16 lists", set_private("status", 1)),
     ("17 children", lambda host: host.writer.private_view("parent").__setitem__(6, 1)),
     ("17 children", set_hot("ppid", 6)),
     ("18 lineages", wrong_lineage),

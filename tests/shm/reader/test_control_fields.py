@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import paths
 from pipeline.host import boot
-from pipeline.shm.reader import control
+from pipeline.shm.reader import control_fields
 from tests.shm.handmade import Tables
 
 HOUR_NS = 3600 * 10**9
@@ -28,18 +28,18 @@ def tables(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Tables:
 
 
 def test_fields_are_read_by_name(tables: Tables) -> None:
-    assert control.fields(tables.directory, "epoch", "pid_capacity") == {"epoch": 1, "pid_capacity": 2048}
-    assert control.fields(tables.directory / "missing", "epoch") is None
+    assert control_fields.fields(tables.directory, "epoch", "pid_capacity") == {"epoch": 1, "pid_capacity": 2048}
+    assert control_fields.fields(tables.directory / "missing", "epoch") is None
 
 
 def test_the_present_time_is_that_of_the_tables(tables: Tables) -> None:
-    assert abs(control.now_ns("a") - time.time_ns() - HOUR_NS) < SLACK_NS
-    step_ns = control.clock_step_ns("a")
+    assert abs(control_fields.now_ns("a") - time.time_ns() - HOUR_NS) < SLACK_NS
+    step_ns = control_fields.clock_step_ns("a")
     assert step_ns is not None and abs(step_ns + HOUR_NS) < SLACK_NS
 
 
 def test_without_tables_of_this_boot_it_is_that_of_the_clock(tables: Tables) -> None:
     tables.control[0]["boot_id"] = np.frombuffer(bytes(16), "V16")[0]
     for name in ("a", "missing", ""):
-        assert abs(control.now_ns(name) - time.time_ns()) < SLACK_NS
-        assert control.clock_step_ns(name) is None
+        assert abs(control_fields.now_ns(name) - time.time_ns()) < SLACK_NS
+        assert control_fields.clock_step_ns(name) is None

@@ -15,7 +15,7 @@ import pytest
 from pipeline.errors import TooOldError
 from pipeline.export.json import document, dumps
 from pipeline.host import boot
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.shm.layout import layout
 from pipeline.shm.reader import _entry
 from pipeline.shm.reader._reader import TableReader
@@ -303,8 +303,8 @@ def test_how_it_ended(tables: Tables, status: int, cause: str, code: int) -> Non
         (b"/usr/lib/x.d/tool.tar.gz", {"mount_id": 3}, ("/usr/lib/x.d/tool.tar.gz", "tool.tar.gz", ".gz", False)),
         (b"/bin/sh", {"mount_id": 3}, ("/bin/sh", "sh", "", False)),
         (b"/home/a.b/.profile", {"mount_id": 3}, ("/home/a.b/.profile", ".profile", ".profile", False)),
-        (b"/memfd:x.so", {"mount_id": 3, "file_flags": events.EXEC_MEMFD}, ("", "memfd:x.so", ".so", True)),
-        (b"x/y", {"file_flags": events.EXEC_MEMFD}, ("", "memfd:x/y", "", True)),
+        (b"/memfd:x.so", {"mount_id": 3, "file_flags": declared.EXEC_MEMFD}, ("", "memfd:x.so", ".so", True)),
+        (b"x/y", {"file_flags": declared.EXEC_MEMFD}, ("", "memfd:x/y", "", True)),
         (b"/opt/\xff.\xfe", {}, ("/opt/\udcff.\udcfe", "\udcff.\udcfe", ".\udcfe", None)),  # mount not reported
         (b"", {"mount_id": 3}, (None, None, None, False)),
     ],
@@ -351,7 +351,7 @@ def test_unset_login_uid_is_none(tables: Tables) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "deleted", "memfd"),
-    [(0, False, False), (events.EXEC_DELETED, True, False), (events.EXEC_MEMFD, False, True)],
+    [(0, False, False), (declared.EXEC_DELETED, True, False), (declared.EXEC_MEMFD, False, True)],
 )
 def test_an_executable_without_a_name(tables: Tables, flags: int, deleted: bool, memfd: bool) -> None:
     tables.row(7, known=layout.KNOWN_FILE, file_ref=tables.file(b"/x", file_flags=flags))

@@ -20,7 +20,7 @@ from pipeline.errors import (
     ProcessWrongParentNodeError,
 )
 from pipeline.host import processes
-from pipeline.records.events import KIND_NAMES
+from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from tests.shm.handmade import Tables, now_boot_ns

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pipeline.shm.layout import declared
-from pipeline.shm.reader import _rows, values
+from pipeline.shm.reader import _row_copies, values
 
-LAYOUTS = {"hot": (_rows.HOT, declared.HOT_LAYOUT), "cold": (_rows.COLD, declared.COLD_LAYOUT)}
+LAYOUTS = {"hot": (_row_copies.HOT, declared.HOT_LAYOUT), "cold": (_row_copies.COLD, declared.COLD_LAYOUT)}
 PLACES = sorted({each for text in values.GROUPED.values() for each in text.split() if "." in each} | {"known"})
 
 
@@ -31,5 +31,5 @@ def test_a_key_has_the_flags_that_it_names() -> None:
     begin = 8 * declared.HOT_LAYOUT.offset("flags")
     for names in (("SCRIPT",), ("SCRIPT", "FOREIGN"), [name.upper() for name in declared.MARKS]):
         flags = sum({int(getattr(declared, f"ROW_{name}")) for name in names})
-        wanted = {(_rows.HOT, begin + bit) for bit in range(32) if flags >> bit & 1}
+        wanted = {(_row_copies.HOT, begin + bit) for bit in range(32) if flags >> bit & 1}
         assert bits(values.words_of("flags:" + "+".join(names))) == wanted

@@ -96,10 +96,10 @@ def calls_of_a_take_over(directory: Path, processes: int, monkeypatch: pytest.Mo
 
 def everything(hot: np.ndarray[Any, Any]) -> Survey:
     """A survey that saw every process in the tables."""
-    from pipeline.records import events
+    from pipeline.records import dtypes
 
     rows = np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0))
-    columns = [np.zeros(len(rows), dtype) for dtype in (events.HEAD, events.TASK, events.EXEC)]
+    columns = [np.zeros(len(rows), dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)]
     columns[0]["tgid"], columns[0]["start_boot_ns"] = hot["tgid"][rows], hot["start_boot_ns"][rows]
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return Survey(*columns, [b""] * len(rows), np.ones(len(rows), np.bool_), now, now)

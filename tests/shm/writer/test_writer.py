@@ -569,7 +569,7 @@ def walked_lineage(writer: TableWriter, row: int) -> int:
 def ended_rows(writer: TableWriter) -> dict[int, int]:
     """{row: generation} of all images in use that have ended."""
     hot = writer.hot_view()[: writer.rows_frontier]
-    used = writer.private_view("marks") & 1 != 0
+    used = writer.private_view("status") & 1 != 0
     rows = np.flatnonzero(used & (hot["exit_boot_ns"] != 0))
     return dict(zip(rows.tolist(), hot["generation"][rows].tolist(), strict=True))
 
@@ -753,10 +753,10 @@ USES_TABLES: dict[str, tuple[Any, ...]] = {
     "set_state": (1,), "state": (), "epoch": (), "takeovers": (), "ring_count": (), "control_memory": (),
     "control_view": (), "ring_ack_view": (), "commit_view": (0,), "py_begin": (1,), "py_end": (1,), "py_link": (1,),
     "py_follow": (1 << 32 | 1,), "py_set_link": ("parent", 1, 0), "py_set_ref": ("args", 1, 0),
-    "py_mark_tty_given": (1,), "py_is_tty_given": (1,), "py_head": (1,),
+    "py_note_tty_given": (1,), "py_is_tty_given": (1,), "py_head": (1,),
     "forget_head": (1,), "py_adopt": (2, 1), "py_orphan": (1,), "py_children": (1,), "py_retire": (1,),
     "evict_exited": (1, 1), "hot_view": (), "cold_view": (), "costs_view": (), "index_view": (),
-    "private_view": ("marks",), "listed_rows": ("ended",), "live_heads": (), "heads_with_extra": (),
+    "private_view": ("status",), "listed_rows": ("ended",), "live_heads": (), "heads_with_extra": (),
 }  # fmt: skip
 USES_NO_TABLES = {
     "close", "counter", "count", "set_counter", "growth_refused", "py_intern_names", "py_intern_args", "py_intern_envs",

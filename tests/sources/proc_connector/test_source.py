@@ -19,7 +19,7 @@ from pipeline.bus.frames.frame import Frame, decode_frames, record_ends
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import ProcReader, read_process
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import netlink, proc_records, recheck
 from pipeline.sources.proc_connector.living import Living
@@ -140,7 +140,7 @@ class Bench:
     def records(self, budget: int = 1000) -> np.ndarray:
         """The HEADs of the records that a turn hands over."""
         self.shard.do_work(budget)
-        return np.concatenate([frame.head for frame in self.frames()] or [np.zeros(0, events.HEAD)])
+        return np.concatenate([frame.head for frame in self.frames()] or [np.zeros(0, dtypes.HEAD)])
 
     def count(self, field: str) -> int:
         return int(np.frombuffer(self.memory, CPU_STATE)[field].sum())
@@ -207,12 +207,12 @@ def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
     bench.shard.do_work(100)
     (frame,) = bench.frames()
     head = frame.head
-    assert head["kind"].tolist() == [events.KIND_FORK, events.KIND_EXEC, events.KIND_SID, events.KIND_EXIT]
+    assert head["kind"].tolist() == [declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_SID, declared.KIND_EXIT]
     assert set(head["tgid"].tolist()) == {CHILD}
     assert len(set(head["start_boot_ns"].tolist())) == 1
-    assert (head["flags"] & events.FLAG_PARTIAL != 0).all()
+    assert (head["flags"] & declared.FLAG_PARTIAL != 0).all()
     # The process was gone before the connector read /proc, so the exec record has only its header.
-    assert (head["flags"] & events.FLAG_HEAD_ONLY != 0).tolist() == [False, True, False, False]
+    assert (head["flags"] & declared.FLAG_HEAD_ONLY != 0).tolist() == [False, True, False, False]
     assert head["ppid"].tolist()[0] == PARENT and head["ppid"].tolist()[3] == PARENT
     assert frame.exit["exit_code"].tolist() == [0x100]
     assert frame.task["sid"][2] == CHILD
@@ -230,14 +230,14 @@ def test_a_name_and_users_of_a_thread_are_not_the_process(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     for what in (netlink.EVENT_COMM, netlink.EVENT_UID, netlink.EVENT_GID):
         bench.sock.put(what, (CHILD + 7, CHILD, 0x61))
-    assert bench.records()["kind"].tolist() == [events.KIND_FORK]
+    assert bench.records()["kind"].tolist() == [declared.KIND_FORK]
 
 
 def test_changes_of_an_ended_process_are_marked_unknown(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.sock.put(netlink.EVENT_UID, (CHILD, CHILD, 1, 1))
     heads = bench.records()
-    assert heads["kind"].tolist()[1] == events.KIND_CRED and heads["flags"][1] & events.FLAG_HEAD_ONLY
+    assert heads["kind"].tolist()[1] == declared.KIND_CRED and heads["flags"][1] & declared.FLAG_HEAD_ONLY
 
 
 def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
@@ -287,8 +287,8 @@ def test_exec_and_exit_of_an_unseen_process_have_no_start(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD))
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
     heads = bench.records()
-    assert heads["kind"].tolist() == [events.KIND_EXEC, events.KIND_EXIT]
-    assert heads["start_boot_ns"].tolist() == [0, 0] and heads["flags"][0] & events.FLAG_HEAD_ONLY
+    assert heads["kind"].tolist() == [declared.KIND_EXEC, declared.KIND_EXIT]
+    assert heads["start_boot_ns"].tolist() == [0, 0] and heads["flags"][0] & declared.FLAG_HEAD_ONLY
 
 
 def test_a_process_that_is_being_released_has_no_session(tmp_path: Path) -> None:
@@ -310,14 +310,14 @@ def test_a_process_ends_with_its_last_thread_not_with_its_leader(bench: Bench) -
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     for tid in (CHILD + 10, CHILD + 11):
         bench.sock.put(netlink.EVENT_FORK, fork(CHILD, CHILD, tid))
-    assert bench.records()["kind"].tolist() == [events.KIND_FORK]
+    assert bench.records()["kind"].tolist() == [declared.KIND_FORK]
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 10))
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD))
     assert len(bench.records()) == 0
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 11, 0x700))
     bench.shard.do_work(100)
     (frame,) = bench.frames()
-    assert frame.head["kind"].tolist() == [events.KIND_EXIT] and frame.head["tid"].tolist() == [CHILD + 11]
+    assert frame.head["kind"].tolist() == [declared.KIND_EXIT] and frame.head["tid"].tolist() == [CHILD + 11]
     assert frame.exit["exit_code"].tolist() == [0x700]
     assert (bench.count("threads_forked"), bench.count("threads_exited")) == (2, 2)
     assert not bench.living.starts and not bench.living.threads
@@ -331,9 +331,9 @@ def test_exec_from_a_thread_leaves_that_one_alone(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 11))
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD))
     bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD))
-    assert bench.records()["kind"].tolist() == [events.KIND_FORK, events.KIND_EXEC]
+    assert bench.records()["kind"].tolist() == [declared.KIND_FORK, declared.KIND_EXEC]
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
-    assert bench.records()["kind"].tolist() == [events.KIND_EXIT]
+    assert bench.records()["kind"].tolist() == [declared.KIND_EXIT]
 
 
 def test_threads_from_before_the_first_event_are_known(tmp_path: Path) -> None:
@@ -397,7 +397,7 @@ def test_an_exec_that_is_read_late_does_not_get_the_start_of_the_next_owner(benc
     heads = bench.records()
     forked, execed = heads[heads["tgid"] == me]
     assert (execed["start_boot_ns"] == forked["start_boot_ns"]) is np.bool_(not lost)
-    assert bool(execed["flags"] & events.FLAG_HEAD_ONLY) is not lost
+    assert bool(execed["flags"] & declared.FLAG_HEAD_ONLY) is not lost
 
 
 def test_a_pid_twice_within_a_tick_is_two_identities(bench: Bench) -> None:
@@ -470,7 +470,7 @@ def test_a_successor_continues_where_its_predecessor_was_killed(bench: Bench) ->
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD + 5))
     again = bench.records()
     assert again["ring_pos"].tolist()[:2] == first["ring_pos"].tolist()
-    assert again["kind"].tolist() == [events.KIND_FORK, events.KIND_FORK, events.KIND_EXIT]
+    assert again["kind"].tolist() == [declared.KIND_FORK, declared.KIND_FORK, declared.KIND_EXIT]
     assert bench.count("lost_samples") == 1
 
 
@@ -493,7 +493,7 @@ def test_a_kill_in_the_middle_of_a_record_leaves_no_record(bench: Bench, monkeyp
         bench.writer.close()
         bench.start()
         bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
-        assert bench.records()["kind"].tolist() == [events.KIND_EXIT]
+        assert bench.records()["kind"].tolist() == [declared.KIND_EXIT]
         assert bench.shard.is_caught_up
         bench.acks.answers = {0: (bench.writer.producer_pos, 0, 0)}
 
@@ -578,14 +578,14 @@ def info(**changes: object) -> ProcInfo:
     ("changes", "kinds"),
     [
         ({}, []),
-        ({"cap_effective": 0}, [events.KIND_CRED]),
-        ({"auid": 1000}, [events.KIND_CRED]),
-        ({"tty": b""}, [events.KIND_SID]),
-        ({"cgroup_id": 12}, [events.KIND_CGROUP]),
+        ({"cap_effective": 0}, [declared.KIND_CRED]),
+        ({"auid": 1000}, [declared.KIND_CRED]),
+        ({"tty": b""}, [declared.KIND_SID]),
+        ({"cgroup_id": 12}, [declared.KIND_CGROUP]),
         ({"cgroup_id": 0}, []),  # an unreadable value is no change
-        ({"cgroups_v1": 1 << 63 | 5}, [events.KIND_CGROUP]),
-        ({"pid_ns": 1, "mnt_ns": 2, "net_ns": 3, "user_ns": 4}, [events.KIND_SID]),
-        ({"sid": 9, "mnt_ns": 2, "cgroup_id": 12}, [events.KIND_SID, events.KIND_CGROUP]),
+        ({"cgroups_v1": 1 << 63 | 5}, [declared.KIND_CGROUP]),
+        ({"pid_ns": 1, "mnt_ns": 2, "net_ns": 3, "user_ns": 4}, [declared.KIND_SID]),
+        ({"sid": 9, "mnt_ns": 2, "cgroup_id": 12}, [declared.KIND_SID, declared.KIND_CGROUP]),
         ({"comm": b"b", "ppid": 5}, []),  # events report these
     ],
 )
@@ -633,6 +633,6 @@ def test_a_process_that_changes_all_the_time_waits_once() -> None:
 
 def test_a_change_has_only_its_groups() -> None:
     about = proc_records.About(5, 7, 7, 1)
-    record = proc_records.change(about, events.KIND_CGROUP, info(), layout.KNOWN_CGROUP)
-    task = np.frombuffer(record, events.TASK, 1, events.HEAD.itemsize)[0]
+    record = proc_records.change(about, declared.KIND_CGROUP, info(), layout.KNOWN_CGROUP)
+    task = np.frombuffer(record, dtypes.TASK, 1, dtypes.HEAD.itemsize)[0]
     assert int(task["known"]) == layout.KNOWN_CGROUP and int(task["cgroup_id"]) == 11

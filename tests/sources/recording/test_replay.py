@@ -190,11 +190,11 @@ def test_rewinds_bring_everything_once(script: list[tuple[str, int, int]]) -> No
     bench = Bench(STORM[:20])
     expected = _records(STORM[:20])
     received = dict.fromkeys(expected, 0)
-    marks = dict.fromkeys(expected, 1)
+    rewinds = dict.fromkeys(expected, 1)
     found: dict[int, list[bytes]] = {ring: [] for ring in expected}
 
     def answer(ring: int, applied: int) -> None:
-        bench.acks.answers[ring] = (applied, received[ring], marks[ring])
+        bench.acks.answers[ring] = (applied, received[ring], rewinds[ring])
 
     def take() -> None:
         for frame in bench.frames():
@@ -204,7 +204,7 @@ def test_rewinds_bring_everything_once(script: list[tuple[str, int, int]]) -> No
             received[frame.ring] = max(received[frame.ring], frame.to_pos)
 
     def rewind(ring: int) -> None:
-        marks[ring] += 1
+        rewinds[ring] += 1
         answer(ring, bench.acks.answers.get(ring, (0, 0, 0))[0])
 
     for name, first, second in script:

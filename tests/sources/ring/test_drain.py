@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import FrameError, UnsupportedError
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.sources.ring import _drain
 from pipeline.sources.ring._drain import BUSY, CAUGHT_UP, CORRUPT, FULL, Columns
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
@@ -21,7 +21,7 @@ from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from tests.sampling import examples
 from tests.sources.hand_records import drain_frame, record, records_in, strings_of
 
-KINDS = range(1, events.KIND_COUNT)
+KINDS = range(1, declared.KIND_COUNT)
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def has_more(ring: Ring) -> bool:
 
 
 def test_rows_have_the_size_of_the_dtypes() -> None:
-    assert (events.HEAD.itemsize, events.TASK.itemsize) == (_drain.HEAD_BYTES, _drain.TASK_BYTES)
+    assert (dtypes.HEAD.itemsize, dtypes.TASK.itemsize) == (_drain.HEAD_BYTES, _drain.TASK_BYTES)
 
 
 def test_every_kind_comes_out_as_it_was_written(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
     written = [record(kind, kind, strings=strings_of(kind, 3 * kind)) for kind in KINDS]
-    written.append(record(events.KIND_EXEC, 99, head_only=True))
+    written.append(record(declared.KIND_EXEC, 99, head_only=True))
     positions = [writer.write(one) for one in written]
     frame = drain_frame(ring, Columns(1 << 16))
     assert records_in(frame) == written
@@ -64,7 +64,7 @@ def test_an_empty_ring_makes_an_empty_frame(made: tuple[Ring, RingWriter]) -> No
 def test_busy_record_stops_the_reader_until_it_is_submitted(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
     columns = Columns(1 << 16)
-    first, second, third = (record(events.KIND_FORK, number) for number in range(3))
+    first, second, third = (record(declared.KIND_FORK, number) for number in range(3))
     writer.write(first)
     busy = writer.reserve(len(second))
     writer.write(third)
@@ -80,8 +80,8 @@ def test_busy_record_stops_the_reader_until_it_is_submitted(made: tuple[Ring, Ri
 def test_room_behind_a_record_is_skipped(made: tuple[Ring, RingWriter]) -> None:
     """Programs for older kernels reserve constant sizes."""
     ring, writer = made
-    first, second = record(events.KIND_EXEC, 1, strings=(b"/a", b"b", b"c\0", b"")), record(events.KIND_FORK, 2)
-    head_only = record(events.KIND_EXEC, 3, head_only=True)
+    first, second = record(declared.KIND_EXEC, 1, strings=(b"/a", b"b", b"c\0", b"")), record(declared.KIND_FORK, 2)
+    head_only = record(declared.KIND_EXEC, 3, head_only=True)
     for one in (first + b"left over" * 20, second, head_only + bytes(8)):
         assert writer.write(one) is not None
     frame = drain_frame(ring, Columns(1 << 16))
@@ -92,7 +92,7 @@ def test_room_behind_a_record_is_skipped(made: tuple[Ring, RingWriter]) -> None:
 def test_range_with_only_discarded_records_is_covered(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
     for number in range(3):
-        writer.write(record(events.KIND_EXIT, number), discard=True)
+        writer.write(record(declared.KIND_EXIT, number), discard=True)
     frame = drain_frame(ring, Columns(1 << 16))
     assert frame.count == 0 and frame.to_pos == writer.producer_pos > frame.from_pos
     assert ring.discarded_total == 3
@@ -100,15 +100,15 @@ def test_range_with_only_discarded_records_is_covered(made: tuple[Ring, RingWrit
 
 def test_a_header_only_record_has_no_strings(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
-    said = bytearray(record(events.KIND_EXEC, 5, head_only=True))
+    said = bytearray(record(declared.KIND_EXEC, 5, head_only=True))
     said[52:56] = struct.pack("<I", 1000)
     writer.write(bytes(said))
     frame = drain_frame(ring, Columns(1 << 16))
-    assert records_in(frame) == [record(events.KIND_EXEC, 5, head_only=True)]
+    assert records_in(frame) == [record(declared.KIND_EXEC, 5, head_only=True)]
 
 
 def _wrong(**fields: int) -> bytes:
-    one = bytearray(record(events.KIND_EXEC, 1, strings=(b"/bin/x", b"x", b"x\0", b"")))
+    one = bytearray(record(declared.KIND_EXEC, 1, strings=(b"/bin/x", b"x", b"x\0", b"")))
     offsets = {"kind": (36, "B"), "flags": (37, "B"), "record_bytes": (48, "<I"), "var_bytes": (52, "<I")}
     for name, offset in (("path_bytes", 56), ("root_offset", 60), ("name_bytes", 64), ("args_bytes", 68)):
         offsets[name] = (64 + 160 + offset, "<I")
@@ -123,10 +123,10 @@ def _wrong(**fields: int) -> bytes:
         b"",
         b"x" * 63,
         _wrong(kind=0),
-        _wrong(kind=events.KIND_COUNT),
+        _wrong(kind=declared.KIND_COUNT),
         _wrong(kind=255),
-        _wrong(kind=events.KIND_FORK),
-        _wrong(flags=events.FLAG_HEAD_ONLY),
+        _wrong(kind=declared.KIND_FORK),
+        _wrong(flags=declared.FLAG_HEAD_ONLY),
         _wrong(record_bytes=64),
         _wrong(record_bytes=0xFFFF_FFFF),
         _wrong(var_bytes=0),
@@ -135,12 +135,12 @@ def _wrong(**fields: int) -> bytes:
         _wrong(path_bytes=0xFFFF_FFFF, name_bytes=8),
         _wrong(root_offset=7),
         _wrong(args_bytes=3),
-        record(events.KIND_FORK, 1)[:-1],
+        record(declared.KIND_FORK, 1)[:-1],
     ],
 )
 def test_malformed_record_is_counted_and_left_out_alone(made: tuple[Ring, RingWriter], wrong: bytes) -> None:
     ring, writer = made
-    before, behind = record(events.KIND_FORK, 10), record(events.KIND_EXEC, 11, strings=(b"/a", b"b", b"c", b"d"))
+    before, behind = record(declared.KIND_FORK, 10), record(declared.KIND_EXEC, 11, strings=(b"/a", b"b", b"c", b"d"))
     for one in (before, wrong, behind):
         assert writer.write(one) is not None
     frame = drain_frame(ring, Columns(1 << 16))
@@ -153,17 +153,17 @@ def test_malformed_record_is_counted_and_left_out_alone(made: tuple[Ring, RingWr
 def test_after_an_impossible_header_reading_continues_at_the_producer(header: int) -> None:
     fd = make_ring_file(PAGE_BYTES)
     with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
-        good = record(events.KIND_FORK, 1)
+        good = record(declared.KIND_FORK, 1)
         writer.write(good)
-        wrong = writer.write(record(events.KIND_FORK, 2))
-        writer.write(record(events.KIND_FORK, 3))
+        wrong = writer.write(record(declared.KIND_FORK, 2))
+        writer.write(record(declared.KIND_FORK, 3))
         assert wrong is not None
         os.pwrite(fd, struct.pack("<I", header), 2 * PAGE_BYTES + wrong)
         columns = Columns(1 << 16)
         frame = drain_frame(ring, columns)
         assert records_in(frame) == [good] and frame.to_pos == writer.producer_pos
         assert ring.stop == CORRUPT and ring.corrupt_total == ring.malformed_total == 1
-        after = record(events.KIND_EXIT, 4)
+        after = record(declared.KIND_EXIT, 4)
         writer.write(after)
         assert records_in(drain_frame(ring, columns)) == [after]
     os.close(fd)
@@ -173,7 +173,7 @@ def test_after_an_impossible_header_reading_continues_at_the_producer(header: in
 def test_after_an_impossible_position_of_the_producer_reading_continues_there(too_far: int) -> None:
     fd = make_ring_file(PAGE_BYTES)
     with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
-        writer.write(record(events.KIND_FORK, 1))
+        writer.write(record(declared.KIND_FORK, 1))
         os.pwrite(fd, struct.pack("<Q", too_far), PAGE_BYTES)
         frame = drain_frame(ring, Columns(1 << 16))
         assert frame.count == 0 and ring.cursor == too_far
@@ -183,8 +183,8 @@ def test_after_an_impossible_position_of_the_producer_reading_continues_there(to
 
 def test_frame_is_closed_at_its_size_and_one_record_always_fits() -> None:
     fd = make_ring_file(1 << 20)
-    big = record(events.KIND_EXEC, 1, strings=strings_of(1, 72_000))
-    small = [record(events.KIND_FORK, number) for number in range(2, 40)]
+    big = record(declared.KIND_EXEC, 1, strings=strings_of(1, 72_000))
+    small = [record(declared.KIND_FORK, number) for number in range(2, 40)]
     with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
         for one in [big, *small]:
             writer.write(one)
@@ -201,7 +201,7 @@ def test_frame_is_closed_at_its_size_and_one_record_always_fits() -> None:
 def test_record_longer_than_any_can_be_is_malformed() -> None:
     fd = make_ring_file(1 << 20)
     with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
-        writer.write(record(events.KIND_EXEC, 1, strings=strings_of(1, 140_000)))
+        writer.write(record(declared.KIND_EXEC, 1, strings=strings_of(1, 140_000)))
         frame = drain_frame(ring, Columns(1000))
         assert frame.count == 0 and ring.malformed_total == 1
     os.close(fd)
@@ -330,7 +330,7 @@ def test_any_bytes_in_a_ring_end_in_a_frame_that_is_accepted(parts: list[bytes],
 def test_release_frees_only_the_applied_part(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
     start = ring.cursor
-    positions = [writer.write(record(events.KIND_FORK, number)) for number in range(4)]
+    positions = [writer.write(record(declared.KIND_FORK, number)) for number in range(4)]
     drain_frame(ring, Columns(1 << 16))
     assert writer.consumer_pos == start
     ring.release(positions[2] or 0)
@@ -341,7 +341,7 @@ def test_release_frees_only_the_applied_part(made: tuple[Ring, RingWriter]) -> N
 
 def test_position_of_another_ring_is_not_followed(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
-    writer.write(record(events.KIND_FORK, 1))
+    writer.write(record(declared.KIND_FORK, 1))
     start = ring.cursor
     for position in (writer.producer_pos + 8, writer.producer_pos - 4, 1 << 63):
         ring.release(position)
@@ -352,8 +352,8 @@ def test_position_of_another_ring_is_not_followed(made: tuple[Ring, RingWriter])
 
 def test_the_cursor_skips_records_that_are_applied_already(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
-    writer.write(record(events.KIND_FORK, 1))
-    second = writer.write(record(events.KIND_FORK, 2))
+    writer.write(record(declared.KIND_FORK, 1))
+    second = writer.write(record(declared.KIND_FORK, 2))
     ring.release(second or 0)
     assert ring.cursor == second
     assert drain_frame(ring, Columns(1 << 16)).count == 1
@@ -362,7 +362,7 @@ def test_the_cursor_skips_records_that_are_applied_already(made: tuple[Ring, Rin
 def test_a_rewind_reaches_back_to_the_consumer_position(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
     start = ring.cursor
-    second = [writer.write(record(events.KIND_FORK, number)) for number in range(3)][1]
+    second = [writer.write(record(declared.KIND_FORK, number)) for number in range(3)][1]
     drain_frame(ring, Columns(1 << 16))
     ring.release(second or 0)
     assert ring.rewind(start) and ring.cursor == second
@@ -371,7 +371,7 @@ def test_a_rewind_reaches_back_to_the_consumer_position(made: tuple[Ring, RingWr
 def test_new_reader_begins_at_the_consumer_position() -> None:
     fd = make_ring_file(PAGE_BYTES)
     with RingWriter(fd) as writer:
-        positions = [writer.write(record(events.KIND_FORK, number)) for number in range(3)]
+        positions = [writer.write(record(declared.KIND_FORK, number)) for number in range(3)]
         with Ring(fd, number=0) as first:
             drain_frame(first, Columns(1 << 16))
             first.release(positions[1] or 0)
@@ -425,7 +425,7 @@ def test_a_full_ring_accepts_records_only_after_a_release() -> None:
     fd = make_ring_file(PAGE_BYTES)
     with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
         count = 0
-        while writer.write(record(events.KIND_FORK, count)) is not None:
+        while writer.write(record(declared.KIND_FORK, count)) is not None:
             count += 1
         assert count == PAGE_BYTES // 264
         assert drain_frame(ring, Columns(1 << 16)).count == count

@@ -14,7 +14,7 @@ import pytest
 from pipeline.bpf.maps import cpu_states
 from pipeline.bus.frames.frame import Frame
 from pipeline.host import boot
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
 from tests.sources.hand_control import CAPTURE_ID
 from tests.sources.stage import KILL, TERM, Stage, eventually
@@ -63,7 +63,7 @@ def _images(frame: Frame) -> list[tuple[int, bytes]]:
     at = 0
     bodies = iter(frame.exec)
     for head in frame.head:
-        if head["kind"] == events.KIND_EXEC and not head["flags"] & events.FLAG_HEAD_ONLY:
+        if head["kind"] == declared.KIND_EXEC and not head["flags"] & declared.FLAG_HEAD_ONLY:
             path = bytes(frame.blob[at : at + int(next(bodies)["path_bytes"])])
             found.append((int(head["tgid"]), path.rpartition(b"/")[2]))
         at += int(head["var_bytes"])
@@ -86,7 +86,7 @@ class Collected:
             part = frame.since(self.received[frame.ring])
             self.received[frame.ring] = max(self.received[frame.ring], frame.to_pos)
             self.frames.append(part)
-            self.exits.update(part.head["tgid"][self._mine(part, events.KIND_EXIT)].tolist())
+            self.exits.update(part.head["tgid"][self._mine(part, declared.KIND_EXIT)].tolist())
             if self.stage.control is not None:
                 self.stage.control.acks["applied_pos"][frame.ring] = self.received[frame.ring]
         return bool(frames)
@@ -124,8 +124,8 @@ def test_every_act_of_known_children_arrives_once(stage: Stage) -> None:
     collected = Collected(stage)
     pids = _fork(CHILDREN)
     collected.wait_for(pids)
-    assert collected.of(pids, events.KIND_FORK) == collected.of(pids, events.KIND_EXIT) == Counter(pids)
-    assert collected.of(pids, events.KIND_EXEC) == Counter(pids[1::2])
+    assert collected.of(pids, declared.KIND_FORK) == collected.of(pids, declared.KIND_EXIT) == Counter(pids)
+    assert collected.of(pids, declared.KIND_EXEC) == Counter(pids[1::2])
     names = [name for frame in collected.frames for pid, name in _images(frame) if pid in pids]
     assert names == [b"true"] * (CHILDREN // 2)
     assert all(frame.boot_id == boot.boot_id() and frame.malformed == 0 for frame in collected.frames)
@@ -142,7 +142,7 @@ def test_killed_shard_is_replaced_without_loss_or_repetition(stage: Stage) -> No
         pids += _fork(CHILDREN)
         stage.start()
     collected.wait_for(pids)
-    assert collected.of(pids, events.KIND_FORK) == collected.of(pids, events.KIND_EXIT) == Counter(pids)
+    assert collected.of(pids, declared.KIND_FORK) == collected.of(pids, declared.KIND_EXIT) == Counter(pids)
 
 
 @pytest.mark.alone
@@ -164,7 +164,7 @@ def test_idle_shard_sleeps_and_the_next_record_wakes_it(stage: Stage, capture: o
         time.sleep(0.02)
         (pid,) = _fork(1)
         start = time.monotonic()
-        assert eventually(lambda pid=pid: (collected.poll(), collected.of([pid], events.KIND_EXIT).total())[1] == 1)
+        assert eventually(lambda pid=pid: (collected.poll(), collected.of([pid], declared.KIND_EXIT).total())[1] == 1)
         latencies_ms.append((time.monotonic() - start) * 1000)
     assert sorted(latencies_ms)[5] < 500, latencies_ms
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, decode_frames
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
@@ -86,10 +86,10 @@ def bench() -> Iterator[Bench]:
 
 
 def test_frames_name_their_source(bench: Bench) -> None:
-    one = record(events.KIND_FORK, 1)
+    one = record(declared.KIND_FORK, 1)
     bench.writers[0].write(one)
     bench.writers[1].write(one)
-    bench.lose(1, events.KIND_EXEC, 5)
+    bench.lose(1, declared.KIND_EXEC, 5)
     assert bench.shard.do_work(100) == 2
     frames = sorted(bench.frames(), key=lambda frame: frame.ring)
     assert [frame.ring for frame in frames] == [0, 1]
@@ -97,11 +97,11 @@ def test_frames_name_their_source(bench: Bench) -> None:
     assert all(frame.boot_id == BOOT_ID and frame.source == "ebpf" for frame in frames)
     assert all((frame.from_pos, frame.to_pos, records_in(frame)) == (0, 264, [one]) for frame in frames)
     assert [frame.lost["exec"] for frame in frames] == [0, 5]
-    assert set(frames[0].lost) == set(events.KIND_NAMES[1:])
+    assert set(frames[0].lost) == set(declared.KIND_NAMES[1:])
 
 
 def test_nothing_new_sends_nothing(bench: Bench) -> None:
-    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.writers[0].write(record(declared.KIND_FORK, 1))
     assert [bench.shard.do_work(100) for _ in range(3)] == [1, 0, 0]
     assert len(bench.frames()) == 1
 
@@ -110,7 +110,7 @@ def test_a_message_reports_that_the_other_rings_were_read(bench: Bench) -> None:
     """Otherwise the resolver would wait for a record that arrives in one of them directly afterwards."""
     for ring in (0, 1):
         began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        bench.writers[ring].write(record(events.KIND_FORK, 1))
+        bench.writers[ring].write(record(declared.KIND_FORK, 1))
         assert bench.shard.do_work(100) == 1
         frames = {frame.ring: frame for frame in bench.frames(with_empty=True)}
         other = frames[1 - ring]
@@ -121,7 +121,7 @@ def test_a_message_reports_that_the_other_rings_were_read(bench: Bench) -> None:
 
 
 def test_a_ring_with_a_record_that_is_being_written_is_not_reported_as_read(bench: Bench) -> None:
-    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.writers[0].write(record(declared.KIND_FORK, 1))
     bench.writers[1].reserve(264)
     bench.shard.do_work(100)
     assert [frame.watermark_boot_ns for frame in bench.frames(with_empty=True) if frame.ring == 1] == [None]
@@ -129,16 +129,16 @@ def test_a_ring_with_a_record_that_is_being_written_is_not_reported_as_read(benc
 
 def test_with_many_rings_only_those_with_records_are_in_a_message() -> None:
     bench = Bench(17)
-    bench.writers[3].write(record(events.KIND_FORK, 1))
+    bench.writers[3].write(record(declared.KIND_FORK, 1))
     assert bench.shard.do_work(100) == 1
     assert [frame.ring for frame in bench.frames(with_empty=True)] == [3]
     bench.close()
 
 
 def test_a_loss_after_the_last_record_is_reported_in_an_empty_frame(bench: Bench) -> None:
-    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.writers[0].write(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
-    bench.lose(0, events.KIND_EXIT, 3)
+    bench.lose(0, declared.KIND_EXIT, 3)
     bench.shard.do_work(100)
     bench.shard.do_work(100)
     _, told = bench.frames()
@@ -146,7 +146,7 @@ def test_a_loss_after_the_last_record_is_reported_in_an_empty_frame(bench: Bench
 
 
 def test_discarded_records_alone_are_covered_by_a_frame(bench: Bench) -> None:
-    bench.writers[0].write(record(events.KIND_FORK, 1), discard=True)
+    bench.writers[0].write(record(declared.KIND_FORK, 1), discard=True)
     bench.shard.do_work(100)
     (frame,) = bench.frames()
     assert (frame.count, frame.from_pos, frame.to_pos) == (0, 0, 264)
@@ -155,13 +155,13 @@ def test_discarded_records_alone_are_covered_by_a_frame(bench: Bench) -> None:
 def test_a_frame_has_the_watermark_of_its_ring(bench: Bench) -> None:
     """Only if nothing was left: behind a record that is being written, older records may still arrive."""
     before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.writers[0].write(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
-    bench.writers[0].write(record(events.KIND_FORK, 2))
+    bench.writers[0].write(record(declared.KIND_FORK, 2))
     bench.writers[0].reserve(64)
     bench.shard.do_work(100)
     for number in range(3):
-        bench.writers[1].write(record(events.KIND_FORK, number))
+        bench.writers[1].write(record(declared.KIND_FORK, number))
     bench.shard.do_work(2)
     complete, busy, full = bench.frames()
     assert before_ns - 1_000_000 < (complete.watermark_boot_ns or 0) < time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -171,7 +171,7 @@ def test_a_frame_has_the_watermark_of_its_ring(bench: Bench) -> None:
 def test_budget_bounds_a_cycle_and_no_ring_starves(bench: Bench) -> None:
     for number in range(10):
         for writer in bench.writers:
-            writer.write(record(events.KIND_FORK, number))
+            writer.write(record(declared.KIND_FORK, number))
     assert bench.shard.do_work(4) == bench.shard.do_work(4) == 4
     assert sorted(frame.ring for frame in bench.frames()) == [0, 1]
     while bench.shard.do_work(4):
@@ -182,7 +182,7 @@ def test_budget_bounds_a_cycle_and_no_ring_starves(bench: Bench) -> None:
 def test_space_is_released_up_to_the_applied_position(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 0)
     for number in range(4):
-        bench.writers[0].write(record(events.KIND_FORK, number))
+        bench.writers[0].write(record(declared.KIND_FORK, number))
     bench.shard.do_work(100)
     assert bench.writers[0].consumer_pos == 0 and not bench.shard.is_applied
     bench.acks.answers[0] = (264, 0, 0)
@@ -196,17 +196,17 @@ def test_space_is_released_up_to_the_applied_position(bench: Bench) -> None:
 
 def test_acknowledgements_are_read_while_the_receiver_is_blocked(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 0)
-    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.writers[0].write(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
     bench.room = 0
-    bench.writers[0].write(record(events.KIND_FORK, 2))
+    bench.writers[0].write(record(declared.KIND_FORK, 2))
     bench.shard.do_work(100)
     assert bench.shard.is_blocked and not bench.shard.is_caught_up
     bench.acks.answers[0] = (264, 0, 0)
     assert bench.shard.do_work(100) == 0
     assert bench.writers[0].consumer_pos == 264
     bench.room = 10
-    bench.writers[0].write(record(events.KIND_FORK, 3))
+    bench.writers[0].write(record(declared.KIND_FORK, 3))
     assert bench.shard.do_work(100) == 1
     frames = bench.frames(with_empty=True)
     assert [frame.from_pos for frame in frames if frame.ring == 0] == [0, 264, 528]
@@ -214,10 +214,10 @@ def test_acknowledgements_are_read_while_the_receiver_is_blocked(bench: Bench) -
     assert bench.shard.blocked_total == 2
 
 
-def test_changed_mark_reads_the_ring_again(bench: Bench) -> None:
+def test_a_changed_rewind_id_reads_the_ring_again(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 7)
     for number in range(3):
-        bench.writers[0].write(record(events.KIND_FORK, number))
+        bench.writers[0].write(record(declared.KIND_FORK, number))
     bench.shard.do_work(100)
     bench.acks.answers[0] = (0, 264, 7)
     assert bench.shard.do_work(100) == 0
@@ -231,11 +231,11 @@ def test_changed_mark_reads_the_ring_again(bench: Bench) -> None:
 
 def test_the_first_acknowledgement_repeats_earlier_frames_and_skips_nothing(bench: Bench) -> None:
     """A resolver takes a frame and is killed before the shard finds its control file; its successor lacks the frame."""
-    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.writers[0].write(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
     bench.acks.answers[0] = (0, 0, 1)
-    bench.writers[1].write(record(events.KIND_FORK, 2))
-    bench.writers[1].write(record(events.KIND_FORK, 3))
+    bench.writers[1].write(record(declared.KIND_FORK, 2))
+    bench.writers[1].write(record(declared.KIND_FORK, 3))
     bench.acks.answers[1] = (0, 264, 1)
     bench.shard.do_work(100)
     frames = [(frame.ring, frame.from_pos, frame.to_pos) for frame in bench.frames()]
@@ -244,10 +244,10 @@ def test_the_first_acknowledgement_repeats_earlier_frames_and_skips_nothing(benc
 
 def test_rewind_drops_the_frame_that_waits(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 1)
-    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.writers[0].write(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
     bench.room = 0
-    bench.writers[0].write(record(events.KIND_FORK, 2))
+    bench.writers[0].write(record(declared.KIND_FORK, 2))
     bench.shard.do_work(100)
     bench.acks.answers[0] = (0, 0, 2)
     bench.room = 10
@@ -262,7 +262,7 @@ def test_rewind_of_one_ring_leaves_the_frame_of_another(bench: Bench) -> None:
     bench.acks.answers.update({0: (0, 0, 1), 1: (0, 0, 1)})
     bench.shard.do_work(100)
     bench.room = 0
-    bench.writers[1].write(record(events.KIND_FORK, 1))
+    bench.writers[1].write(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
     bench.acks.answers[0] = (0, 0, 2)
     bench.shard.do_work(100)
@@ -272,7 +272,7 @@ def test_rewind_of_one_ring_leaves_the_frame_of_another(bench: Bench) -> None:
 
 
 def test_busy_record_is_waited_for_and_not_slept_on(bench: Bench) -> None:
-    one = record(events.KIND_FORK, 1)
+    one = record(declared.KIND_FORK, 1)
     position = bench.writers[0].reserve(len(one))
     assert bench.shard.do_work(100) == 0
     assert not bench.shard.is_caught_up and not bench.shard.may_sleep()
@@ -296,7 +296,7 @@ def test_a_record_between_the_last_read_and_the_request_prevents_sleep(bench: Be
     sleep, polls once more, and finds the record.
     """
     bench.shard.do_work(100)
-    bench.writers[1].write(record(events.KIND_FORK, 1))
+    bench.writers[1].write(record(declared.KIND_FORK, 1))
     assert not bench.shard.may_sleep()
     assert not bench.is_asleep(0) and not bench.is_asleep(1)
     assert bench.shard.do_work(100) == 1
@@ -310,7 +310,7 @@ def test_a_new_shard_withdraws_the_request_of_a_shard_that_was_killed_asleep(ben
 
 def test_a_new_shard_reads_unapplied_records_again(bench: Bench) -> None:
     for number in range(3):
-        bench.writers[0].write(record(events.KIND_FORK, number))
+        bench.writers[0].write(record(declared.KIND_FORK, number))
     bench.shard.do_work(100)
     bench.acks.answers[0] = (264, 528, 4)
     bench.shard.do_work(100)
@@ -321,10 +321,10 @@ def test_a_new_shard_reads_unapplied_records_again(bench: Bench) -> None:
 
 
 def test_corrupt_header_does_not_stop_the_ring(bench: Bench) -> None:
-    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.writers[0].write(record(declared.KIND_FORK, 1))
     os.pwrite(bench.fds[0], struct.pack("<I", 4000), 2 * PAGE_BYTES)
     bench.shard.do_work(100)
-    bench.writers[0].write(record(events.KIND_FORK, 2))
+    bench.writers[0].write(record(declared.KIND_FORK, 2))
     bench.shard.do_work(100)
     frames = bench.frames()
     assert [(frame.from_pos, frame.to_pos, frame.count) for frame in frames] == [(0, 264, 0), (264, 528, 1)]
@@ -338,7 +338,7 @@ class Receiver:
         self.bench = bench
         self.received = [0] * len(bench.fds)
         self.applied = [0] * len(bench.fds)
-        self.marks = [0] * len(bench.fds)
+        self.rewinds = [0] * len(bench.fds)
         self.wanted = [0] * len(bench.fds)
         self.records: list[list[bytes]] = [[] for _ in bench.fds]
         self.positions: list[list[int]] = [[] for _ in bench.fds]
@@ -358,13 +358,13 @@ class Receiver:
             self.received[ring] = frame.to_pos
 
     def _rewind(self, ring: int, position: int) -> None:
-        if self.wanted[ring] != position or self.marks[ring] == 0:
-            self.marks[ring] += 1
+        if self.wanted[ring] != position or self.rewinds[ring] == 0:
+            self.rewinds[ring] += 1
         self.wanted[ring] = position
         self._answer(ring)
 
     def _answer(self, ring: int) -> None:
-        self.bench.acks.answers[ring] = (self.applied[ring], self.wanted[ring], self.marks[ring])
+        self.bench.acks.answers[ring] = (self.applied[ring], self.wanted[ring], self.rewinds[ring])
 
     def apply(self, ring: int, part: float) -> None:
         ends = [p for p in [*self.positions[ring], self.received[ring]] if p >= self.applied[ring]]
@@ -377,7 +377,7 @@ class Receiver:
             keep = sum(position < applied for position in self.positions[ring])
             del self.records[ring][keep:], self.positions[ring][keep:]
             self.received[ring] = self.wanted[ring] = applied
-            self.marks[ring] += 1
+            self.rewinds[ring] += 1
             self._answer(ring)
 
 
@@ -402,7 +402,7 @@ def test_every_record_is_received_once_whichever_process_dies_and_whatever_is_lo
     number = 0
     for name, first, second in script:
         if name == "write":
-            one = record(events.KIND_EXEC, number, strings=(b"x" * second, b"", b"", b""))
+            one = record(declared.KIND_EXEC, number, strings=(b"x" * second, b"", b"", b""))
             number += 1
             if bench.writers[first].write(one) is not None:
                 written[first].append(one)

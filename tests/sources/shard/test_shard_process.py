@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.bus.frames.frame import Frame
 from pipeline.config.schema import Config, Supervision
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.records.capture_fds import CaptureFds
 from pipeline.sources.ring._ring import PAGE_BYTES
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
@@ -70,7 +70,7 @@ def _with_records(frames: list[Frame]) -> list[Frame]:
 
 def test_records_arrive_and_space_is_released(stage: Stage) -> None:
     with RingWriter(stage.description.fds.rings[1]) as writer:
-        one = record(events.KIND_EXEC, 1, strings=(b"/bin/true", b"true", b"true\0", b""))
+        one = record(declared.KIND_EXEC, 1, strings=(b"/bin/true", b"true", b"true\0", b""))
         writer.write(one)
         stage.start()
         (frame,) = _with_records(stage.frames_until(_enough(1)))
@@ -86,10 +86,10 @@ def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) 
     stage.start()
     assert stage.process is not None and stage.control is not None
     with RingWriter(stage.description.fds.rings[0]) as writer:
-        writer.write(record(events.KIND_FORK, 0))
+        writer.write(record(declared.KIND_FORK, 0))
         stage.frames_until(_enough(1))
         for number in range(1, 100):
-            writer.write(record(events.KIND_FORK, number))
+            writer.write(record(declared.KIND_FORK, number))
         stage.process.send_signal(TERM)
         frames = _with_records(stage.frames_until(_enough(99)))
         with pytest.raises(subprocess.TimeoutExpired):
@@ -104,7 +104,7 @@ def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) 
 def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
     stage.start()
     with RingWriter(stage.description.fds.rings[0]) as writer:
-        writer.write(record(events.KIND_FORK, 0))
+        writer.write(record(declared.KIND_FORK, 0))
         stage.frames_until(_enough(1))
         start = time.monotonic()
         assert stage.end(TERM) == 0
@@ -144,7 +144,7 @@ sys.stdin.read()
         assert parent.stdout is not None
         shard = int(parent.stdout.readline())
         with RingWriter(stage.description.fds.rings[0]) as writer:
-            writer.write(record(events.KIND_FORK, 0))
+            writer.write(record(declared.KIND_FORK, 0))
         stage.frames_until(_enough(1))
         parent.kill()
         parent.wait(DEADLINE_S)
@@ -164,7 +164,7 @@ def _is_gone(pid: int) -> bool:
 def test_shard_has_no_privileges_and_leaves_no_core(stage: Stage) -> None:
     process = stage.start()
     with RingWriter(stage.description.fds.rings[0]) as writer:
-        writer.write(record(events.KIND_FORK, 0))
+        writer.write(record(declared.KIND_FORK, 0))
     stage.frames_until(_enough(1))
     for thread in Path(f"/proc/{process.pid}/task").iterdir():
         status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines() if ":\t" in line)
@@ -179,7 +179,7 @@ def test_shard_is_small(stage: Stage) -> None:
     """It loads neither numpy nor msgspec, nor the TLS library."""
     process = stage.start()
     with RingWriter(stage.description.fds.rings[0]) as writer:
-        writer.write(record(events.KIND_FORK, 0))
+        writer.write(record(declared.KIND_FORK, 0))
     stage.frames_until(_enough(1))
     maps = Path(f"/proc/{process.pid}/maps").read_text()
     assert "_drain" in maps
@@ -266,7 +266,7 @@ def _check_whole(frame: Frame) -> None:
     fill = numbers * np.uint64(storm_writer.FACTOR)
     assert (frame.head["time_boot_ns"] == numbers).all()
     assert (frame.task.view(np.uint64).reshape(-1, 20) == fill[:, None]).all()
-    for kind, bodies in ((events.KIND_FORK, frame.fork), (events.KIND_EXIT, frame.exit)):
+    for kind, bodies in ((declared.KIND_FORK, frame.fork), (declared.KIND_EXIT, frame.exit)):
         assert (bodies.view(np.uint64).reshape(-1, 4) == fill[frame.head["kind"] == kind][:, None]).all()
     words = frame.head["var_bytes"] // 8
     assert (words == numbers * np.uint64(7) % np.uint64(29)).all()

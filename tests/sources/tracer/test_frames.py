@@ -16,7 +16,7 @@ from pipeline.client.frame_sender import FrameSender
 from pipeline.host import boot
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.resolver.stream._encoder import Encoder
@@ -94,7 +94,7 @@ class Bench:
         return done - (self.tables.counter("malformed") - before)
 
     def _apply_frame(self, frame: Frame) -> int:
-        bodies = {kind: iter(getattr(frame, events.KIND_NAMES[kind])) for kind in events.BODIES}
+        bodies = {kind: iter(getattr(frame, declared.KIND_NAMES[kind])) for kind in dtypes.BODIES}
         at = 0
         for head, task in zip(frame.head, frame.task, strict=True):
             kind, length = int(head["kind"]), int(head["var_bytes"])
@@ -135,7 +135,7 @@ def test_frames_are_those_of_every_source() -> None:
     sender.send(
         [proc_records.fork(about(7, 100, 1), info(7, 1, 50)), proc_records.exec_(about(7, 200), info(7, 1, 50))]
     )
-    sender.send([proc_records.unknown(about(7, 250), events.KIND_EXEC)], watermark_boot_ns=240, lost=2)
+    sender.send([proc_records.unknown(about(7, 250), declared.KIND_EXEC)], watermark_boot_ns=240, lost=2)
     first, second = frames
     assert (first.source, first.ring, first.count, first.frame_seq) == ("hand", 3, 2, 0)
     assert second.from_pos == first.to_pos and second.frame_seq == 1
@@ -175,7 +175,7 @@ def test_one_pid_in_two_namespaces_is_two_processes(bench: Bench) -> None:
 def test_a_change_of_users_changes_the_entry(bench: Bench) -> None:
     bench.send(proc_records.exec_(about(7, 5), info(7, 1, 50)))
     groups = proc_records.known_groups(info(7, 1, 50, uid=33))
-    bench.send(proc_records.change(about(7, 6), events.KIND_CRED, info(7, 1, 50, uid=33), groups))
+    bench.send(proc_records.change(about(7, 6), declared.KIND_CRED, info(7, 1, 50, uid=33), groups))
     entry = bench.entry(7, 50)
     assert entry is not None and (entry.uid, entry.euid, entry.ppid) == (33, 33, 1)
 
@@ -192,7 +192,7 @@ def test_numbers_of_the_daemons_own_namespace_are_pids(bench: Bench) -> None:
 
 def test_without_a_namespace_nothing_is_applied(bench: Bench) -> None:
     assert bench.send(proc_records.fork(about(7, 5, 1)), proc_records.comm(about(7, 6), b"x")) == 0
-    assert bench.send(proc_records.unknown(about(7, 6), events.KIND_EXEC)) == 0
+    assert bench.send(proc_records.unknown(about(7, 6), declared.KIND_EXEC)) == 0
     assert bench.source.refused_total == 3 and bench.source.refusal and bench.tables.heads_live == 0
 
 
@@ -216,7 +216,7 @@ def test_an_unknown_start_is_that_of_the_first_record(bench: Bench) -> None:
 def test_records_that_a_tracer_may_not_send(bench: Bench) -> None:
     """A time in the future becomes now, flags reserved for the resolver are removed, malformed frames are refused."""
     head = bytearray(proc_records.exec_(about(7, NOW * 2), info(7, 1, 50)))
-    head[37] |= events.FLAG_KEYED
+    head[37] |= declared.FLAG_KEYED
     bench.send(bytes(head))
     entry = bench.entry(7, 50)
     assert entry is not None and entry.exec_time_ns == BOOT_UNIX_NS + NOW

@@ -12,12 +12,12 @@ import pytest
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.bus.requests import ABSENT, BUSY, FILLING, LIMITED, MALFORMED, OWN, Answer, decode_answer, encode_request
 from pipeline.host.boot import TICK_NS
-from pipeline.resolver.agents.context_events import WAIT_MAX_NS
+from pipeline.resolver.agents.context_loop import WAIT_MAX_NS
 from pipeline.resolver.api.ebpf import EBPFResolver
-from pipeline.resolver.api.lookup import PROCFS_DEPTH, is_process
+from pipeline.resolver.api.finder import PROCFS_DEPTH, is_process
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.daemon import requests
-from pipeline.resolver.daemon.requests import Requests
+from pipeline.resolver.daemon import answering
+from pipeline.resolver.daemon.answering import Answering
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.entries.model import SNAPSHOTTED
 from pipeline.shm.check.validate import validate_tables
@@ -82,7 +82,7 @@ class World:
         self.resolver.bind_maps()
         self.resolver.set_state(SNAPSHOTTED)
         self.channel = Channel()
-        self.requests = Requests(
+        self.answering = Answering(
             self.channel, self.resolver, self.tables, lambda: self.mark, options.get("use_procfs", True),
             lambda: self.hurried.append(self.now), lambda: self.lags,
         )  # fmt: skip
@@ -104,7 +104,7 @@ class World:
 
     def find(self, pid: int) -> tuple[int, str]:
         """(row, the source that found it), or (0, the reason why it was not found)."""
-        entry, how = self.resolver.find(pid, self.requests.use_procfs)
+        entry, how = self.resolver.find(pid, self.answering.use_procfs)
         return (0 if entry is None else row_of(entry)), how
 
     def counters(self) -> dict[str, int]:
@@ -116,10 +116,10 @@ class World:
         """Send the questions, let time and watermark advance, and return the answers that arrived meanwhile."""
         before = len(self.channel.answers)
         self.channel.ask(*pids)
-        self.requests.do_work(self.now)
+        self.answering.do_work(self.now)
         self.now += ns
         self.mark = self.now - 1000
-        self.requests.do_work(self.now)
+        self.answering.do_work(self.now)
         return [answer for _, answer in self.channel.answers[before:]]
 
 
@@ -304,7 +304,7 @@ def test_a_pid_beyond_the_index_is_absent(world: World, pid: int) -> None:
 def test_a_hit_is_answered_at_once(world: World) -> None:
     world.cached(10)
     world.channel.ask(10)
-    assert world.requests.do_work(world.now) == 1
+    assert world.answering.do_work(world.now) == 1
     row = world.read.head(10)
     expected = Answer(10, True, "cache", "", row.row, row.generation, row.start_boot_ns)
     assert world.channel.answers == [(10, expected)]
@@ -312,11 +312,11 @@ def test_a_hit_is_answered_at_once(world: World) -> None:
 
 def test_a_miss_waits_for_queued_events(world: World) -> None:
     world.channel.ask(10)
-    assert world.requests.do_work(world.now) == 1
-    assert world.channel.answers == [] and world.requests.waiting == 1
+    assert world.answering.do_work(world.now) == 1
+    assert world.channel.answers == [] and world.answering.waiting == 1
     world.cached(10)
     world.mark = world.now + 1
-    world.requests.do_work(world.now + 2)
+    world.answering.do_work(world.now + 2)
     [(_, answer)] = world.channel.answers
     assert (answer.found, answer.how) == (True, "cache")
     assert world.proc.reads == [] and world.counters() == {"requests": 1, "hits_cache": 1}
@@ -324,10 +324,10 @@ def test_a_miss_waits_for_queued_events(world: World) -> None:
 
 def test_the_wait_for_a_watermark_that_does_not_move_is_bounded(world: World) -> None:
     world.channel.ask(10)
-    world.requests.do_work(world.now)
-    world.requests.do_work(world.now + WAIT_MAX_NS)
+    world.answering.do_work(world.now)
+    world.answering.do_work(world.now + WAIT_MAX_NS)
     assert world.channel.answers == []
-    world.requests.do_work(world.now + WAIT_MAX_NS + 1)
+    world.answering.do_work(world.now + WAIT_MAX_NS + 1)
     assert world.channel.answers == [(10, Answer(10, reason=ABSENT))]
 
 
@@ -339,7 +339,7 @@ def test_while_the_tables_are_filled_absent_is_no_answer(world: World) -> None:
 
 def test_garbage_is_refused_and_counted(world: World) -> None:
     world.channel.questions = [(3, b"\xc1garbage"), (4, b""), (5, bytes(1000))]
-    world.requests.do_work(world.now)
+    world.answering.do_work(world.now)
     assert [answer for _, answer in world.channel.answers] == [Answer(0, reason=MALFORMED)] * 3
     assert world.counters() == {"requests": 3, "requests_refused": 3}
 
@@ -350,13 +350,13 @@ def test_a_flood_of_hits_is_answered_at_the_set_rate_and_not_faster(world: World
     turns = 2000
     for _ in range(turns):
         world.now += 500_000
-        world.requests.do_work(world.now)
+        world.answering.do_work(world.now)
     seconds = turns * 500_000 / 1e9
     answered = len(world.channel.answers)
-    assert answered <= requests.RATE_PER_S * seconds + requests.BURST
-    assert answered >= requests.RATE_PER_S * seconds * 0.9
-    assert max(world.channel.budgets) <= requests.BURST
-    assert not world.requests.may_take(world.now)
+    assert answered <= answering.RATE_PER_S * seconds + answering.BURST
+    assert answered >= answering.RATE_PER_S * seconds * 0.9
+    assert max(world.channel.budgets) <= answering.BURST
+    assert not world.answering.may_accept(world.now)
 
 
 def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
@@ -365,15 +365,15 @@ def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
     for _ in range(turns):
         world.now += 500_000
         world.mark = world.now - 1000
-        world.requests.do_work(world.now)
-        assert world.requests.waiting <= requests.WAITING_MAX
+        world.answering.do_work(world.now)
+        assert world.answering.waiting <= answering.WAITING_MAX
     seconds = turns * 500_000 / 1e9
-    assert len(world.proc.reads) <= requests.MISS_RATE_PER_S * seconds + requests.MISS_BURST
+    assert len(world.proc.reads) <= answering.MISS_RATE_PER_S * seconds + answering.MISS_BURST
     reasons = [answer.reason for _, answer in world.channel.answers]
     assert reasons.count(BUSY) > 0
     counters = world.counters()
     assert counters["requests_refused"] == reasons.count(BUSY)
-    assert counters["requests"] == len(reasons) + world.requests.waiting
+    assert counters["requests"] == len(reasons) + world.answering.waiting
     assert counters["miss"] == reasons.count(ABSENT)
 
 
@@ -387,13 +387,13 @@ def test_a_flood_of_one_user_does_not_keep_others_from_an_answer(world: World) -
         world.channel.questions += [(100 + n, encode_request(flood + n)) for n in range(60)]
         world.now += 2_000_000
         world.mark = world.now - 1000
-        world.requests.do_work(world.now)
+        world.answering.do_work(world.now)
     for client, answer in world.channel.answers:
         if client in answered:
             answered[client].append(answer.reason)
     assert len(answered[7]) == 10 and BUSY not in answered[7]
     assert len(answered[8]) >= 9 and BUSY not in answered[8]
-    assert world.requests.waiting <= requests.WAITING_MAX + requests.WAITING_PER_USER
+    assert world.answering.waiting <= answering.WAITING_MAX + answering.WAITING_PER_USER
 
 
 def test_connections_without_a_question_count(world: World) -> None:
@@ -402,9 +402,9 @@ def test_connections_without_a_question_count(world: World) -> None:
         (lambda budget: setattr(world.channel, "accepted", 1000) or real(budget)),
         (world.channel.receive),
     )
-    world.requests.do_work(world.now)
-    assert not world.requests.may_take(world.now + 100_000_000)
-    assert world.requests.may_take(world.now + 250_000_000)
+    world.answering.do_work(world.now)
+    assert not world.answering.may_accept(world.now + 100_000_000)
+    assert world.answering.may_accept(world.now + 250_000_000)
 
 
 def test_a_thread_id_is_distinguished_from_a_pid() -> None:
@@ -424,11 +424,11 @@ def test_a_thread_id_is_distinguished_from_a_pid() -> None:
 def test_a_fresh_answer_waits_for_the_state_of_now(world: World) -> None:
     world.cached(10)
     world.channel.ask(10, fresh=True)
-    world.requests.do_work(world.now)
+    world.answering.do_work(world.now)
     assert world.channel.answers == [] and world.hurried == [world.now], "the shards read their rings at once"
     world.now += 1_000_000
     world.mark = world.now
-    world.requests.do_work(world.now)
+    world.answering.do_work(world.now)
     assert [(answer.pid, answer.how) for _, answer in world.channel.answers] == [(10, "cache")]
     assert world.turn(10)[0].found and len(world.hurried) == 1, "a process that is in the tables needs no hurry"
 
@@ -437,27 +437,27 @@ def test_shards_are_not_hurried_while_everything_has_been_received(world: World)
     world.cached(10)
     world.lags = False
     world.channel.ask(10, fresh=True)
-    world.requests.do_work(world.now)
-    assert world.hurried == [] and 0 < world.requests.wait_ms(world.now) < 0.2
+    world.answering.do_work(world.now)
+    assert world.hurried == [] and 0 < world.answering.wait_ms(world.now) < 0.2
     # A record has arrived between the resolver's look at the rings and the question.
     world.lags = True
     world.now += 50_000
-    world.requests.do_work(world.now)
-    assert world.hurried == [world.now] and world.requests.wait_ms(world.now) == 1.0
+    world.answering.do_work(world.now)
+    assert world.hurried == [world.now] and world.answering.wait_ms(world.now) == 1.0
 
 
 def test_shards_are_hurried_again_if_the_first_time_was_not_enough(world: World) -> None:
     world.cached(10)
     world.channel.ask(10, fresh=True)
     for _ in range(21):
-        world.requests.do_work(world.now)
+        world.answering.do_work(world.now)
         world.now += 100_000
     assert [at - world.hurried[0] for at in world.hurried] == [0, 1_000_000, 2_000_000]
     world.mark = world.now
-    world.requests.do_work(world.now)
+    world.answering.do_work(world.now)
     assert len(world.channel.answers) == 1
     world.now += 5_000_000
-    world.requests.do_work(world.now)
+    world.answering.do_work(world.now)
     assert len(world.hurried) == 3, "nobody waits any more"
 
 
@@ -465,8 +465,8 @@ def test_a_question_that_waits_for_its_turn_does_not_keep_the_resolver_busy(worl
     world.cached(10)
     world.lags = False
     world.channel.ask(10, fresh=True)
-    world.requests.do_work(world.now)
-    assert world.requests.wait_ms(world.now + 200_000) == 1.0
+    world.answering.do_work(world.now)
+    assert world.answering.wait_ms(world.now + 200_000) == 1.0
 
 
 def test_shards_are_hurried_a_bounded_number_of_times(world: World) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.why import files, host
-from pipeline.why.words import quoted
+from pipeline.why import host, host_files
+from pipeline.why.phrases import quoted
 from tests.why.world import image
 
 MOUNTINFO = rb"""21 28 0:20 / /proc rw shared:5 - proc proc rw
@@ -23,34 +23,34 @@ def test_the_inode_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "usr").mkdir()
     file = tmp_path / "usr/x"
     file.write_text("")
-    assert files.inode_of("/usr/x", str(tmp_path)) == file.stat().st_ino
-    assert files.inode_of("/usr//./x", str(tmp_path)) == file.stat().st_ino
+    assert host_files.inode_of("/usr/x", str(tmp_path)) == file.stat().st_ino
+    assert host_files.inode_of("/usr//./x", str(tmp_path)) == file.stat().st_ino
     with pytest.raises(FileNotFoundError):
-        files.inode_of("/usr/y", str(tmp_path))
+        host_files.inode_of("/usr/y", str(tmp_path))
     with pytest.raises(NotADirectoryError):
-        files.inode_of("/usr/x/y", str(tmp_path))
+        host_files.inode_of("/usr/x/y", str(tmp_path))
 
 
 def test_links_and_ways_up_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     (tmp_path / "link").symlink_to("x")
     (tmp_path / "directory").symlink_to(".")
-    assert files.inode_of("/link", str(tmp_path)) is None
-    assert files.inode_of("/directory/x", str(tmp_path)) is None
-    assert files.inode_of("/../x", str(tmp_path)) is None
+    assert host_files.inode_of("/link", str(tmp_path)) is None
+    assert host_files.inode_of("/directory/x", str(tmp_path)) is None
+    assert host_files.inode_of("/../x", str(tmp_path)) is None
 
 
 def test_file_systems_that_may_not_answer_are_known() -> None:
-    assert files.answering_mounts(MOUNTINFO) == {"21", "28"}
+    assert host_files.answering_mounts(MOUNTINFO) == {"21", "28"}
 
 
 def test_nothing_is_asked_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of a process that runs can be covered by a FUSE file system later."""
     (tmp_path / "x").write_text("")
     with monkeypatch.context() as patch:
-        patch.setattr(files, "answering_mounts", lambda text: frozenset())
+        patch.setattr(host_files, "answering_mounts", lambda text: frozenset())
         patch.setattr(os, "fstat", None)
-        found = files.inode_of("/x", str(tmp_path))
+        found = host_files.inode_of("/x", str(tmp_path))
     assert found is None
 
 

@@ -28,7 +28,7 @@ from pipeline.resolver.entries.model import SNAPSHOTTED, CGroupContext, Source
 #: Missing ancestors are read from ``/proc`` at most this many levels up.
 PROCFS_DEPTH = 16
 
-#: The source in which a process was found: the tags of `hits`.
+#: Where a process was found: the tags of `hits`.
 CACHE, KERNEL_MAPS, PROCFS = "cache", "kernel_maps", "procfs"
 
 
@@ -41,8 +41,8 @@ def is_process(pid: int) -> bool:
     return True
 
 
-class LookUp(NamedTuple):
-    """The result of a look-up: the entry and where it was found, or None and why not (ABSENT, LIMITED)."""
+class FindResult(NamedTuple):
+    """The result of a search: the entry and where it was found, or None and why not (ABSENT, LIMITED)."""
 
     entry: ProcessCacheEntry | None
     how: str
@@ -53,8 +53,8 @@ class Finder:
 
     Args:
         state: of the resolver.
-        maps: the second source.
-        proc: the third source.
+        maps: searched second, after the cache.
+        proc: searched third.
         inserter: inserts forks.
         limiter: how often ``/proc`` is read about one pid.
         is_process: whether a pid is a process, and not another thread of one.
@@ -78,11 +78,11 @@ class Finder:
 
     # -- the order (3.3.1) ---------------------------------------------------------------------------------------------
 
-    def look_up(
+    def find_or_insert(
         self, pid: int, tid: int, inode: int, use_procfs: bool, new_entry_cb: NewEntryCallback | None,
         *, must_live: bool = False,
-    ) -> LookUp:  # fmt: skip
-        """Find a process, and count where.
+    ) -> FindResult:  # fmt: skip
+        """Find a process, and count where. One that is not cached is inserted, below its missing ancestors.
 
         Args:
             pid: of the process.
@@ -96,9 +96,9 @@ class Finder:
         entry = self.from_cache(pid, tid, inode)
         if entry is not None:
             state.stats.add("hits", CACHE)
-            return LookUp(entry, CACHE)
+            return FindResult(entry, CACHE)
         if state.phase != SNAPSHOTTED:
-            return LookUp(None, ABSENT)
+            return FindResult(None, ABSENT)
         how, reason = KERNEL_MAPS, ABSENT
         if state.has_slot(pid) and (not must_live or (use_procfs and self._is_process(pid))):
             entry = self.from_kernel_maps(pid, tid, inode, new_entry_cb, must_live=must_live)
@@ -111,11 +111,11 @@ class Finder:
                     reason = LIMITED
         if entry is None:
             state.stats.add("miss")
-            return LookUp(None, reason)
+            return FindResult(None, reason)
         state.stats.add("hits", how)
-        return LookUp(entry, how)
+        return FindResult(entry, how)
 
-    # -- the three sources ---------------------------------------------------------------------------------------------
+    # -- where it is searched ------------------------------------------------------------------------------------------
 
     def from_cache(self, pid: int, tid: int, inode: int) -> ProcessCacheEntry | None:
         """Return the cached entry of a pid, if it runs the expected executable (3.3.2)."""
@@ -187,7 +187,7 @@ class Finder:
         self, entry: ProcessCacheEntry, inode: int, cgroup: CGroupContext, source: Source,
         new_entry_cb: NewEntryCallback | None, parent_start_ns: int = 0,
     ) -> ProcessCacheEntry:  # fmt: skip
-        """Insert a new process below its parent, which is looked up first if an exec of the parent was lost.
+        """Insert a new process below its parent, which is searched first if an exec of the parent was lost.
 
         Args:
             entry: the process.
@@ -202,11 +202,11 @@ class Finder:
         """
         fork = self._inserter.fork_of(entry, inode, parent_start_ns)
         if fork.is_exec_lost:
-            found = self.look_up(entry.ppid, entry.ppid, inode, True, new_entry_cb).entry
+            found = self.find_or_insert(entry.ppid, entry.ppid, inode, True, new_entry_cb).entry
             fork = self._inserter.with_parent(fork, found)
         return self._inserter.insert_fork(fork, cgroup, source)
 
-    # -- look-ups of a past time ---------------------------------------------------------------------------------------
+    # -- owners at a past time -----------------------------------------------------------------------------------------
 
     def find_at(self, pid: int, time_boot_ns: int, inode: int, start_boot_ns: int) -> ProcessCacheEntry | None:
         """Return the process that had the pid at a time, even if it has ended since. Arguments as of `EBPFResolver`."""

@@ -1,7 +1,7 @@
 """Private copies of many rows with their strings, and lists of values made from them.
 
-`Rows` reads each row in one section, together with the strings that are asked for: all of a row is of one moment. A
-string that many rows refer to is copied, and later decoded, once. It is recognised by its reference, and is used only
+`RowCopies` reads each row in one section, together with the strings that are asked for: all of a row is of one moment.
+A string that many rows refer to is copied, and later decoded, once. It is recognised by its reference, and is used only
 if the same bytes are still there, because a reference can name another string after its row has changed.
 
 values.py knows which field of an entry is made of what; columns.py makes arrays. Does not need numpy: the commands that
@@ -53,7 +53,7 @@ cdef extern from "Python.h":
     bint PyObject_GC_IsTracked(object each)
 
 
-#: Kinds of strings, as bits: what `Rows` reads besides the rows.
+#: Kinds of strings, as bits: what `RowCopies` reads besides the rows.
 FILE, ARGS, ENVS, NAME = 1 << FILE_STRING, 1 << ARGS_STRING, 1 << ENVS_STRING, 1 << NAME_STRING
 CGROUP, CONTAINER, EXTRA = 1 << CGROUP_STRING, 1 << CONTAINER_STRING, 1 << EXTRA_STRING
 #: Words of a key of `group`: of the hot part, of the cold part with the costs behind it, and codes of strings.
@@ -167,10 +167,10 @@ cdef inline uint32_t _ref_of(int kind, const pl_hot *hot, const pl_cold *cold) n
     return cold.cgroup_ref if kind == CGROUP_STRING else cold.container_ref
 
 
-# -- parts of Rows._read, inlined --------------------------------------------------------------------------------------
+# -- parts of RowCopies._read, inlined ---------------------------------------------------------------------------------
 
 cdef inline void _prefetch_row(
-    Rows self, const asked *which, Py_ssize_t i, Py_ssize_t n, uint32_t limit
+    RowCopies self, const asked *which, Py_ssize_t i, Py_ssize_t n, uint32_t limit
 ) noexcept nogil:
     """Fetch what the rows behind number `i` of `n` need; index entries of numbers from `limit` on are not read."""
     cdef const uint32_t *slots = which.slots
@@ -194,7 +194,7 @@ cdef inline void _prefetch_row(
 
 
 cdef inline int _read_whole(
-    Rows self, const asked *which, Py_ssize_t i, Py_ssize_t at, bint running
+    RowCopies self, const asked *which, Py_ssize_t i, Py_ssize_t at, bint running
 ) noexcept nogil:
     """Read the strings of a copied row, which was asked for as number `i`; if the row has changed, copy it again.
 
@@ -220,7 +220,7 @@ cdef inline int _read_whole(
             self._clear(at, 0 if which.slots == NULL else which.slots[i])
 
 
-cdef inline void _drop_vanished(Rows self) noexcept nogil:
+cdef inline void _drop_vanished(RowCopies self) noexcept nogil:
     """Leave out the rows that vanished before their strings were read."""
     cdef Py_ssize_t i, kept = 0
     cdef int kind
@@ -240,7 +240,7 @@ cdef inline void _drop_vanished(Rows self) noexcept nogil:
 
 
 @cython.final
-cdef class Rows:
+cdef class RowCopies:
     """Copies of rows. `TableReader.copies` makes them.
 
     Attributes:
@@ -748,7 +748,7 @@ cdef class Rows:
             PyList_SET_ITEM(found, i, made)
         return found
 
-    def take(self, list values, bytearray codes, object below=None, object lowest=None):
+    def by_code(self, list values, bytearray codes, object below=None, object lowest=None):
         """Return the value of each row by its code; `below` for -1, `lowest` for -2."""
         cdef const int32_t *code = <const int32_t *>PyByteArray_AS_STRING(codes)
         cdef Py_ssize_t n = len(codes) // sizeof(int32_t), i
@@ -796,7 +796,7 @@ cdef inline uint32_t _number_of(const asked *which, Py_ssize_t i) noexcept nogil
     return <uint32_t>which.links[i] if which.links != NULL else <uint32_t>which.processes[i].link
 
 
-cdef Rows read_rows(
+cdef RowCopies read_rows(
     View view, object slots, object links, object processes, uint32_t kinds, bint has_cold, bint running,
     bint keeps_absent,
 ):
@@ -811,7 +811,7 @@ cdef Rows read_rows(
         running: leave out what has ended.
         keeps_absent: keep a row for each of `slots`, which are pids: one that is not in the table has generation 0.
     """
-    cdef Rows rows = Rows.__new__(Rows)
+    cdef RowCopies rows = RowCopies.__new__(RowCopies)
     cdef Py_buffer source
     cdef asked which
     cdef Py_ssize_t n, size = 4 if slots is not None else (8 if links is not None else <Py_ssize_t>sizeof(listed))

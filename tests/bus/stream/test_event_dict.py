@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from pipeline.bus.stream.event import Ancestor, Event, ExecEvent, ExitEvent, GapEvent, ProcessEvent, SnapshotEvent
+from pipeline.bus.stream.event_dict import Ancestor, Event, ExecEvent, ExitEvent, GapEvent, ProcessEvent, SnapshotEvent
 from pipeline.bus.stream.messages import missed_event, unwatched_event
 from pipeline.resolver.stream._encoder import FIELDS
 from pipeline.shm.layout.entry_fields import FIELDS as DECLARED

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.fleet.questions import QUESTIONS, ask, parsed
-from pipeline.fleet.session import VIEWS, QueryError, Session
+from pipeline.fleet.named_queries import QUERIES, ask, parsed
+from pipeline.fleet.open_store import VIEWS, OpenStore, QueryError
 from pipeline.fleet.store import MERGE_FILES, Store
 from tests.fleet.traffic import NS, SimulatedHost, split
 
@@ -43,16 +43,16 @@ class Fleet:
             for at in range(max(map(len, parts))):
                 for part in parts:
                     for message in part[at : at + 1]:
-                        store.take(*message)
+                        store.add(*message)
                 store.commit(NOW_NS)
             assert store.totals.batches > MERGE_FILES and store.tidy(NOW_NS)
             assert store.totals.refused == 0
-            store.take(
+            store.add(
                 *self.web_2.gap("proc.exec", sum(execs(self.web_2).values()) + 1, 70, NOW_NS - 9 * NS, NOW_NS - 8 * NS)
             )
-            store.take(*self.web_2.gap("proc.exit", None, None, NOW_NS - 9 * NS, None))
+            store.add(*self.web_2.gap("proc.exit", None, None, NOW_NS - 9 * NS, None))
             store.commit(NOW_NS)
-        self.session = Session(root)
+        self.opened = OpenStore(root)
 
     def _happen(self) -> None:
         for host, shells in ((self.web_1, 3), (self.web_2, 2)):
@@ -76,11 +76,11 @@ class Fleet:
         self.db.do(self.db.story.exec(child, b"/usr/bin/sleep"))
 
     def ask(self, name: str, *values: str) -> list[dict[str, Any]]:
-        rows = ask(self.session, name, values)
+        rows = ask(self.opened, name, values)
         return [dict(zip(rows.columns, row, strict=True)) for row in rows]
 
     def sql(self, sql: str) -> list[tuple[Any, ...]]:
-        return list(self.session.query(sql))
+        return list(self.opened.query(sql))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             made.append(SimulatedHost(name, number, NOW_NS - age_h * HOUR_NS))
         found = Fleet(tmp_path_factory.mktemp("fleet") / "store", made)
         yield found
-        found.session.close()
+        found.opened.close()
     finally:
         for host in made:
             host.__exit__()
@@ -240,11 +240,11 @@ def test_numbers_that_never_came_are_a_loss(tmp_path: Path) -> None:
         for message in split(host.sent(), 1):
             first = int(message.headers["Procline-First"])
             if not (message.subject.endswith(".exit") and (5 <= first < 9 or first in {12, 20})):
-                store.take(*message)
-        store.take(*host.gap("proc.exit", 5, 2, None, None))
+                store.add(*message)
+        store.add(*host.gap("proc.exit", 5, 2, None, None))
         store.commit()
-        with Session(tmp_path / "store") as session:
-            found = list(session.query("SELECT topic, cause, first, count FROM losses ORDER BY first"))
+        with OpenStore(tmp_path / "store") as opened:
+            found = list(opened.query("SELECT topic, cause, first, count FROM losses ORDER BY first"))
     assert found == [("proc.exit", "gap", 5, 2), ("proc.exit", "missing", 7, 2), ("proc.exit", "missing", 12, 1)]
 
 
@@ -257,7 +257,7 @@ def test_every_event_is_there_once(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_every_view_can_be_read(fleet: Fleet, name: str) -> None:
-    assert fleet.session.query(f"SELECT * FROM {name}").columns
+    assert fleet.opened.query(f"SELECT * FROM {name}").columns
 
 
 @pytest.mark.parametrize(
@@ -281,11 +281,11 @@ def test_wrong_arguments_are_explained(name: str, values: list[str], says: str) 
 def test_an_empty_store_answers(tmp_path: Path) -> None:
     Store(tmp_path / "store").close()
     values = {"where": ["ls"], "ancestry": ["db", "1"], "lineage": ["sshd ls"]}
-    with Session(tmp_path / "store") as session:
-        for name in QUESTIONS:
-            assert list(ask(session, name, values.get(name, []))) == []
+    with OpenStore(tmp_path / "store") as opened:
+        for name in QUERIES:
+            assert list(ask(opened, name, values.get(name, []))) == []
         for name in VIEWS:
-            assert list(session.query(f"SELECT * FROM {name}")) == []
+            assert list(opened.query(f"SELECT * FROM {name}")) == []
 
 
 ATTACKS = [
@@ -331,7 +331,7 @@ def test_sql_cannot_write_and_cannot_read_other_files(fleet: Fleet, tmp_path: Pa
     for attack, place in itertools.product(ATTACKS, places):
         sql = attack.replace("OUT", str(place)).replace("STORE", str(fleet.root))
         try:
-            list(fleet.session.query(sql))
+            list(fleet.opened.query(sql))
         except QueryError:
             pass
         else:
@@ -343,19 +343,19 @@ def test_sql_cannot_write_and_cannot_read_other_files(fleet: Fleet, tmp_path: Pa
 
 @pytest.mark.medium
 def test_a_question_that_takes_too_long_ends(fleet: Fleet) -> None:
-    with Session(fleet.root, limit_s=0.3) as session:
+    with OpenStore(fleet.root, limit_s=0.3) as opened:
         with pytest.raises(QueryError, match=r"after 0\.3 s"):
             list(
-                session.query(
+                opened.query(
                     "SELECT count(*) FROM range(100000000) a, range(100000) b WHERE hash(a.range, b.range) = 7"
                 )
             )
-        assert list(session.query("SELECT 1")) == [(1,)]
+        assert list(opened.query("SELECT 1")) == [(1,)]
 
 
 def test_a_question_that_needs_too_much_memory_ends(fleet: Fleet) -> None:
-    with Session(fleet.root, memory_bytes=128 << 20) as session, pytest.raises(QueryError, match="memory"):
-        list(session.query("SELECT list(repeat('x', 1000) || range) FROM range(1000000)"))
+    with OpenStore(fleet.root, memory_bytes=128 << 20) as opened, pytest.raises(QueryError, match="memory"):
+        list(opened.query("SELECT list(repeat('x', 1000) || range) FROM range(1000000)"))
 
 
 def test_order_of_a_question_is_kept(fleet: Fleet) -> None:

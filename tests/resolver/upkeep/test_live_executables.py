@@ -18,12 +18,12 @@ from pipeline.host.dpkg import Package, UnclearError
 from pipeline.procfs import executables
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._file_cache import FILES_MAX, FILES_PER_USER
-from pipeline.resolver.upkeep import details, files
+from pipeline.resolver.upkeep import details, live_executables
 from pipeline.resolver.upkeep.aside import SWEEP_NS
-from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
+from pipeline.resolver.upkeep.live_executables import LiveHashes, LivePackages
 from pipeline.shm.layout import layout
 from pipeline.shm.names.details import forget
-from pipeline.shm.names.files import file_name
+from pipeline.shm.names.executable_facts import file_name
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
 from tests.procfs.test_executables import key_of
@@ -212,7 +212,7 @@ def test_what_is_too_large_is_refused_and_seldom_tried_again(copy: Path) -> None
 
 
 def test_a_reader_that_hangs_blocks_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "open_executable", lambda *_: time.sleep(3600))
+    monkeypatch.setattr(live_executables, "open_executable", lambda *_: time.sleep(3600))
     with instance() as made:
         row = made.row(20, copy)
         began = time.monotonic()

@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.fleet.ancestry import BY_PID, ancestry
+from pipeline.fleet.open_store import OpenStore, QueryResult
 from pipeline.fleet.schema import CUT
-from pipeline.fleet.session import Rows, Session
 from pipeline.forward.batches import token
 from pipeline.select.programs import SHELLS
 from pipeline.select.times import period_ns, time_ns
@@ -36,8 +36,8 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question with a name.
+class NamedQuery:
+    """A question that has a name, and its SQL.
 
     Attributes:
         text: the question.
@@ -50,7 +50,7 @@ class Question:
     text: str
     arguments: tuple[Argument, ...]
     sql: str
-    answer: Callable[[Session, Mapping[str, Any]], Rows] | None = None
+    answer: Callable[[OpenStore, Mapping[str, Any]], QueryResult] | None = None
     is_open: bool = False
 
     @property
@@ -113,8 +113,8 @@ KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
     "programs": (lambda value: value, "sshd shell curl"),
 }
 
-QUESTIONS: dict[str, Question] = {
-    "where": Question(
+QUERIES: dict[str, NamedQuery] = {
+    "where": NamedQuery(
         "Where does this executable run, or did it run? PROGRAM is a path or a file name.",
         (Argument("program", "text"),),
         f"""
@@ -150,13 +150,13 @@ SELECT host, path, coalesce(runs, 0)::BIGINT AS runs, coalesce(running, 0) AS ru
 FROM ran LEFT JOIN running USING (host, path) ORDER BY host, path
 """,
     ),
-    "ancestry": Question(
+    "ancestry": NamedQuery(
         "What was the process PID of HOST at TIME, and what are its ancestors? The nearest is first.",
         (Argument("host", "host"), Argument("pid", "pid"), Argument("time", "time", "now")),
         BY_PID,
         ancestry,
     ),
-    "new": Question(
+    "new": NamedQuery(
         "Which executables were seen for the first time in the last PERIOD, on any host?",
         (Argument("period", "period", "24h"),),
         """
@@ -165,7 +165,7 @@ SELECT path, arg_min(host, first_ns) AS first_host, make_timestamp(min(first_ns)
 FROM programs WHERE topic = 'exec' GROUP BY path HAVING min(first_ns) >= $period ORDER BY min(first_ns), path
 """,
     ),
-    "lineage": Question(
+    "lineage": NamedQuery(
         "On which hosts did these programs descend from each other, oldest first? `shell` is any shell.",
         (Argument("programs", "programs"),),
         """
@@ -177,7 +177,7 @@ GROUP BY host, chain ORDER BY host, min(first_ns), chain
 """,
         is_open=True,
     ),
-    "spawners": Question(
+    "spawners": NamedQuery(
         "Which executables make most processes, on each host? TOP of each.",
         (Argument("top", "count", "5"), Argument("host", "host", "")),
         """
@@ -187,7 +187,7 @@ QUALIFY row_number() OVER (PARTITION BY host ORDER BY sum(count) DESC, path) <= 
 ORDER BY host, processes DESC, path
 """,
     ),
-    "lifetimes": Question(
+    "lifetimes": NamedQuery(
         "How long do processes live, by the executable that they ran last? TOP by number. Median and p99 are "
         "upper bounds, at most 41 % too high.",
         (Argument("top", "count", "20"), Argument("host", "host", "")),
@@ -207,7 +207,7 @@ SELECT path, total::BIGINT AS processes, sum(sum_ns) / total / 1e9 AS mean_s,
 FROM ranked GROUP BY path, total ORDER BY processes DESC, path LIMIT $top
 """,
     ),
-    "lost": Question(
+    "lost": NamedQuery(
         "What was lost where? `count` is empty where only the time is known.",
         (Argument("host", "host", ""),),
         """
@@ -218,16 +218,16 @@ WHERE $host = '' OR host = $host ORDER BY host, coalesce(from_time, to_time), to
 }
 
 
-def ask(session: Session, name: str, values: Sequence[str]) -> Rows:
+def ask(opened: OpenStore, name: str, values: Sequence[str]) -> QueryResult:
     """Answer a question.
 
     Raises:
         ConfigError: an argument is missing or wrong.
         QueryError: the answer takes too much time or memory.
     """
-    question = QUESTIONS[name]
+    query = QUERIES[name]
     parameters = parsed(name, values)
-    return question.answer(session, parameters) if question.answer else session.ask(question.sql, parameters)
+    return query.answer(opened, parameters) if query.answer else opened.ask(query.sql, parameters)
 
 
 def parsed(name: str, values: Sequence[str]) -> dict[str, Any]:
@@ -236,13 +236,13 @@ def parsed(name: str, values: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: an argument is missing or wrong.
     """
-    question = QUESTIONS[name]
-    usage = f"use: procline fleet query {name} {question.usage}".rstrip()
-    given = [" ".join(values)] if question.is_open and values else list(values)
-    if len(given) > len(question.arguments):
+    query = QUERIES[name]
+    usage = f"use: procline fleet query {name} {query.usage}".rstrip()
+    given = [" ".join(values)] if query.is_open and values else list(values)
+    if len(given) > len(query.arguments):
         raise ConfigError(f"{name} has too many arguments; {usage}", key=name)
     parameters: dict[str, Any] = {}
-    for at, argument in enumerate(question.arguments):
+    for at, argument in enumerate(query.arguments):
         text = given[at] if at < len(given) else argument.default
         if text is None:
             raise ConfigError(f"{name} needs {argument.name.upper()}; {usage}", key=argument.name)
@@ -262,5 +262,5 @@ def parsed(name: str, values: Sequence[str]) -> dict[str, Any]:
 
 def listing() -> Iterator[tuple[str, str]]:
     """Yield each question's name with its arguments, and its text."""
-    for name, question in QUESTIONS.items():
-        yield f"{name} {question.usage}".rstrip(), question.text
+    for name, query in QUERIES.items():
+        yield f"{name} {query.usage}".rstrip(), query.text

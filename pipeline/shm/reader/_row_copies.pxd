@@ -26,7 +26,7 @@ cdef struct asked:
     const listed *processes  # `slots` and `links` are NULL
 
 
-cdef class Rows:
+cdef class RowCopies:
     cdef View view
     cdef readonly Py_ssize_t count
     cdef readonly bytearray hot, cold, numbers
@@ -50,7 +50,7 @@ cdef class Rows:
     cdef list _strings_of(self, int kind)
 
 
-cdef Rows read_rows(
+cdef RowCopies read_rows(
     View view, object slots, object links, object processes, uint32_t kinds, bint has_cold, bint running,
     bint keeps_absent,
 )

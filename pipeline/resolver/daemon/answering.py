@@ -22,8 +22,8 @@ from pipeline.bus import requests
 from pipeline.errors import FrameError
 from pipeline.host.rate_limiter import TokenBucket
 from pipeline.records.limits import MERGE_SLACK_NS
-from pipeline.resolver.agents.context_events import WAIT_MAX_NS
-from pipeline.resolver.api.lookup import CACHE, LookUp
+from pipeline.resolver.agents.context_loop import WAIT_MAX_NS
+from pipeline.resolver.api.finder import CACHE, FindResult
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.stream.journal_writer import JournalWriter
@@ -64,13 +64,13 @@ class Resolver(Protocol):
         """Return the cached entry of a live process."""
         ...
 
-    def find(self, pid: int, use_procfs: bool = ...) -> LookUp:
+    def find(self, pid: int, use_procfs: bool = ...) -> FindResult:
         """Look the process up: cache, kernel maps, `/proc`."""
         ...
 
 
 class Channel(Protocol):
-    """The source of questions; see pipeline.bus.requests.RequestSocket."""
+    """Where questions come from; see pipeline.bus.requests.RequestSocket."""
 
     accepted: int
     dropped: int
@@ -137,7 +137,7 @@ class _Waiting:
         return question
 
 
-class Requests:
+class Answering:
     """Accepts and answers questions, a bounded number each turn.
 
     Args:
@@ -151,7 +151,7 @@ class Requests:
         journal: of the stream; None: there is none.
 
     Attributes:
-        is_flooded: there were more questions than the rate allows, and `may_take` has not returned True since.
+        is_flooded: there were more questions than the rate allows, and `may_accept` has not returned True since.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Requests:
         settles_ns = self._asked_ns + SETTLED_NS - now_boot_ns
         return settles_ns / 1e6 if settles_ns > 0 and not self.is_lagging() else WAIT_MS
 
-    def may_take(self, now_boot_ns: int) -> bool:
+    def may_accept(self, now_boot_ns: int) -> bool:
         """Whether a question that arrives now would be accepted; otherwise there is no need to wake up for it."""
         self.is_flooded = self._all.available(now_boot_ns) < PORTION
         return not self.is_flooded
@@ -202,7 +202,7 @@ class Requests:
         accepted, dropped = self.channel.accepted, self.channel.dropped
         questions = self.channel.receive(budget)
         # A connection without a question costs about as much as a question, so it counts as one.
-        self._all.take(len(questions) + self.channel.accepted - accepted)
+        self._all.spend(len(questions) + self.channel.accepted - accepted)
         if self.channel.dropped != dropped:
             self.tables.count("requests_dropped", self.channel.dropped - dropped)
         if questions:
@@ -225,7 +225,7 @@ class Requests:
             and self._hurries.available(now_boot_ns) >= 1
         ):
             self._hurried_ns = now_boot_ns
-            self._hurries.take()
+            self._hurries.spend()
             self.hurry()
 
     def _receive(self, client: int, data: bytes, now_boot_ns: int) -> None:
@@ -242,7 +242,7 @@ class Requests:
             return
         found = None if is_fresh else self.resolver.find_cached(pid)
         if found is not None:
-            self._tell(client, pid, LookUp(found, CACHE))
+            self._tell(client, pid, FindResult(found, CACHE))
         elif not self._waiting.add(self.channel.user_of(client), _Question(client, pid, now_boot_ns)):
             self._refuse(client, pid, requests.BUSY)
 
@@ -261,7 +261,7 @@ class Requests:
             elif self._parts.available(now_boot_ns) < 1:
                 reason = requests.BUSY
             else:
-                self._parts.take()
+                self._parts.spend()
                 part = self.journal.read(count, offset)
         self.tables.count("journal_refused" if reason else "journal_reads")
         self.channel.answer(client, requests.encode_journal_answer(offset, part, reason))
@@ -277,16 +277,16 @@ class Requests:
             question = self._waiting.take(is_due)
             if question is None:
                 break
-            self._misses.take()
+            self._misses.spend()
             self._tell(question.client, question.pid, self.resolver.find(question.pid, self.use_procfs))
             done += 1
         return done
 
     def _refuse(self, client: int, pid: int, reason: str) -> None:
         self.tables.count("requests_refused")
-        self._tell(client, pid, LookUp(None, reason))
+        self._tell(client, pid, FindResult(None, reason))
 
-    def _tell(self, client: int, pid: int, found: LookUp) -> None:
+    def _tell(self, client: int, pid: int, found: FindResult) -> None:
         if found.entry is None:
             answer = requests.Answer(pid, reason=found.how)
         else:

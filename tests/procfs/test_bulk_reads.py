@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.procfs import proc_reader
-from pipeline.procfs._batches import join_strings, scripts_of
+from pipeline.procfs._bulk_reads import join_strings, scripts_of
 from pipeline.procfs.info import script_of
 from pipeline.procfs.proc_reader import Area, ProcReader
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 
 #: Around the lengths at which a read is not the only one, and at which padding is removed.
 LENGTHS = (0, 1, 7, 8, 9, 10, 11, 99, 100, 101, 4094, 4095, 4096, 4097, 9000)
@@ -97,7 +97,7 @@ def test_links_to_directories(tmp_path: Path) -> None:
     )
 )
 def test_scripts_are_those_of_single_images(rows: list[tuple[bytes, bytes, Area | None, bool]]) -> None:
-    task = np.zeros(len(rows), events.TASK)
+    task = np.zeros(len(rows), dtypes.TASK)
     task["comm"] = [comm for _, comm, _, _ in rows]
     is_same = np.array([same for *_, same in rows], np.bool_)
     paths, areas = [path for path, *_ in rows], [area for _, _, area, _ in rows]
@@ -120,19 +120,19 @@ def test_scripts_are_those_of_single_images(rows: list[tuple[bytes, bytes, Area 
 def test_strings_are_joined_and_described(
     rows: list[tuple[bytes, bytes, bytes, Area | None, Area | None, int]],
 ) -> None:
-    body = np.zeros(len(rows), events.EXEC)
+    body = np.zeros(len(rows), dtypes.EXEC)
     body["args_full_bytes"] = body["envs_full_bytes"] = [row[5] for row in rows]
-    body["exec_flags"] = events.EXEC_DELETED
+    body["exec_flags"] = declared.EXEC_DELETED
     columns: list[list] = [[row[i] for row in rows] for i in range(5)]
     strings = join_strings(body.view(np.uint8), *columns)
     for text, row, (path, script, directories, args, envs, full) in zip(strings, body, rows, strict=True):
         texts = [b"" if area is None else area.text for area in (args, envs)]
         assert text == path + script + directories + texts[0] + texts[1]
         assert (row["path_bytes"], row["name_bytes"]) == (len(path), len(script + directories))
-        flags = events.EXEC_DELETED | (events.EXEC_SCRIPT if script else 0)
+        flags = declared.EXEC_DELETED | (declared.EXEC_SCRIPT if script else 0)
         for area, what, count, cut, unreadable in (
-            (args, "args", "argc", events.EXEC_ARGS_TRUNCATED, events.EXEC_ARGS_UNREADABLE),
-            (envs, "envs", "envc", events.EXEC_ENVS_TRUNCATED, events.EXEC_ENVS_UNREADABLE),
+            (args, "args", "argc", declared.EXEC_ARGS_TRUNCATED, declared.EXEC_ARGS_UNREADABLE),
+            (envs, "envs", "envc", declared.EXEC_ENVS_TRUNCATED, declared.EXEC_ENVS_UNREADABLE),
         ):
             length = 0 if area is None else len(area.text)
             whole = full if area is None else max(length + 1, full) if area.is_truncated else length
@@ -143,7 +143,7 @@ def test_strings_are_joined_and_described(
 
 
 def test_columns_of_different_lengths_are_rejected() -> None:
-    one = np.zeros(1, events.EXEC).view(np.uint8)
+    one = np.zeros(1, dtypes.EXEC).view(np.uint8)
     with pytest.raises(ValueError, match="different lengths"):
         join_strings(one, [b"", b""], [b"", b""], [b"", b""], [None, None], [None, None])
     with pytest.raises(ValueError, match="different lengths"):

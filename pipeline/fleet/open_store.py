@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError
-from pipeline.fleet import files as parquet
+from pipeline.fleet import parquet
 from pipeline.fleet.catalogue import Catalogue, as_dicts
 from pipeline.fleet.losses import all_losses
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MEMORY_BYTES = 2 << 30
 _TEMPORARY_BYTES = 16 << 30
 _FETCHED_ROWS = 2048
-#: The views with their meanings and SQL. `host_rows` and `loss_rows` are tables of the session.
+#: The views with their meanings and SQL. `host_rows` and `loss_rows` are tables in memory.
 VIEWS: dict[str, tuple[str, str]] = {
     "events": (
         "every stored event, with all fields of the stream",
@@ -103,7 +103,7 @@ class QueryError(ProclineError):
     """A question is wrong, or took too much time or memory."""
 
 
-class Rows:
+class QueryResult:
     """The answer to a question.
 
     Attributes:
@@ -119,8 +119,8 @@ class Rows:
             yield from batch
 
 
-class Session:
-    """A store that answers questions. It sees the store as it was when the session was opened.
+class OpenStore:
+    """A store that answers questions. It sees the store as it was when it was opened.
 
     Args:
         root: directory of the store.
@@ -194,7 +194,7 @@ class Session:
         """Return the SQL of a table with all rows of the files of a kind."""
         return parquet.read_sql(self.root.resolve(), kind, self.files)
 
-    def query(self, sql: str) -> Rows:
+    def query(self, sql: str) -> QueryResult:
         """Run one SELECT of somebody who may read the store, and change nothing.
 
         Raises:
@@ -202,7 +202,7 @@ class Session:
         """
         return self._run(f"SELECT * FROM query({parquet.text(sql.strip().rstrip(';'))})", {}, is_foreign=True)
 
-    def ask(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+    def ask(self, sql: str, parameters: Mapping[str, Any]) -> QueryResult:
         """Run a statement of this package.
 
         Raises:
@@ -210,7 +210,7 @@ class Session:
         """
         return self._run(sql, dict(parameters), is_foreign=False)
 
-    def _run(self, sql: str, parameters: dict[str, Any], *, is_foreign: bool) -> Rows:
+    def _run(self, sql: str, parameters: dict[str, Any], *, is_foreign: bool) -> QueryResult:
         self._timer.cancel()
         self._timer = threading.Timer(self._limit_s, self._db.interrupt)
         self._timer.daemon = True
@@ -222,7 +222,7 @@ class Session:
         except BaseException as error:
             self._timer.cancel()
             raise self._explained(error, is_foreign) from None
-        return Rows(columns, self._batches(cursor, first, self._timer, is_foreign))
+        return QueryResult(columns, self._batches(cursor, first, self._timer, is_foreign))
 
     def _batches(
         self, cursor: duckdb.DuckDBPyConnection, rows: list[tuple[Any, ...]], timer: threading.Timer, is_foreign: bool

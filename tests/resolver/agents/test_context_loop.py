@@ -15,8 +15,8 @@ import pytest
 from pipeline.bus.context_events import ContextEvent, encode_context, parse_time_ns
 from pipeline.bus.stream.messages import TOPICS, Decoder, unpack_events
 from pipeline.errors import FrameError
-from pipeline.resolver.agents import context_events
-from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
+from pipeline.resolver.agents import context_loop
+from pipeline.resolver.agents.context_loop import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.api.ebpf import LIMITER_PERIOD_NS
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -117,8 +117,8 @@ def test_the_wait_for_a_watermark_that_does_not_move_is_bounded(s: Scene) -> Non
     s.mark = 0
     now = s.w.clock.now
     s.send("capabilities", 3, is_run=False, attempted=1, used=1)
-    assert s.loop.do_work(now + 20_000_000 + context_events.WAIT_MAX_NS) == 0
-    assert s.loop.do_work(now + 20_000_001 + context_events.WAIT_MAX_NS) == 1
+    assert s.loop.do_work(now + 20_000_000 + context_loop.WAIT_MAX_NS) == 0
+    assert s.loop.do_work(now + 20_000_001 + context_loop.WAIT_MAX_NS) == 1
 
 
 def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
@@ -126,8 +126,8 @@ def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
     message = encode_context([event] * 256, boot_id=BOOT_ID, source="test")
     for _ in range(17):
         s.loop.receive(message, s.w.clock())
-    assert s.loop.waiting == context_events.WAITING_MAX and s.w.tables.counter("context_dropped") == 256
-    assert s.loop.do_work(s.w.clock()) == context_events.EVENTS_PER_TURN
+    assert s.loop.waiting == context_loop.WAITING_MAX and s.w.tables.counter("context_dropped") == 256
+    assert s.loop.do_work(s.w.clock()) == context_loop.EVENTS_PER_TURN
 
 
 def test_another_boot_is_refused(s: Scene) -> None:
