@@ -172,8 +172,8 @@ def _container_names(entry: EntryFields) -> str:
     if not entry.get("container_id"):
         return ""
     # Deferred: most processes are in no container.
-    from pipeline.host.container_files import Containers
     from pipeline.select import container_names
+    from pipeline.software.container_files import Containers
 
     found = container_names.names_of(entry, Containers())
     return "" if found is None else container_names.text_of(found)
