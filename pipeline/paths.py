@@ -27,6 +27,7 @@ from __future__ import annotations
 import os
 
 from pipeline.errors import ConfigError, UnsupportedError
+from pipeline.proc_text import mounts_of
 
 TYPE_CHECKING = False  # as `typing.TYPE_CHECKING`, without that module
 if TYPE_CHECKING:
@@ -111,12 +112,10 @@ def file_system(path: str | os.PathLike[str]) -> str:
                 return ""
             path = above
     wanted = f"{os.major(device)}:{os.minor(device)}".encode()
-    # proc(5): ID PARENT MAJOR:MINOR ROOT MOUNT_POINT OPTIONS TAG... - TYPE SOURCE SUPER_OPTIONS
     with open("/proc/self/mountinfo", "rb") as mounts:  # noqa: PTH123
-        for line in mounts:
-            fields, _, rest = line.partition(b" - ")
-            if fields.split(b" ", 3)[2] == wanted:
-                return rest.split(b" ", 1)[0].decode("ascii", "replace")
+        for mounted, tail in mounts_of(mounts.read()):
+            if mounted[2] == wanted:
+                return tail.split(b" ", 1)[0].decode("ascii", "replace")
     return ""
 
 

@@ -1,12 +1,18 @@
-"""Files of ``/proc/PID`` in which the kernel describes a process as text: ``stat``, ``status`` and ``schedstat``.
+"""Files of ``/proc/PID`` in which the kernel describes a process as text, such as ``stat``, ``status``, ``mountinfo``.
 
 Only their format is defined here. Each caller reads the file itself, because callers differ in how: by a path or below
-a descriptor, and once or in a loop. The module imports nothing, because readers import it.
+a descriptor, and once or in a loop. Only what the kernel says about a descriptor of this process is read here. The
+module imports nothing that a small reader does not need, because readers import it.
 
-Source: proc_pid_stat(5), proc_pid_status(5), Documentation/scheduler/sched-stats.rst.
+Source: proc_pid_stat(5), proc_pid_status(5), proc_pid_fdinfo(5), proc_pid_mountinfo(5),
+Documentation/scheduler/sched-stats.rst.
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False  # as `typing.TYPE_CHECKING`, without that module
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Positions in `stat_fields`: field n of proc_pid_stat(5) is at n - 3.
 STATE = 0
@@ -83,3 +89,47 @@ def status_value(text: bytes, key: bytes) -> bytes:
         key: name of the line, but not of the first: ``Name`` or ``pos``. The kernel escapes newlines in the name.
     """
     return text.partition(b"\n%b:\t" % key)[2].partition(b"\n")[0]
+
+
+def fdinfo_value(fd: int, key: bytes) -> bytes:
+    """Return a value that the kernel has for a descriptor of this process; b"" if it has none.
+
+    Args:
+        fd: the descriptor.
+        key: name of a line of ``/proc/PID/fdinfo/FD``, such as ``max_entries`` of a BPF map, but not ``pos``.
+
+    Raises:
+        OSError: it is not open, or ``/proc`` cannot be read.
+    """
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:  # noqa: PTH123 - pathlib is not imported here
+        return status_value(info.read(), key)
+
+
+def mount_id(fd: int) -> bytes:
+    """Return the id of the mount that a descriptor is on, in digits, without accessing the file system.
+
+    Raises:
+        OSError: ``/proc`` cannot be read.
+    """
+    return fdinfo_value(fd, b"mnt_id")
+
+
+def mounts_of(mountinfo: bytes) -> Iterator[tuple[list[bytes], bytes]]:
+    """Yield the fields before the dash of each line, and the text after it: type, source, super block options.
+
+    The fields are ID, PARENT, MAJOR:MINOR, ROOT, MOUNT_POINT, OPTIONS and tags.
+    """
+    for line in mountinfo.split(b"\n"):  # not splitlines(): the kernel does not escape a carriage return in a name
+        fields, _, tail = line.partition(b" - ")
+        mounted = fields.split(b" ")
+        if len(mounted) > 4:
+            yield mounted, tail
+
+
+def unescape(raw: bytes) -> bytes:
+    """Decode the octal escapes of spaces, tabs, newlines and backslashes in a name of mountinfo."""
+    if b"\\" not in raw:
+        return raw
+    import re  # deferred: such names are rare
+
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), raw)

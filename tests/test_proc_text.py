@@ -1,4 +1,4 @@
-"""The format of ``/proc/PID/stat`` and ``/proc/PID/status``."""
+"""The format of ``/proc/PID/stat``, ``status``, ``fdinfo`` and ``mountinfo``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 
 from pipeline import proc_text
 from pipeline.host.boot import CLOCK_TICKS
+
+MOUNTINFO = Path("/proc/self/mountinfo")
 
 
 def test_the_positions_are_those_of_this_kernel() -> None:
@@ -66,3 +68,23 @@ def test_values_of_status() -> None:
     assert proc_text.status_value(text, b"Gid") == b"", "a name cannot add a line"
     own = Path("/proc/self/status").read_bytes()
     assert int(proc_text.status_value(own, b"Pid")) == os.getpid()
+
+
+def test_a_descriptor_is_on_the_mount_that_mountinfo_lists() -> None:
+    fd = os.open("/proc/self/status", os.O_RDONLY)
+    try:
+        number = proc_text.mount_id(fd)
+        assert number == proc_text.fdinfo_value(fd, b"mnt_id") and proc_text.fdinfo_value(fd, b"max_entries") == b""
+    finally:
+        os.close(fd)
+    types = {mounted[0]: tail.split()[0] for mounted, tail in proc_text.mounts_of(MOUNTINFO.read_bytes())}
+    assert types[number] == b"proc"
+    with pytest.raises(OSError, match="fdinfo"):
+        proc_text.mount_id(fd)
+
+
+def test_lines_of_mountinfo() -> None:
+    line = b"36 35 98:0 / /mnt/a\\040b\r rw shared:1 master:2 - ext3 /dev/root rw,errors=continue"
+    [(mounted, tail)] = proc_text.mounts_of(line + b"\n37 35 cut\n\n")
+    assert mounted[:3] == [b"36", b"35", b"98:0"] and mounted[6:] == [b"shared:1", b"master:2"]
+    assert proc_text.unescape(mounted[4]) == b"/mnt/a b\r" and tail == b"ext3 /dev/root rw,errors=continue"

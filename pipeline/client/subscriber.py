@@ -222,12 +222,8 @@ class Subscriber(Generic[Yielded]):
         self._callbacks = _callbacks_by_event(on_gap, on_loss)
         if on_loss is not None and not covers(topics, "sys.loss"):
             topics = (*topics, "sys.loss")
-        self._wanted: EventFilter | None = None
-        if select is not None and select:
-            # Deferred: most subscribers select nothing.
-            from pipeline.client.event_filter import EventFilter
-
-            self._wanted = EventFilter(select, topics)
+        self._wanted = _filter_of(select, topics)
+        if self._wanted is not None:
             topics = self._wanted.topics
         needs_table = snapshot or (self._wanted is not None and self._wanted.needs_table)
         if needs_table and endpoint is not None:
@@ -248,26 +244,16 @@ class Subscriber(Generic[Yielded]):
         self._pid = os.getpid()
         self._is_closed = False
         directory = path if path is not None else paths.instance_dir(name)
-        try:
-            self._reader = StreamReader(
-                endpoint or paths.endpoint(paths.stream_socket(directory)),
-                topics,
-                secure=_secure(curve),
-                follow=follow,
-                connect_timeout=connect_timeout,
-                receive_hwm=receive_hwm,
-                instance=name,
-                skips=None if self._wanted is None else self._wanted.skips,
-                only=None if self._wanted is None else self._wanted.only,
-                resume=resume,
-                journal=None if endpoint is not None else lambda: _journal_of(directory),
-            )
-        except NotRunningError as error:
-            if path is not None or endpoint is not None:
-                raise
-            from pipeline.host.instances import name_others
-
-            raise name_others(_for_a_topic(error)) from None
+        self._reader = self._connect(
+            directory,
+            topics,
+            endpoint,
+            names_others=path is None and endpoint is None,
+            secure=_secure(curve),
+            follow=follow,
+            receive_hwm=receive_hwm,
+            resume=resume,
+        )
         #: Position when the caller had all events that were read before the last ones, and behind the last ones.
         self._given = self._reached = self._reader.tracker.position
         if needs_table:
@@ -276,6 +262,40 @@ class Subscriber(Generic[Yielded]):
             except BaseException:
                 self.close()
                 raise
+
+    def _connect(
+        self,
+        directory: Path,
+        topics: Sequence[str],
+        endpoint: str | None,
+        *,
+        names_others: bool,
+        secure: Callable[[zmq.Socket[bytes]], None] | None,
+        follow: bool,
+        receive_hwm: int,
+        resume: StreamPosition | None,
+    ) -> StreamReader:
+        """Subscribe at `endpoint` or in `directory`; with `names_others` an error names the instances that do run."""
+        try:
+            return StreamReader(
+                endpoint or paths.endpoint(paths.stream_socket(directory)),
+                topics,
+                secure=secure,
+                follow=follow,
+                connect_timeout=self._connect_timeout,
+                receive_hwm=receive_hwm,
+                instance=self.name,
+                skips=None if self._wanted is None else self._wanted.skips,
+                only=None if self._wanted is None else self._wanted.only,
+                resume=resume,
+                journal=None if endpoint is not None else lambda: _journal_of(directory),
+            )
+        except NotRunningError as error:
+            if not names_others:
+                raise
+            from pipeline.host.instances import name_others
+
+            raise name_others(_for_a_topic(error)) from None
 
     def __repr__(self) -> str:
         return f"<Subscriber {self.name!r}{' closed' if self._is_closed else ''}>"
@@ -883,6 +903,15 @@ def _journal_of(directory: Path) -> JournalReader | None:
     from pipeline.bus.requests import JournalRequests
 
     return JournalReader(JournalRequests(paths.requests_socket(directory)))
+
+
+def _filter_of(select: Selection | None, topics: tuple[str, ...]) -> EventFilter | None:
+    if not select:
+        return None
+    # Deferred: most subscribers select nothing.
+    from pipeline.client.event_filter import EventFilter
+
+    return EventFilter(select, topics)
 
 
 def _secure(curve: tuple[Path, Path] | None) -> Callable[[zmq.Socket[bytes]], None] | None:

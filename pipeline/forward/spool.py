@@ -1,8 +1,8 @@
 """`Spool`: batches that wait for the destination, in files of a directory.
 
-Each file is a segment: `_MAGIC`, then records. A record is its length and its CRC-32 (4 bytes each, lowest first), and
-as many bytes. The first record of a segment is the position in the stream at its beginning, the others are batches. So
-the spool contains where to continue reading, even if all of its batches are done.
+Each file is a segment, of the layout in `declared`: records behind prefixes. The first record of a segment is the
+position in the stream at its beginning, the others are batches. So the spool contains where to continue reading, even
+if all of its batches are done.
 
 Batches are written before they are sent, and a segment is removed when the destination has all of it. The files are not
 synced: they survive a kill of the forwarder, and after a loss of power the last seconds can be missing. A record with
@@ -30,12 +30,12 @@ from pipeline import log
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.errors import ConfigError
 from pipeline.forward.batches import GAP, SNAPSHOT, Batch, gap
+from pipeline.forward.declared import SPOOL_MAGIC, SPOOL_PREFIX_LAYOUT
 from pipeline.forward.figures import Figures
 from pipeline.forward.memory import Queued
 
 FULL = "spool full"
-_MAGIC = b"PLSPOOL1"
-_RECORD = struct.Struct("<II")
+_PREFIX = SPOOL_PREFIX_LAYOUT.struct("record_bytes", "crc")
 _RECORD_MAX_BYTES = 64 << 20
 _SUFFIX = ".spool"
 _SEGMENT_MAX_BYTES = 4 << 20
@@ -194,7 +194,7 @@ class Spool:
 
     def _head(self) -> bytes:
         position = self.position
-        return _MAGIC + _record(
+        return SPOOL_MAGIC + _record(
             msgpack.packb([self.boot, None if position is None else position.as_dict(), self.streams[-64:]])
         )
 
@@ -257,8 +257,8 @@ class Spool:
 
     def _head_of(self, segment: _Segment) -> bytes:
         with segment.path.open("rb") as file:
-            start = file.read(len(_MAGIC) + _RECORD.size)
-            length, _ = _RECORD.unpack_from(start, len(_MAGIC))
+            start = file.read(len(SPOOL_MAGIC) + _PREFIX.size)
+            length, _ = _PREFIX.unpack_from(start, len(SPOOL_MAGIC))
             return start + file.read(length)
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ class Spool:
                 if content is None or batch is None:
                     self._damaged(segment, offset)
                     continue
-                self._at = (number, offset + _RECORD.size + len(content))
+                self._at = (number, offset + _PREFIX.size + len(content))
                 segment.taken += 1
                 return Queued(number, batch)
             self._at = (number, offset)
@@ -303,13 +303,13 @@ class Spool:
         if self._reading is None or self._reading[1] != segment.number:
             self._close_reading()
             self._reading = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), segment.number
-        head = os.pread(self._reading[0], _RECORD.size, offset)
-        if len(head) < _RECORD.size:
+        head = os.pread(self._reading[0], _PREFIX.size, offset)
+        if len(head) < _PREFIX.size:
             return None
-        length, crc = _RECORD.unpack(head)
+        length, crc = _PREFIX.unpack(head)
         if length > segment.bytes - offset:
             return None
-        content = os.pread(self._reading[0], length, offset + _RECORD.size)
+        content = os.pread(self._reading[0], length, offset + _PREFIX.size)
         return content if len(content) == length and zlib.crc32(content) == crc else None
 
     def done(self, queued: Queued) -> None:
@@ -358,15 +358,15 @@ class Spool:
         except ValueError:
             return
         data = path.read_bytes()
-        if data[: len(_MAGIC)] != _MAGIC and data[: len(_MAGIC)] != _MAGIC[: len(data)]:
+        if data[: len(SPOOL_MAGIC)] != SPOOL_MAGIC and data[: len(SPOOL_MAGIC)] != SPOOL_MAGIC[: len(data)]:
             raise ConfigError(
                 f"{path} is no segment of this version's spool: remove it, or choose another directory",
                 key="forward.spool", value=str(self._directory),
             )  # fmt: skip
         segment = _Segment(number, path)
         for offset, content in _records(data):
-            end = offset + _RECORD.size + len(content)
-            if offset == len(_MAGIC):
+            end = offset + _PREFIX.size + len(content)
+            if offset == len(SPOOL_MAGIC):
                 if not self._adopt(content):
                     break
                 segment.bytes = end
@@ -459,19 +459,19 @@ def _unusable(directory: Path, why: str) -> ConfigError:
 
 
 def _record(content: bytes) -> bytes:
-    return _RECORD.pack(len(content), zlib.crc32(content)) + content
+    return _PREFIX.pack(len(content), zlib.crc32(content)) + content
 
 
 def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield offset and content of each whole record, up to the first damaged one."""
-    offset = len(_MAGIC)
-    while len(data) - offset >= _RECORD.size:
-        length, crc = _RECORD.unpack_from(data, offset)
-        content = data[offset + _RECORD.size : offset + _RECORD.size + length]
+    offset = len(SPOOL_MAGIC)
+    while len(data) - offset >= _PREFIX.size:
+        length, crc = _PREFIX.unpack_from(data, offset)
+        content = data[offset + _PREFIX.size : offset + _PREFIX.size + length]
         if length > _RECORD_MAX_BYTES or len(content) < length or zlib.crc32(content) != crc:
             return
         yield offset, content
-        offset += _RECORD.size + length
+        offset += _PREFIX.size + length
 
 
 def _batch(content: bytes) -> Batch | None:

@@ -1,4 +1,4 @@
-"""This machine and this process: boot clock, privileges, memory, service notification, files of container runtimes.
+"""This machine and this process: boot clock, privileges, memory, service notification.
 
 And `processes`: what readers ask `/proc` about a process that they know from the tables, for example whether it lives
 and what it has used.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.shm.reader.table import ProcessTable
 
 _PIDFD_GETFD = 438
-_MAP_TYPE_RINGBUF = "27"
+_MAP_TYPE_RINGBUF = b"27"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +196,11 @@ def _ring_fds(pid: int) -> Iterator[tuple[int, int]]:
     """Yield number and size of each descriptor of a process that is a ring buffer."""
     for info in Path(f"/proc/{pid}/fdinfo").iterdir():
         try:
-            shown = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+            shown = info.read_bytes()
         except OSError:
             continue  # closed meanwhile
-        if shown.get("map_type", "").strip() == _MAP_TYPE_RINGBUF:
-            yield int(info.name), int(shown["max_entries"])
+        if proc_text.status_value(shown, b"map_type") == _MAP_TYPE_RINGBUF:
+            yield int(info.name), int(proc_text.status_value(shown, b"max_entries"))
 
 
 def host() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.paths import CGROUP_ROOTS
-from pipeline.procfs.mountinfo import mounts_of, unescape
+from pipeline.proc_text import mounts_of, unescape
 
 CgroupMode = Literal["unified", "hybrid", "legacy", "none"]
 

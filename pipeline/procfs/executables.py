@@ -26,8 +26,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from pipeline.procfs.mountinfo import MOUNTINFO_BYTES_MAX, mounts_of
-from pipeline.procfs.rooted import is_local_type, memfd_mount, mount_id, open_in_root, read_mounts
+from pipeline.proc_text import mount_id, mounts_of
+from pipeline.procfs.rooted import MOUNTINFO_BYTES_MAX, is_local_type, memfd_mount, open_in_root, read_mounts
 from pipeline.procfs.users import owner_of
 
 #: Inode, mtime and ctime in ns, and device (in the kernel's encoding).

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from pipeline.proc_text import unescape
 from pipeline.procfs.filesystems import magic_of
-from pipeline.procfs.mountinfo import unescape
 
 MAX_AGE_NS = 1_000_000_000
 #: Maximum number of cached readings, one for each pair of mount namespace and root directory. Beyond it all are

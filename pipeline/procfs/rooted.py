@@ -19,8 +19,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path, PurePath
 
-from pipeline import proc_text
-from pipeline.procfs.mountinfo import mounts_of, unescape
+from pipeline.proc_text import mount_id, mounts_of, unescape
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
 RESOLVE_NO_XDEV = 0x01
@@ -30,6 +29,8 @@ RESOLVE_IN_ROOT = 0x10
 _OPEN_HOW = struct.Struct("=QQQ")
 #: Paths with more parts are not opened: an untrusted process chose them.
 PARTS_MAX = 64
+#: A longer mountinfo is rejected, see `read_mounts`.
+MOUNTINFO_BYTES_MAX = 4 << 20
 _LOCAL_FILE_SYSTEMS = frozenset(
     b"ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs overlay aufs tmpfs devtmpfs ramfs rootfs squashfs erofs iso9660 "
     b"vfat".split()
@@ -133,15 +134,6 @@ def is_root_local(root: int, mounts: bytes) -> bool:
             if mounted[0] == number:
                 return is_local_type(tail.split(b" ", 1)[0])
     return False
-
-
-def mount_id(fd: int) -> bytes:
-    """Return the id of the mount that a descriptor is on, in digits, without accessing the file system.
-
-    Raises:
-        OSError: ``/proc`` cannot be read.
-    """
-    return proc_text.status_value(Path(f"/proc/self/fdinfo/{fd}").read_bytes(), b"mnt_id")
 
 
 @cache

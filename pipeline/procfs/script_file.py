@@ -16,8 +16,8 @@ import time
 from typing import Any
 
 from pipeline import proc_text
-from pipeline.procfs.mountinfo import MOUNTINFO_BYTES_MAX, mounts_of, unescape
-from pipeline.procfs.rooted import is_root_local, mount_id, open_in_root, read_all, read_mounts
+from pipeline.proc_text import mount_id, mounts_of, unescape
+from pipeline.procfs.rooted import MOUNTINFO_BYTES_MAX, is_root_local, open_in_root, read_all, read_mounts
 
 #: Longer paths are not opened, as by the kernel (PATH_MAX).
 PATH_BYTES_MAX = 4096

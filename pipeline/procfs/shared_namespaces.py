@@ -17,7 +17,6 @@ shared remains 0.
 from __future__ import annotations
 
 import os
-import re
 
 from pipeline import proc_text
 from pipeline.procfs.info import ProcInfo
@@ -59,9 +58,9 @@ def _is_of_the_mount(own: int) -> bool:
 
 
 def _shares_root_mount(fd: int, own: int) -> bool:
-    # proc_pid_mountinfo(5): ID PARENT MAJOR:MINOR ROOT MOUNT_POINT ...; the last mount on "/" is the root directory's.
-    roots = re.findall(rb"^(\d+) \d+ \S+ \S+ / ", _read(own, "mountinfo"), re.MULTILINE)
-    return bool(roots) and roots[-1] in re.findall(rb"^(\d+) ", _read(fd, "mountinfo"), re.MULTILINE)
+    # The last mount on "/" is the root directory's.
+    roots = [mounted[0] for mounted, _ in proc_text.mounts_of(_read(own, "mountinfo")) if mounted[4] == b"/"]
+    return bool(roots) and any(mounted[0] == roots[-1] for mounted, _ in proc_text.mounts_of(_read(fd, "mountinfo")))
 
 
 def _inode(own: int, kind: str) -> int:

@@ -37,6 +37,9 @@ from pipeline.records.limits import PF_KTHREAD
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    #: head, task, exec, strings and is_exact of some processes, see `Survey`.
+    _Part = tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes], bool]
+
 
 class Tasks(Protocol):
     """The result of the task iterator (bpf/iterator.py): HEAD, TASK and EXEC rows, and the path of each executable."""
@@ -118,30 +121,61 @@ def survey(
         show_life: is called for each process.
     """
     begin = now_boot_ns()
-    parts: list[tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes], bool]] = []
+    parts: list[_Part] = []
     cgroup_paths: dict[int, bytes] = {}
     seen: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
     exact_starts: dict[int, int] = {}
     if iterate is not None:
-        tasks = iterate()
-        head, task, exec_, paths = tasks.head, tasks.task, tasks.exec, tasks.paths
-        # A leader that has ended has no memory, so no image: /proc shows the image of the remaining threads.
-        leaderless = (head["flags"] & declared.FLAG_LEADER_DEAD) != 0
-        exact_starts = dict(
-            zip(head["tgid"][leaderless].tolist(), head["start_boot_ns"][leaderless].tolist(), strict=True)
-        )
-        keep = ((task["task_flags"] & PF_KTHREAD) == 0) & ~leaderless
-        if only is not None:
-            keep &= is_in(head["tgid"], np.fromiter(only, np.uint32, len(only)))
-        rows = np.flatnonzero(keep)
-        head, task, exec_ = head[rows].copy(), task[rows].copy(), exec_[rows].copy()
-        exact_starts |= zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True)
-        texts = [paths[row] for row in rows.tolist()]
-        strings = _complete(reader, want, iterate, head, task, exec_, texts, show_life)
-        if want & WANT_CGROUP:
-            _name_cgroups(reader, head, task, cgroup_paths, show_life)
-        parts.append((head, task, exec_, strings, True))
-        seen = head["tgid"]
+        part, exact_starts = _visited(reader, iterate, want, only, cgroup_paths, show_life)
+        parts.append(part)
+        seen = part[0]["tgid"]
+    infos = _others(reader, want, only, seen, exact_starts, show_life)
+    for info in infos:
+        cgroup_paths.update(named_cgroups(info))
+    for is_exact in (False, True):
+        some = [info for info in infos if info.start_is_ticks is not is_exact]
+        if some:
+            records = to_records(some, time_boot_ns=begin)
+            parts.append((*_columns(records), is_exact))
+    return _join(parts, begin, now_boot_ns(), cgroup_paths)
+
+
+def _visited(
+    reader: ProcReader,
+    iterate: TaskIterator,
+    want: int,
+    only: frozenset[int] | None,
+    cgroup_paths: dict[int, bytes],
+    show_life: Callable[[], object],
+) -> tuple[_Part, dict[int, int]]:
+    """Return the processes that the task iterator visits, and exact starts of others; fill `cgroup_paths`."""
+    tasks = iterate()
+    head, task, exec_, paths = tasks.head, tasks.task, tasks.exec, tasks.paths
+    # A leader that has ended has no memory, so no image: /proc shows the image of the remaining threads.
+    leaderless = (head["flags"] & declared.FLAG_LEADER_DEAD) != 0
+    exact_starts = dict(zip(head["tgid"][leaderless].tolist(), head["start_boot_ns"][leaderless].tolist(), strict=True))
+    keep = ((task["task_flags"] & PF_KTHREAD) == 0) & ~leaderless
+    if only is not None:
+        keep &= is_in(head["tgid"], np.fromiter(only, np.uint32, len(only)))
+    rows = np.flatnonzero(keep)
+    head, task, exec_ = head[rows].copy(), task[rows].copy(), exec_[rows].copy()
+    exact_starts |= zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True)
+    texts = [paths[row] for row in rows.tolist()]
+    strings = _complete(reader, want, iterate, head, task, exec_, texts, show_life)
+    if want & WANT_CGROUP:
+        _name_cgroups(reader, head, task, cgroup_paths, show_life)
+    return (head, task, exec_, strings, True), exact_starts
+
+
+def _others(
+    reader: ProcReader,
+    want: int,
+    only: frozenset[int] | None,
+    seen: npt.NDArray[np.uint32],
+    exact_starts: dict[int, int],
+    show_life: Callable[[], object],
+) -> list[ProcInfo]:
+    """Read the processes that are only in ``/proc``."""
     pids = reader.list_pids()
     if only is not None:
         pids = pids[is_in(pids, np.fromiter(only, np.uint32, len(only)))]
@@ -155,13 +189,7 @@ def survey(
         if exact and exact // TICK_NS == info.start_ticks:
             info.start_boot_ns, info.start_is_ticks = exact, False
         infos.append(info)
-        cgroup_paths.update(named_cgroups(info))
-    for is_exact in (False, True):
-        some = [info for info in infos if info.start_is_ticks is not is_exact]
-        if some:
-            records = to_records(some, time_boot_ns=begin)
-            parts.append((*_columns(records), is_exact))
-    return _join(parts, begin, now_boot_ns(), cgroup_paths)
+    return infos
 
 
 def _complete(
@@ -255,7 +283,7 @@ def _columns(
 
 
 def _join(
-    parts: list[tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes], bool]],
+    parts: list[_Part],
     begin: int,
     end: int,
     cgroup_paths: dict[int, bytes],

@@ -23,7 +23,8 @@ from typing import Any
 import msgpack
 
 from pipeline.errors import FrameError
-from pipeline.procfs.rooted import memfd_mount, mount_id
+from pipeline.proc_text import mount_id
+from pipeline.procfs.rooted import memfd_mount
 
 SIZE_MAX = 1 << 16
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.host.container_files import Containers
 from pipeline.screen import processes, times
 from pipeline.screen.lines import Line
 from pipeline.screen.styles import OF_KIND, Style
@@ -14,6 +13,7 @@ from pipeline.select import container_names
 from pipeline.select.programs import program_of
 from pipeline.select.units import NO_UNIT, shown_unit
 from pipeline.select.where import Fact, entry_facts
+from pipeline.software.container_files import Containers
 from pipeline.spelling import did_you_mean
 
 if TYPE_CHECKING:

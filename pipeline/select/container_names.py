@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.host.container_files import Containers, Names
 from pipeline.select.where import Fact
+from pipeline.software.container_files import Containers, Names
 
 #: The fields of an entry that these values need.
 NEEDS = ("container_id", "container_trust", "container_details")

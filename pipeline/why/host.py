@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import proc_text
-from pipeline.host import boot, container_files
+from pipeline.host import boot
 from pipeline.records.limits import PF_KTHREAD
+from pipeline.software import container_files
 from pipeline.why import host_files, systemd
 
 if TYPE_CHECKING:

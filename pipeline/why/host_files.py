@@ -44,7 +44,7 @@ def inode_of(path: str, root: str = "/") -> int | None:
             os.close(at)
             at = below
             # What follows asks the file system itself. A mount that is not in the list is newer than the list.
-            if _mount_of(at) not in answering:
+            if proc_text.mount_id(at).decode() not in answering:
                 return None
             if stat.S_ISLNK(os.fstat(at).st_mode):
                 return None
@@ -55,14 +55,6 @@ def inode_of(path: str, root: str = "/") -> int | None:
 
 def answering_mounts(mountinfo: bytes) -> frozenset[str]:
     """Return the ids of the mounts whose file systems can be asked, from the text of ``/proc/PID/mountinfo``."""
-    found = set()
-    for line in mountinfo.split(b"\n"):
-        before, is_mount, after = line.partition(b" - ")
-        if is_mount and not after.startswith(_SILENT):
-            found.add(before.partition(b" ")[0].decode())
-    return frozenset(found)
-
-
-def _mount_of(fd: int) -> str | None:
-    """Return the id of the mount that an open file is in; None: unknown."""
-    return proc_text.status_value(Path(f"/proc/self/fdinfo/{fd}").read_bytes(), b"mnt_id").decode() or None
+    return frozenset(
+        mounted[0].decode() for mounted, tail in proc_text.mounts_of(mountinfo) if tail and not tail.startswith(_SILENT)
+    )

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pipeline.host.container_files import NotAllowedError
 from pipeline.procfs.containers import container_of_path
 from pipeline.select.container_names import is_believed
 from pipeline.select.units import readable, unit_of, user_unit_of
+from pipeline.software.container_files import NotAllowedError
 from pipeline.why import systemd
 from pipeline.why.phrases import container_mark, path_text, quoted, time_text, unit_text, word_text
 from pipeline.why.proof import Finding, Proof, Unknown

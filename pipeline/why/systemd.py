@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UntrustedError
-from pipeline.host.container_files import read_trusted
 from pipeline.host.unit import output_of
+from pipeline.software.container_files import read_trusted
 
 #: How long systemctl may take.
 TIMEOUT_S = 2.0

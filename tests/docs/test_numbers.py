@@ -68,7 +68,7 @@ NUMBERS = [
     Number(
         SECURITY,
         "only root can change, at most {} MiB each",
-        "pipeline/host/container_files.py",
+        "pipeline/software/container_files.py",
         "FILE_BYTES_MAX",
         IN_MIB,
     ),

@@ -328,7 +328,7 @@ def check_subscriber(data: bytes) -> bool:
         with subscriber:
             if journal:
                 read = with_checksums(3, journal) if options & _FIXES else journal
-                subscriber._reader._open_journal = lambda: JournalReader(_Bytes(read))
+                subscriber._reader._recovery._open_journal = lambda: JournalReader(_Bytes(read))
             return _read_to_the_end(subscriber, len(messages) + len(journal) // 64)
 
 

@@ -17,9 +17,9 @@ from pipeline.bus.context_events import decode_context
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError, FrameError
+from pipeline.proc_text import mounts_of, unescape
 from pipeline.procfs.containers import container_of_cgroups
 from pipeline.procfs.info import UNSET
-from pipeline.procfs.mountinfo import mounts_of, unescape
 from pipeline.procfs.proc_reader import WANT_ALL, ProcReader
 from pipeline.procfs.tracer_metadata import decode_tracer_metadata
 from pipeline.records import declared

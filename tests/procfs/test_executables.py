@@ -17,10 +17,9 @@ from typing import NoReturn
 
 import pytest
 
+from pipeline.proc_text import mount_id, mounts_of
 from pipeline.procfs import executables
 from pipeline.procfs.executables import ForbiddenFileError, Key, OtherFileError, open_executable, open_path, sha256
-from pipeline.procfs.mountinfo import mounts_of
-from pipeline.procfs.rooted import mount_id
 
 SLEEP = os.path.realpath("/usr/bin/sleep")
 

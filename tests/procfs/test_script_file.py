@@ -16,9 +16,9 @@ from typing import Any
 import msgpack
 import pytest
 
+from pipeline.proc_text import mounts_of
 from pipeline.procfs import rooted
 from pipeline.procfs import script_file as script_file_module
-from pipeline.procfs.mountinfo import mounts_of
 from pipeline.procfs.proc_reader import read_start
 from pipeline.procfs.script_file import script_file
 from tests.procfs.strangers import stranger

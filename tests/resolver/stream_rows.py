@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.host import boot
-from pipeline.host._container_paths import container_trust
 from pipeline.records import declared
 from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout import layout
 from pipeline.shm.names.symlinks import symlink_names
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
+from pipeline.software._container_paths import container_trust
 from tests.shm import _inside
 
 BOOT = bytes(range(16))
@@ -140,6 +140,46 @@ def is_whole(chain: list[Row]) -> bool | None:
     return None if len(chain) > 256 else chain[-1]["tgid"] == 1
 
 
+def chain_of(row: Row) -> list[Row]:
+    """The ancestors of a row, nearest first."""
+    chain: list[Row] = []
+    at = row.links.get("ancestor")
+    while at is not None:
+        chain.append(at)
+        at = at.links.get("ancestor")
+    return chain
+
+
+def end_of(row: Row) -> dict[str, Any]:
+    """How a process ended."""
+    if not row["flags"] & layout.ROW_EXIT_KNOWN:
+        return {"exit_code": None, "exit_cause": None, "exit_cause_code": None}
+    status = row["exit_code"] & 0xFFFFFFFF
+    signal = status & 0x7F
+    return {
+        "exit_code": row["exit_code"],
+        "exit_cause": "exited" if not signal else "coredumped" if status & 0x80 else "signaled",
+        "exit_cause_code": signal or status >> 8 & 0xFF,
+    }
+
+
+def facts_of(file: bytes, names: dict[str, dict[int, str]] | None) -> dict[str, Any]:
+    """The facts of an executable, from its record and path."""
+    record = np.frombuffer(file[:64], layout.FILE)[0]
+    return {
+        **path_of(record, file[64:]),
+        "inode": record["file_inode"].item(), "device": record["device"].item(),
+        "mount_id": record["mount_id"].item(), "mode": record["mode"].item(), "uid": record["file_uid"].item(),
+        "gid": record["file_gid"].item(), **owner(record, names), "nlink": record["nlink"].item(),
+        "mtime_ns": record["mtime_ns"].item() or None, "ctime_ns": record["ctime_ns"].item() or None,
+        "fs_magic": record["fs_magic"].item(), "filesystem": FILESYSTEMS.get(record["fs_magic"].item()),
+        "flags": record["file_flags"].item(),
+        "in_upper_layer": bool(record["file_flags"] & declared.EXEC_UPPER_LAYER),
+        "is_fileless": True if record["file_flags"] & declared.EXEC_MEMFD else False if record["mount_id"] else None,
+        **mount(record, file[64:]),
+    }  # fmt: skip
+
+
 def expected(
     row: Row,
     *,
@@ -163,39 +203,11 @@ def expected(
     def when(mask: int, *names: str) -> dict[str, Any]:
         return {name: row[name] if known & mask else None for name in names}
 
-    chain: list[Row] = []
-    at = row.links.get("ancestor")
-    while at is not None:
-        chain.append(at)
-        at = at.links.get("ancestor")
-    status = row["exit_code"] & 0xFFFFFFFF
-    exits = {"exit_code": None, "exit_cause": None, "exit_cause_code": None}
-    if flags & layout.ROW_EXIT_KNOWN:
-        signal = status & 0x7F
-        exits = {
-            "exit_code": row["exit_code"],
-            "exit_cause": "exited" if not signal else "coredumped" if status & 0x80 else "signaled",
-            "exit_cause_code": signal or status >> 8 & 0xFF,
-        }
+    chain = chain_of(row)
     file = row.strings.get("file") if known & layout.KNOWN_FILE else None
     name, *directories = row.strings.get("name", b"").split(b"\0")
-    facts = None
     has_files = topic == EXEC or file_form == "all"
-    if file is not None and has_files:
-        record = np.frombuffer(file[:64], layout.FILE)[0]
-        facts = {
-            **path_of(record, file[64:]),
-            "inode": record["file_inode"].item(), "device": record["device"].item(),
-            "mount_id": record["mount_id"].item(), "mode": record["mode"].item(), "uid": record["file_uid"].item(),
-            "gid": record["file_gid"].item(), **owner(record, names), "nlink": record["nlink"].item(),
-            "mtime_ns": record["mtime_ns"].item() or None, "ctime_ns": record["ctime_ns"].item() or None,
-            "fs_magic": record["fs_magic"].item(), "filesystem": FILESYSTEMS.get(record["fs_magic"].item()),
-            "flags": record["file_flags"].item(),
-            "in_upper_layer": bool(record["file_flags"] & declared.EXEC_UPPER_LAYER),
-            "is_fileless": True
-            if record["file_flags"] & declared.EXEC_MEMFD else False if record["mount_id"] else None,
-            **mount(record, file[64:]),
-        }  # fmt: skip
+    facts = facts_of(file, names) if file is not None and has_files else None
     extra = EXTRAS.get(row.strings.get("extra", b"")) or {}
     cgroup = row.strings.get("cgroup")
     made, container_made = struct.unpack_from("<QQ", cgroup) if cgroup else (0, 0)
@@ -224,7 +236,8 @@ def expected(
         **when(layout.KNOWN_ENVS, "envc"), "envs_truncated": bool(flags & layout.ROW_ENVS_TRUNCATED),
         "start_time_ns": unix(start), "fork_time_ns": unix(row["fork_boot_ns"]),
         "exec_time_ns": unix(row["exec_boot_ns"]), "exit_time_ns": unix(row["exit_boot_ns"]),
-        "created_at_ns": unix(max(row["exec_boot_ns"], row["fork_boot_ns"] or start)), **exits,
+        "created_at_ns": unix(max(row["exec_boot_ns"], row["fork_boot_ns"] or start)),
+        **end_of(row),
         **when(layout.KNOWN_CREDS, "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"),
         **{
             name: (names or {}).get(kind, {}).get(row[number]) if known & layout.KNOWN_CREDS else None

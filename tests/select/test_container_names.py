@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.host.container_files import Containers, Names
 from pipeline.screen import columns
 from pipeline.select.container_names import facts, text_of
 from pipeline.select.where import parse
+from pipeline.software.container_files import Containers, Names
 
 ID = "1f2e3d4c" * 8
 IN_DOCKER = {"container_id": ID, "container_trust": "root"}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import enum
 import itertools
 import os
 import platform
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import debian
 from debian import NotPossibleError
@@ -154,48 +156,74 @@ def run(
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="run-") as name:
         work = Path(name)
         script = work / "command"
-        script.write_text(
-            f"cd {shlex.quote(str(ROOT))} || exit 97\n"
-            # /tmp is an overlay there, on which executables look otherwise; /dev/shm is a file system like any.
-            "export HOME=/root LANG=C.UTF-8 TMPDIR=/dev/shm OPENBLAS_NUM_THREADS=1 PROCLINE_REQUIRE_LIVE=1\n"
-            # Workers start without the working directory on their path, and an interpreter may be another checkout's.
-            f"export PYTHONPATH={shlex.quote(str(ROOT))}\n"
-            # Some tests would harm another machine: they set its clock.
-            "export PROCLINE_GUEST=1\n"
-            f"exec {shlex.join(command)}\n"
-        )
+        script.write_text(script_of(command))
         (work / "out").touch()
         with shared_root(work) as socket:
             first = f"{script}{' systemd' if has_systemd else ''}"
             process = subprocess.Popen(
                 machine(directory, work, socket, first, cpus, memory_mib, has_virtual_time), stdin=subprocess.DEVNULL
             )
-            deadline = time.monotonic() + timeout_s
-            is_late = is_enough = False
             try:
                 with (work / "out").open("rb") as out:
-                    has_ended = False
-                    while not has_ended and not is_late and not is_enough:
-                        cpu_s = cpu_seconds(process.pid)  # before it is waited for
-                        has_ended = process.poll() is not None
-                        is_late = time.monotonic() > deadline
-                        piece = out.read()
-                        sys.stdout.buffer.write(piece)
-                        sys.stdout.flush()
-                        is_enough = watch is not None and watch(piece, cpu_s)
-                        time.sleep(0.1)
+                    end = follow(process, out, time.monotonic() + timeout_s, watch)
             finally:
                 process.kill()
                 process.wait()
         code = (work / "code").read_text().strip() if (work / "code").exists() else ""
         if not code.isdecimal():
-            if is_enough:
+            if end is End.ENOUGH:
                 return NO_CODE
+            is_late = end is End.LATE
             tail = (work / "console").read_text(errors="replace").splitlines()[-30:] if not is_late else []
             print(*tail, sep="\n")
             print(f"vm: no exit code came back{f' within {timeout_s:g} s' if is_late else ''}")
             return NO_CODE
         return int(code)
+
+
+def script_of(command: Sequence[str]) -> str:
+    """Return the script that runs `command` in a guest."""
+    return (
+        f"cd {shlex.quote(str(ROOT))} || exit 97\n"
+        # /tmp is an overlay there, on which executables look otherwise; /dev/shm is a file system like any.
+        "export HOME=/root LANG=C.UTF-8 TMPDIR=/dev/shm OPENBLAS_NUM_THREADS=1 PROCLINE_REQUIRE_LIVE=1\n"
+        # Workers start without the working directory on their path, and an interpreter may be another checkout's.
+        f"export PYTHONPATH={shlex.quote(str(ROOT))}\n"
+        # Some tests would harm another machine: they set its clock.
+        "export PROCLINE_GUEST=1\n"
+        f"exec {shlex.join(command)}\n"
+    )
+
+
+class End(enum.Enum):
+    """Why `follow` returned."""
+
+    ENDED = enum.auto()
+    LATE = enum.auto()
+    ENOUGH = enum.auto()
+
+
+def follow(
+    process: subprocess.Popen[bytes],
+    out: BinaryIO,
+    deadline: float,
+    watch: Callable[[bytes, float], bool] | None,
+) -> End:
+    """Copy the output of a guest to stdout until it ends, the time is over, or `watch` says that it is enough."""
+    while True:
+        cpu_s = cpu_seconds(process.pid)  # before it is waited for
+        has_ended = process.poll() is not None
+        is_late = time.monotonic() > deadline
+        piece = out.read()
+        sys.stdout.buffer.write(piece)
+        sys.stdout.flush()
+        if watch is not None and watch(piece, cpu_s):
+            return End.ENOUGH
+        if is_late:
+            return End.LATE
+        if has_ended:
+            return End.ENDED
+        time.sleep(0.1)
 
 
 def cpu_seconds(pid: int) -> float:

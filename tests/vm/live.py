@@ -50,8 +50,8 @@ LEFT_OUT: dict[str, str] = {
 }
 
 
-def main() -> int:
-    """Run the tests that have no result yet, guest after guest."""
+def parsed() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="tests/vm/live", description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--suite", default="", help="as of tests/vm/run")
     parser.add_argument("--flavour", default="cloud", choices=debian.FLAVOURS, help="as of tests/vm/run")
@@ -75,7 +75,12 @@ def main() -> int:
         "--table", action="store_true", help="write live.json and the table of docs/kernels.md, and run nothing"
     )
     parser.add_argument("paths", nargs="*", help="modules, directories or tests; default: all that need the kernel")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the tests that have no result yet, guest after guest."""
+    options = parsed()
     if options.table:
         write_table()
         return 0
@@ -102,6 +107,14 @@ def main() -> int:
         tests = [
             test for module, mine in by_module(tests).items() if not is_whole(ended.get(module), mine) for test in mine
         ]
+    if code := run(tests, results, directory, options):
+        return code
+    results.show()
+    return int(results.has_failed())
+
+
+def run(tests: Sequence[str], results: Results, directory: Path, options: argparse.Namespace) -> int:
+    """Start guests until each test has a result or the time is over; not 0: in the last guest no test began."""
     end = time.monotonic() + options.minutes * 60
     while left := [test for test in tests if not results.is_done(test)]:
         now = time.monotonic()
@@ -119,8 +132,7 @@ def main() -> int:
         if not part.has_begun:
             print("vm: no test began", flush=True)
             return code or 1
-    results.show()
-    return int(results.has_failed())
+    return 0
 
 
 def collect(paths: Sequence[str]) -> list[str]:

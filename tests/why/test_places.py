@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.host import container_files
+from pipeline.software import container_files
 from pipeline.why import systemd
 from pipeline.why.host import Host
 from pipeline.why.proof import Proof

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.host._container_paths import container_trust
+from pipeline.software._container_paths import container_trust
 from pipeline.why.facts import Facts, Link, Process
 from pipeline.why.findings import find
 from pipeline.why.host import Host, NoHost

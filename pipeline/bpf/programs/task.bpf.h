@@ -144,6 +144,75 @@ struct pl_found {
 	u32 level;		  /* of `ns` */
 };
 
+/* The user and group ids, the capabilities and the user namespace. */
+static __always_inline void pl_fill_creds(struct pl_task *out, const struct cred *cred)
+{
+	PL_COPY_IDS(out, cred, uid, gid);
+	PL_COPY_IDS(out, cred, euid, egid);
+	PL_COPY_IDS(out, cred, suid, sgid);
+	PL_COPY_IDS(out, cred, fsuid, fsgid);
+	out->cap_effective = PL_CAPABILITIES(cred, cap_effective);
+	out->cap_permitted = PL_CAPABILITIES(cred, cap_permitted);
+	out->user_ns = PL_GET(cred, user_ns, ns.inum);
+}
+
+/* The pid inside the process's own pid namespace, from its `pid`, which may be NULL. */
+static __always_inline void pl_fill_own_pid(struct pl_task *out, struct pid *pid, struct pl_found *found)
+{
+	struct pid_namespace *ns;
+	const struct upid *inner;
+
+	out->ns_pid = 0;
+	out->pid_ns = 0;
+	found->level = 0;
+	found->ns = NULL;
+	if (pid) {
+		found->level = PL_GET(pid, level);
+		inner = pl_upid(pid, found->level);
+		ns = PL_GET(inner, ns);
+		found->ns = ns;
+		out->ns_pid = PL_GET(inner, nr);
+		out->pid_ns = PL_GET(ns, ns.inum);
+	}
+}
+
+static __always_inline void pl_fill_comm(struct pl_task *out, struct task_struct *leader)
+{
+#ifdef PL_OLD
+	/* Before Linux 5.17 an earlier, longer name is left behind the NUL. */
+	__builtin_memset(out->comm, 0, sizeof(out->comm));
+	bpf_probe_read_kernel_str(out->comm, sizeof(out->comm), &leader->comm);
+#else
+	pl_copy_name(out->comm, leader->comm);
+#endif
+}
+
+/* The inode and the device of the executable. A kernel thread has no memory, so `mm` is NULL. */
+static __always_inline void pl_fill_exe(struct pl_task *out, struct mm_struct *mm)
+{
+	out->exe_inode = 0;
+	out->exe_dev = 0;
+	if (mm) {
+		struct inode *inode = PL_GET(mm, exe_file, f_inode);
+
+		out->exe_inode = PL_GET(inode, i_ino);
+		out->exe_dev = PL_GET(inode, i_sb, s_dev);
+	}
+}
+
+/* What the process has given up for good: new privileges, and calls that a filter rejects. */
+static __always_inline void pl_fill_restrictions(struct pl_task *out, struct task_struct *leader)
+{
+	out->no_new_privs = 1 + (PL_GET(leader, atomic_flags) >> PFA_NO_NEW_PRIVS & 1);
+	out->seccomp_mode = 0;
+	if (bpf_core_field_exists(leader->seccomp.mode)) {
+		u32 mode = PL_GET(leader, seccomp.mode);
+
+		/* 3 is SECCOMP_MODE_DEAD: a filter is ending the thread. */
+		out->seccomp_mode = 1 + (mode < SECCOMP_MODE_FILTER ? mode : SECCOMP_MODE_FILTER);
+	}
+}
+
 /* Fill all of TASK but `cookie` and `cgroups_v1`. `task` is any thread of the process.
  *
  * Name, credentials, login and cgroups are each thread's own; those of the process are its leader's, which keeps them
@@ -158,70 +227,31 @@ static __always_inline void pl_fill_task_from(struct pl_task *out, struct task_s
 	struct mm_struct *mm = PL_GET(leader, mm);
 	/* The process's pid rather than the thread's: a leader that has ended keeps it until the whole group has. */
 	struct pid *pid = PL_GET(signal, pids[PIDTYPE_TGID]);
-	struct pid_namespace *ns;
-	const struct upid *inner;
 	struct tty_struct *tty = PL_GET(signal, tty);
 
 	if (!nsproxy)
 		nsproxy = PL_GET(task, nsproxy);
 	if (!mm)
 		mm = PL_GET(task, mm);
-	PL_COPY_IDS(out, cred, uid, gid);
-	PL_COPY_IDS(out, cred, euid, egid);
-	PL_COPY_IDS(out, cred, suid, sgid);
-	PL_COPY_IDS(out, cred, fsuid, fsgid);
-	out->cap_effective = PL_CAPABILITIES(cred, cap_effective);
-	out->cap_permitted = PL_CAPABILITIES(cred, cap_permitted);
-	out->user_ns = PL_GET(cred, user_ns, ns.inum);
+	found->signal = signal;
+	pl_fill_creds(out, cred);
 	out->auid = PL_GET(leader, loginuid.val);
 	out->audit_session = PL_GET(leader, sessionid);
 	out->sid = pl_scoped_nr(PL_GET(signal, pids[PIDTYPE_SID]));
 	out->pgid = pl_scoped_nr(PL_GET(signal, pids[PIDTYPE_PGID]));
-	out->ns_pid = 0;
-	out->pid_ns = 0;
-	found->signal = signal;
-	found->level = 0;
-	found->ns = NULL;
-	if (pid) {
-		found->level = PL_GET(pid, level);
-		inner = pl_upid(pid, found->level);
-		ns = PL_GET(inner, ns);
-		found->ns = ns;
-		out->ns_pid = PL_GET(inner, nr);
-		out->pid_ns = PL_GET(ns, ns.inum);
-	}
+	pl_fill_own_pid(out, pid, found);
 	out->mnt_ns = PL_GET(nsproxy, mnt_ns, ns.inum);
 	out->net_ns = PL_GET(nsproxy, net_ns, ns.inum);
 	out->task_flags = PL_GET(leader, flags);
 	out->cgroup_id = PL_GET(leader, cgroups, dfl_cgrp, kn, id);
-#ifdef PL_OLD
-	/* Before Linux 5.17 an earlier, longer name is left behind the NUL. */
-	__builtin_memset(out->comm, 0, sizeof(out->comm));
-	bpf_probe_read_kernel_str(out->comm, sizeof(out->comm), &leader->comm);
-#else
-	pl_copy_name(out->comm, leader->comm);
-#endif
+	pl_fill_comm(out, leader);
 	if (tty)
 		PL_COPY_TTY(out->tty, tty);
 	else
 		__builtin_memset(out->tty, 0, sizeof(out->tty));
-	out->exe_inode = 0;
-	out->exe_dev = 0;
-	if (mm) {
-		struct inode *inode = PL_GET(mm, exe_file, f_inode);
-
-		out->exe_inode = PL_GET(inode, i_ino);
-		out->exe_dev = PL_GET(inode, i_sb, s_dev);
-	}
+	pl_fill_exe(out, mm);
 	out->known = 0;
-	out->no_new_privs = 1 + (PL_GET(leader, atomic_flags) >> PFA_NO_NEW_PRIVS & 1);
-	out->seccomp_mode = 0;
-	if (bpf_core_field_exists(leader->seccomp.mode)) {
-		u32 mode = PL_GET(leader, seccomp.mode);
-
-		/* 3 is SECCOMP_MODE_DEAD: a filter is ending the thread. */
-		out->seccomp_mode = 1 + (mode < SECCOMP_MODE_FILTER ? mode : SECCOMP_MODE_FILTER);
-	}
+	pl_fill_restrictions(out, leader);
 	out->cookie = 0;
 	out->cgroups_v1 = 0;
 }

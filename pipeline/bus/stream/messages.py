@@ -157,29 +157,8 @@ class Header(NamedTuple):
         fields = _unpack(data)
         if type(fields) is not dict:
             _refuse("the header is not a map")
-        major = fields.get("major")
-        if type(major) is not int:
-            _refuse("the header has no major version")
-        if major != MAJOR:
-            older = "this subscriber" if major > MAJOR else "the instance"
-            raise StreamVersionError(
-                f"the instance publishes version {major} of the stream, but this subscriber reads version {MAJOR}: "
-                f"upgrade procline for {older}",
-                found=major,
-            )
-        known: dict[str, Any] = {"major": MAJOR}
-        for key, largest in _NUMBERS.items():
-            value = fields.get(key)
-            if type(value) is not int or not 0 <= value <= largest:
-                _refuse(f"{key} of the header is missing or not a number in range")
-            known[key] = value
-        # Numbers begin at 1, and the number behind the last event also has 64 bits.
-        if known["count"] and not 1 <= known["first"] <= _U64 - known["count"]:
-            _refuse("the numbers of the events are out of range")
-        for key in ("time_ns", "watermark_ns"):
-            known[key] = fields.get(key)
-            if type(known[key]) is not int:
-                _refuse(f"{key} of the header is missing or not a number")
+        _check_major(fields.get("major"))
+        known = _numbers(fields)
         host, boot, seqs = fields.get("host"), fields.get("boot"), fields.get("seqs")
         if type(host) is not str or type(boot) is not bytes or len(boot) != 16:
             _refuse("host or boot id of the header is missing or malformed")
@@ -215,6 +194,36 @@ class Header(NamedTuple):
             next=None if following is None else tuple(following),
             **known,
         )
+
+
+def _check_major(major: object) -> None:
+    if type(major) is not int:
+        _refuse("the header has no major version")
+    if major != MAJOR:
+        older = "this subscriber" if major > MAJOR else "the instance"
+        raise StreamVersionError(
+            f"the instance publishes version {major} of the stream, but this subscriber reads version {MAJOR}: "
+            f"upgrade procline for {older}",
+            found=major,
+        )
+
+
+def _numbers(fields: Fields) -> dict[str, Any]:
+    """Return the numbers that every header has, if all of them are in range."""
+    known: dict[str, Any] = {"major": MAJOR}
+    for key, largest in _NUMBERS.items():
+        value = fields.get(key)
+        if type(value) is not int or not 0 <= value <= largest:
+            _refuse(f"{key} of the header is missing or not a number in range")
+        known[key] = value
+    # Numbers begin at 1, and the number behind the last event also has 64 bits.
+    if known["count"] and not 1 <= known["first"] <= _U64 - known["count"]:
+        _refuse("the numbers of the events are out of range")
+    for key in ("time_ns", "watermark_ns"):
+        known[key] = fields.get(key)
+        if type(known[key]) is not int:
+            _refuse(f"{key} of the header is missing or not a number")
+    return known
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -128,14 +128,7 @@ class StreamReader:
             is_narrow=self.is_narrow,
             recovers=True,
         )
-        self._open_journal = journal
-        self._journal: JournalReader | None = None
-        self._block: tuple[Block, list[Recorded]] | None = None
-        self._is_recovered = False
-        #: Where recovery began, and the topics that all blocks of the journal since then kept.
-        self._since_stream = 0
-        self._since_ns: int | None = None
-        self._kept = -1
+        self._recovery = _Recovery(self.tracker, journal)
         self._endpoint = endpoint
         self._instance = instance
         self._follow = follow
@@ -348,7 +341,7 @@ class StreamReader:
                 # A list of events never spans two streams, so that a position can be between any two of them.
                 if events:
                     break
-                events += self._recover()
+                events += self._recovery.read()
                 continue
             if len(events) >= _BATCH_EVENTS:
                 break
@@ -364,49 +357,6 @@ class StreamReader:
         if self.is_narrow and self.tracker.ignored >= _IGNORED_HEARTBEATS:
             self._widen()
         return events
-
-    def _recover(self) -> list[Event]:
-        """Return some of what is missing from the journal; at its end, process the message that waits for it."""
-        tracker = self.tracker
-        if self._journal is None and not self._is_recovered and self._open_journal is not None:
-            # Opened each time, because another daemon may have made another file.
-            self._journal = self._open_journal()
-            if self._journal is not None:
-                stream, following, self._since_ns = tracker.position
-                self._journal.seek(stream, following, tracker.mask)
-                self._since_stream, self._kept = stream, -1
-        events: list[Fields] = []
-        journal = self._journal
-        if journal is not None:
-            for _ in range(_BATCH_MESSAGES):
-                read = self._block or journal.read()
-                self._block = None
-                before = tracker.before_held(*read) if read is not None else None
-                if read is None or before is None:
-                    journal.close()
-                    self._journal, self._is_recovered = None, True
-                    break
-                block, messages = read
-                if block.stream != self._since_stream or self._since_ns is None or block.time_ns >= self._since_ns:
-                    # Of topics that are not kept, the last events of a stream may be missing without a trace. The next
-                    # message of a topic that is kept again shows how many are missing.
-                    self._kept = block.kept & (self._kept | sum({1 << message.topic for message in messages}))
-                is_whole = journal.is_whole and not tracker.mask & ~self._kept
-                if block.stream != tracker.stream:
-                    events += tracker.close_groups()
-                    if events:
-                        self._block = read
-                        return cast("list[Event]", events)
-                for topic, header, body in before:
-                    events += tracker.feed_recorded(topic, header, body, is_whole=is_whole)
-                if len(events) >= _BATCH_EVENTS:
-                    return cast("list[Event]", events)
-            else:
-                return cast("list[Event]", events)
-        if not events:
-            self._is_recovered = False
-            events = tracker.release()
-        return cast("list[Event]", events)
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
@@ -430,9 +380,7 @@ class StreamReader:
             is_open, self._wake_fd = self._wake_fd >= 0, -1
             if is_open:
                 self._close_wake_fd()
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        self._recovery.close()
         self._socket.close(linger=0)
         self._context.term()
 
@@ -441,6 +389,80 @@ class StreamReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+class _Recovery:
+    """Reads from the journal what a subscriber is missing, up to the message that its tracker holds back.
+
+    Args:
+        tracker: receives what is read.
+        open_journal: opens the journal; None: there is none.
+    """
+
+    def __init__(self, tracker: Tracker, open_journal: Callable[[], JournalReader | None] | None) -> None:
+        self._tracker = tracker
+        self._open_journal = open_journal
+        self._journal: JournalReader | None = None
+        #: A block that was read, and belongs behind events that were not returned yet.
+        self._block: tuple[Block, list[Recorded]] | None = None
+        self._is_done = False
+        #: Where recovery began, and the topics that all blocks of the journal since then kept.
+        self._since_stream = 0
+        self._since_ns: int | None = None
+        self._kept = -1
+
+    def read(self) -> list[Event]:
+        """Return some of what is missing; at the end of the journal, process the message that waits for it."""
+        if self._journal is None and not self._is_done and self._open_journal is not None:
+            self._begin(self._open_journal)
+        events: list[Fields] = []
+        is_at_end = self._journal is None or self._feed_blocks(self._journal, events)
+        if is_at_end and not events:
+            self._is_done = False
+            events = self._tracker.release()
+        return cast("list[Event]", events)
+
+    def close(self) -> None:
+        """Close the journal, if it is open."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _begin(self, open_journal: Callable[[], JournalReader | None]) -> None:
+        # Opened each time, because another daemon may have made another file.
+        self._journal = open_journal()
+        if self._journal is not None:
+            stream, following, self._since_ns = self._tracker.position
+            self._journal.seek(stream, following, self._tracker.mask)
+            self._since_stream, self._kept = stream, -1
+
+    def _feed_blocks(self, journal: JournalReader, events: list[Fields]) -> bool:
+        """Read blocks into `events` until there are enough; returns whether nothing is missing any more."""
+        tracker = self._tracker
+        for _ in range(_BATCH_MESSAGES):
+            read = self._block or journal.read()
+            self._block = None
+            before = tracker.before_held(*read) if read is not None else None
+            if read is None or before is None:
+                self.close()
+                self._is_done = True
+                return True
+            block, messages = read
+            if block.stream != self._since_stream or self._since_ns is None or block.time_ns >= self._since_ns:
+                # Of topics that are not kept, the last events of a stream may be missing without a trace. The next
+                # message of a topic that is kept again shows how many are missing.
+                self._kept = block.kept & (self._kept | sum({1 << message.topic for message in messages}))
+            is_whole = journal.is_whole and not tracker.mask & ~self._kept
+            if block.stream != tracker.stream:
+                events += tracker.close_groups()
+                if events:
+                    self._block = read
+                    return False
+            for topic, header, body in before:
+                events += tracker.feed_recorded(topic, header, body, is_whole=is_whole)
+            if len(events) >= _BATCH_EVENTS:
+                return False
+        return False
 
 
 def _narrowed(prefixes: Iterable[bytes], only: Filter | None) -> list[bytes]:

@@ -20,13 +20,13 @@ from pipeline.cli.ask.selecting import (
 )
 from pipeline.export.json import dumps
 from pipeline.export.text import printable
-from pipeline.host.container_files import Containers
 from pipeline.screen import columns as screen_columns
 from pipeline.screen.columns import Shown
 from pipeline.screen.tables import Column, plain_table, table
 from pipeline.screen.terminal import Screen
 from pipeline.select.selection import Selection
 from pipeline.select.where import Condition, Fact, WhereError, parse
+from pipeline.software.container_files import Containers
 
 if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields

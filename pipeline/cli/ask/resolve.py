@@ -83,14 +83,7 @@ def command(
 
     Exits with 0 if a process is known, also if it has exited and is retained, otherwise with 1.
     """
-    if is_asked and at is not None:
-        raise click.UsageError("--ask searches for live processes: omit --at")
-    if is_asked and pid_ns is not None:
-        raise click.UsageError("--ask accepts only pids of the daemon's pid namespace: omit --pid-ns")
-    if is_fresh and at is not None:
-        raise click.UsageError("--fresh shows the process as it is now: omit --at")
-    if isinstance(process, str) and (is_asked or is_fresh or pid_ns is not None or at is not None):
-        raise click.UsageError("--ask, --fresh, --at and --pid-ns need a pid: a name is searched among live processes")
+    _check_options(process, at=at, is_asked=is_asked, is_fresh=is_fresh, pid_ns=pid_ns)
     with common.attached(name) as table:
         if isinstance(process, str):
             from pipeline.cli.ask import naming  # deferred: a pid needs none of it
@@ -106,21 +99,9 @@ def command(
         if is_fresh:
             # A pid of another namespace is also good enough: the answer comes when the whole table is up to date.
             _ask(table, pid, fresh=True)
-
-        def read() -> list[Entry]:
-            # Wait only for a current process, because its fork may not be applied yet.
-            wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
-            entry = table.resolve(pid, at, pid_ns=pid_ns, wait_ms=wait_ms)
-            if entry is None:
-                return []
-            return [entry] if as_json else [entry, *table.ancestors(entry)]
-
-        try:
-            found = common.facts(read)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
+        found = _lineage(table, pid, at, pid_ns, is_alone=as_json)
         if not found and is_asked and _ask(table, pid):
-            found = common.facts(read)
+            found = _lineage(table, pid, at, pid_ns, is_alone=as_json)
         if not found:
             return common.not_found(pid, name, pid_ns)
     entry, *lineage = found
@@ -129,6 +110,34 @@ def command(
     else:
         show(entry, lineage, is_verbose=is_verbose)
     return 0
+
+
+def _check_options(process: int | str, *, at: int | None, is_asked: bool, is_fresh: bool, pid_ns: int | None) -> None:
+    if is_asked and at is not None:
+        raise click.UsageError("--ask searches for live processes: omit --at")
+    if is_asked and pid_ns is not None:
+        raise click.UsageError("--ask accepts only pids of the daemon's pid namespace: omit --pid-ns")
+    if is_fresh and at is not None:
+        raise click.UsageError("--fresh shows the process as it is now: omit --at")
+    if isinstance(process, str) and (is_asked or is_fresh or pid_ns is not None or at is not None):
+        raise click.UsageError("--ask, --fresh, --at and --pid-ns need a pid: a name is searched among live processes")
+
+
+def _lineage(table: ProcessTable, pid: int, at: int | None, pid_ns: int | None, *, is_alone: bool) -> list[EntryFields]:
+    """Return the entry of a process, and with `is_alone` off those of its ancestors; none if it is unknown."""
+
+    def read() -> list[Entry]:
+        # Wait only for a current process, because its fork may not be applied yet.
+        wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
+        entry = table.resolve(pid, at, pid_ns=pid_ns, wait_ms=wait_ms)
+        if entry is None:
+            return []
+        return [entry] if is_alone else [entry, *table.ancestors(entry)]
+
+    try:
+        return common.facts(read)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _print_json(found: EntryFields | list[EntryFields]) -> None:
@@ -163,8 +172,8 @@ def _container_names(entry: EntryFields) -> str:
     if not entry.get("container_id"):
         return ""
     # Deferred: most processes are in no container.
-    from pipeline.host.container_files import Containers
     from pipeline.select import container_names
+    from pipeline.software.container_files import Containers
 
     found = container_names.names_of(entry, Containers())
     return "" if found is None else container_names.text_of(found)

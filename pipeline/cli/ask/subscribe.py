@@ -27,6 +27,7 @@ from pipeline.screen.terminal import Screen
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from pipeline import Subscriber
     from pipeline.bus.stream.event_dict import Event
     from pipeline.bus.stream.position import StreamPosition
     from pipeline.select.selection import Selection
@@ -122,12 +123,11 @@ def command(
     than N events arrive in S seconds. It exits with 3 if the instance ends, unless --follow is given.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    left, shown = count, 0
     with contextlib.suppress(_EndedError), _Ending() as ending:
         from pipeline import Subscriber
 
+        stored = None if resume_file is None else PositionFile(resume_file)
         try:
-            stored = None if resume_file is None else PositionFile(resume_file)
             subscriber = Subscriber(
                 name, topics, select=selection, snapshot=snapshot, follow=follow,
                 resume=None if stored is None else stored.read(),
@@ -136,39 +136,55 @@ def command(
             for pid in error.pids:
                 common.not_found(pid, name)
             return 1
-        is_warned = False
-        with contextlib.closing(subscriber), contextlib.ExitStack() as stack:
+        with contextlib.closing(subscriber):
             if stored is not None:
                 stored.write(subscriber.position)
-                stack.callback(lambda: stored.write(written))
-            written = subscriber.position
             common.warn_about_namespace(name)
             text_of = _printer(form, subscriber.host, as_json=as_json)
-            while left is None or left > 0:
-                wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-                events = subscriber.read(wait_s, limit=left)
-                if subscriber.is_incomplete and not is_warned:
-                    is_warned = True
-                    click.echo("procline: --under has too many descendants: some events are not shown", err=True)
-                if not events:
-                    break
-                # Write all events that have arrived at once, so that no line waits for the next event.
-                ending.write(text_of(events))
-                written = subscriber.position
-                if stored is not None:
-                    stored.write_sometimes(written)
-                shown += len(events)
-                left = None if left is None else left - len(events)
-                if deadline is not None and time.monotonic() > deadline + _DRAIN_S:
-                    break  # during a storm there is always another event
-            if not left and left is not None:
-                return 0
+            shown = _show(subscriber, ending, text_of, count=count, deadline=deadline, stored=stored)
+        if shown == count:
+            return 0
         if deadline is None or time.monotonic() < deadline:
             raise NotRunningError(f"instance {name!r} has ended: start it, then subscribe again", instance=name)
         if not shown:
             click.echo(f"procline: no events in {timeout:g} s", err=True)
-        return 1 if left else 0
+        return 0 if count is None else 1
     return 0
+
+
+def _show(
+    subscriber: Subscriber,
+    ending: _Ending,
+    text_of: Callable[[list[Event]], str],
+    *,
+    count: int | None,
+    deadline: float | None,
+    stored: PositionFile | None,
+) -> int:
+    """Write events, and store the position behind them, until one of the limits; returns how many were written."""
+    shown = 0
+    is_warned = False
+    written = subscriber.position
+    with contextlib.ExitStack() as stack:
+        if stored is not None:
+            stack.callback(lambda: stored.write(written))
+        while count is None or shown < count:
+            wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            events = subscriber.read(wait_s, limit=None if count is None else count - shown)
+            if subscriber.is_incomplete and not is_warned:
+                is_warned = True
+                click.echo("procline: --under has too many descendants: some events are not shown", err=True)
+            if not events:
+                break
+            # Write all events that have arrived at once, so that no line waits for the next event.
+            ending.write(text_of(events))
+            written = subscriber.position
+            if stored is not None:
+                stored.write_sometimes(written)
+            shown += len(events)
+            if deadline is not None and time.monotonic() > deadline + _DRAIN_S:
+                break  # during a storm there is always another event
+    return shown
 
 
 class PositionFile:

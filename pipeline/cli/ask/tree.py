@@ -145,18 +145,23 @@ def command(
     if as_json:
         _write_json(roots, is_one=pid is not None)
         return 0
+    title = name if pid is None else f"{name} {pid}"
+    _write_graph([node.entry for node in nodes_of(roots)], title, svg, by_creator=asked.by_creator)
+    return 0
+
+
+def _write_graph(entries: list[EntryFields], title: str, svg: Path | None, *, by_creator: bool) -> None:
+    """Print the graph in the DOT language, or draw it."""
     from pipeline.export.dot import graph
 
-    drawn = [node.entry for node in nodes_of(roots)]
-    if asked.by_creator:
-        for entry in drawn:
+    if by_creator:
+        for entry in entries:
             entry["parent_entity_id"] = entry.get("creator_entity_id") or entry.get("parent_entity_id")
-    text = "\n".join(graph(drawn, title=name if pid is None else f"{name} {pid}")) + "\n"
+    text = "\n".join(graph(entries, title=title)) + "\n"
     if svg:
         draw(text, svg)
     else:
         sys.stdout.write(text)
-    return 0
 
 
 class _Reading:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from pipeline.cli import common
 from pipeline.cli.ask import naming
 from pipeline.errors import TooOldError
+
+if TYPE_CHECKING:
+    from pipeline import ProcessTable
+    from pipeline.why.facts import Facts
+    from pipeline.why.proof import Finding, Unknown
 
 #: On a narrower screen, all continued lines have the same small indent.
 WIDE = 70
@@ -36,7 +43,6 @@ def command(process: int | str, at: int | None, pid_ns: int | None, name: str, a
     Exits with 0 if the process is known, also if it has exited and is retained, otherwise with 1.
     """
     from pipeline.screen.progress import Progress
-    from pipeline.why import gather
     from pipeline.why.findings import find
     from pipeline.why.host import host_of, is_kernel_thread
 
@@ -46,21 +52,9 @@ def command(process: int | str, at: int | None, pid_ns: int | None, name: str, a
         pid = naming.one(table, process, name) if isinstance(process, str) else process
         if pid is None:
             return 1
-        # Wait only for a current process, because its fork may not be applied yet.
-        wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
-
-        def read() -> gather.Facts | None:
-            for _ in range(8):
-                try:
-                    return gather.read(table, pid, at_ns=at, pid_ns=pid_ns, wait_ms=wait_ms, fields=common.fields_of)
-                except TooOldError:
-                    if at is not None:
-                        raise
-            raise TooOldError(f"pid {pid} was evicted while it was read: try again")
-
         try:
             with Progress("reading the process", ticks=True):
-                facts = common.patiently(read)
+                facts = common.patiently(lambda: _read(table, pid, at, pid_ns))
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         if facts is None:
@@ -81,10 +75,29 @@ def command(process: int | str, at: int | None, pid_ns: int | None, name: str, a
 
         click.echo(dumps(document(facts, findings, missing)))
     else:
-        from pipeline.screen.terminal import Screen
-        from pipeline.why.story import story
-
-        screen = Screen()
-        for line, indent in story(facts, findings, missing):
-            screen.wrap([line], indent if screen.width is None or screen.width >= WIDE else NARROW_INDENT)
+        _print(facts, findings, missing)
     return 0
+
+
+def _read(table: ProcessTable, pid: int, at: int | None, pid_ns: int | None) -> Facts | None:
+    """Read the facts of a process, again if one of its lineage is evicted meanwhile; None: the process is unknown."""
+    from pipeline.why import gather
+
+    # Wait only for a current process, because its fork may not be applied yet.
+    wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
+    for _ in range(8):
+        try:
+            return gather.read(table, pid, at_ns=at, pid_ns=pid_ns, wait_ms=wait_ms, fields=common.fields_of)
+        except TooOldError:
+            if at is not None:
+                raise
+    raise TooOldError(f"pid {pid} was evicted while it was read: try again")
+
+
+def _print(facts: Facts, findings: list[Finding], missing: list[Unknown]) -> None:
+    from pipeline.screen.terminal import Screen
+    from pipeline.why.story import story
+
+    screen = Screen()
+    for line, indent in story(facts, findings, missing):
+        screen.wrap([line], indent if screen.width is None or screen.width >= WIDE else NARROW_INDENT)

@@ -1,5 +1,6 @@
 """The Applier: events in batches or one at a time, and the facts of /proc."""
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pipeline.records._records cimport pl_exec_any, pl_head_any, pl_task_any
@@ -20,6 +21,10 @@ cdef class Applier(Events):
     cdef int merge_facts(
         self, uint32_t row, const parsed_record *record, bint ticks, uint64_t exec_boot_ns
     ) noexcept nogil
+    @cython.final
+    cdef uint32_t add_lost_exec(self, uint32_t row, const parsed_record *record) noexcept nogil
+    @cython.final
+    cdef int merge_task(self, uint32_t row, const parsed_record *record, bint younger) noexcept nogil
     cdef void fetch_pid(self, uint32_t tgid) noexcept nogil
     cdef void fetch_head(self, uint32_t tgid) noexcept nogil
     cdef uint32_t childless_missing(

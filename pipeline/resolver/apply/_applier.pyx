@@ -348,7 +348,7 @@ cdef class Applier(Events):
         cdef const pl_task_any *task = record.task
         cdef bint has_image = record.body.exec != NULL
         cdef pl_hot *hot = &self.hot[row]
-        cdef uint32_t groups = record.groups, missing, image, parent = self.tables.follow(hot.parent), ppid = hot.ppid
+        cdef uint32_t image, parent = self.tables.follow(hot.parent), ppid = hot.ppid
         cdef int result = RESULT_SAME
         cdef bint younger = head.time_boot_ns >= self.pids[head.tgid].facts_at
         if hot.exit_boot_ns or self.tables.head(head.tgid) != row:
@@ -357,47 +357,14 @@ cdef class Applier(Events):
             self.exact_start(row, head.start_boot_ns)
             result = RESULT_COMPLETED
         if has_image and younger and self.is_other_image(row, record, exec_boot_ns):
-            # An exec since the last event was lost; its time is unknown.
-            image = self.copy_row(row)
+            image = self.add_lost_exec(row, record)
             if image:
-                hot = &self.hot[image]
-                hot.flags = (hot.flags & PROCESS_FLAGS) | PL_ROW_HEAD | PL_ROW_IS_EXEC | PL_ROW_GAP | (
-                    PL_ROW_IS_EXEC_EXEC if self.hot[row].flags & PL_ROW_IS_EXEC else 0
-                )
-                self.put_task(image, record, groups)
-                self.put_image(image, record, True)
-                hot.source = record.source
-                hot.exec_boot_ns = head.time_boot_ns
-                hot.images = <uint16_t>min(<uint32_t>hot.images + 1, <uint32_t>0xFFFF)
-                self.cold[image].exec_inode = 0
-                self.cold[image].cookie = task.cookie
-                self.reset_extra(
-                    image, self.cold[row].extra_ref,
-                    self.same_places(image, &self.hot[row], &self.cold[row]),
-                )
-                self.tables.set_ancestor(image, row)
-                self.tables.end(image)
-                self.tables.set_head(head.tgid, image)
-                self.replace(row, head.time_boot_ns)
-                self.count_made(record.source)
-                row = image
-                result = RESULT_CHANGED
+                row, result = image, RESULT_CHANGED
         elif has_image and self.complete_image(row, record):
             result = RESULT_COMPLETED
-        hot = &self.hot[row]
-        missing = groups & ~hot.known
-        if younger and self.differs(row, record, groups & hot.known):
-            self.tables.begin(row)
-            self.put_task(row, record, groups)
-            self.tables.end(row)
-            result = RESULT_CHANGED
-        elif missing:
-            self.tables.begin(row)
-            self.put_task(row, record, missing)
-            self.tables.end(row)
-            if result == RESULT_SAME:
-                result = RESULT_COMPLETED
+        result = max(result, self.merge_task(row, record, younger))
         if younger:
+            hot = &self.hot[row]
             if task.cookie and self.cold[row].cookie != task.cookie:
                 # The maps are not those of the last event: a new supervisor made them, or the entry was evicted.
                 self.tables.begin(row)
@@ -407,6 +374,47 @@ cdef class Applier(Events):
             self.follow_kernel(row, head, 0)
             if hot.ppid != ppid or (parent and self.tables.follow(hot.parent) != parent):
                 result = RESULT_CHANGED
+        return result
+
+    cdef uint32_t add_lost_exec(self, uint32_t row, const parsed_record *record) noexcept nogil:
+        """Insert the image of an exec that was lost, so its time is unknown; return its row, or 0 without room."""
+        cdef const pl_head_any *head = record.head
+        cdef uint32_t image = self.copy_row(row)
+        cdef pl_hot *hot = &self.hot[image]
+        if image == 0:
+            return 0
+        hot.flags = (hot.flags & PROCESS_FLAGS) | PL_ROW_HEAD | PL_ROW_IS_EXEC | PL_ROW_GAP | (
+            PL_ROW_IS_EXEC_EXEC if self.hot[row].flags & PL_ROW_IS_EXEC else 0
+        )
+        self.put_task(image, record, record.groups)
+        self.put_image(image, record, True)
+        hot.source = record.source
+        hot.exec_boot_ns = head.time_boot_ns
+        hot.images = <uint16_t>min(<uint32_t>hot.images + 1, <uint32_t>0xFFFF)
+        self.cold[image].exec_inode = 0
+        self.cold[image].cookie = record.task.cookie
+        self.reset_extra(
+            image, self.cold[row].extra_ref,
+            self.same_places(image, &self.hot[row], &self.cold[row]),
+        )
+        self.tables.set_ancestor(image, row)
+        self.tables.end(image)
+        self.tables.set_head(head.tgid, image)
+        self.replace(row, head.time_boot_ns)
+        self.count_made(record.source)
+        return image
+
+    cdef int merge_task(self, uint32_t row, const parsed_record *record, bint younger) noexcept nogil:
+        """Complete the groups of TASK that are unknown, or write all groups if a younger record differs."""
+        cdef uint32_t known = self.hot[row].known, groups = record.groups & ~known
+        cdef int result = RESULT_COMPLETED
+        if younger and self.differs(row, record, record.groups & known):
+            groups, result = record.groups, RESULT_CHANGED
+        elif not groups:
+            return RESULT_SAME
+        self.tables.begin(row)
+        self.put_task(row, record, groups)
+        self.tables.end(row)
         return result
 
     def close_missing(

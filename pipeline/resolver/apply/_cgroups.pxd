@@ -1,5 +1,6 @@
 """Names of cgroups by id, for apply: see _cgroups.pyx."""
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.records._records cimport pl_task_any
@@ -16,6 +17,13 @@ cdef struct cgroup_name:
 cdef struct wanted_name:
     uint64_t cgroup_id
     uint32_t tgid
+
+
+# A cgroup to be named, in a table by hash; 0 is no id.
+cdef struct unnamed_cgroup:
+    uint64_t cgroup_id
+    pl_cgroup times
+    bint has_times
 
 
 cdef class CgroupNames:
@@ -38,6 +46,14 @@ cdef class CgroupNames:
     cdef bint _times_of(self, uint64_t cgroup_id, pl_cgroup *times) noexcept nogil
     cdef cgroup_name *_find(self, uint64_t cgroup_id) noexcept nogil
     cdef void _want(self, uint64_t cgroup_id, uint32_t tgid) noexcept nogil
+    cdef list _nameless_rows(self, unnamed_cgroup *found, uint32_t size, bint has_sets)
+    @cython.final
+    cdef bint _lacks_path(self, uint32_t row, unnamed_cgroup *cgroup) noexcept nogil
+    @cython.final
+    cdef bint _lacks_container(self, uint32_t row, const unnamed_cgroup *found, uint32_t size) noexcept nogil
+    cdef uint32_t _keep_and_write(
+        self, list unknown, list nameless, const unnamed_cgroup *found, uint32_t size
+    ) except? 0xFFFFFFFF
     cdef bint _rename(self, uint32_t row) noexcept nogil
     cdef bint _keep(self, uint64_t cgroup_id, bytes path, bytes container, const pl_cgroup *times) except -1
     cdef _grow(self)

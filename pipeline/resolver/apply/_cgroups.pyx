@@ -27,13 +27,6 @@ cdef enum:
     LIMIT = 65536
 
 
-# A cgroup to be named, in a table by hash; 0 is no id.
-cdef struct unnamed_cgroup:
-    uint64_t cgroup_id
-    pl_cgroup times
-    bint has_times
-
-
 cdef inline uint32_t hash_of(uint64_t cgroup_id) noexcept nogil:
     return <uint32_t>((cgroup_id * <uint64_t>0x9E3779B97F4A7C15) >> 32)
 
@@ -245,19 +238,15 @@ cdef class CgroupNames:
         Returns:
             How many rows were written.
         """
-        cdef uint32_t at, last_at = 0, row, n = 0, size = 16, written = 0, rows
-        cdef uint64_t cgroup_id, last = 0, others
-        cdef bint is_meant, is_set, has_sets = False
-        cdef pl_hot *hot = self.tables.hot
-        cdef const char *record
+        cdef uint32_t at, size = 16
+        cdef uint64_t cgroup_id
+        cdef bint has_sets = False
         cdef unnamed_cgroup *found
-        cdef list nameless = []
         if any([name[0] == 0 for name in names]):
             raise ValueError("0 is no cgroup id")
         unknown = [name for name in names if self._find(name[0]).cgroup_id == 0]
         if not unknown:
             return 0
-        rows = self.tables.rows_fresh
         while size < 2 * len(unknown):
             size *= 2
         found = <unnamed_cgroup *>calloc(size, sizeof(unnamed_cgroup))
@@ -269,43 +258,75 @@ cdef class CgroupNames:
                 found[at].cgroup_id = cgroup_id
                 found[at].times.container_made_boot_ns = container_made
                 has_sets |= cgroup_id >> 63
-            with nogil:
-                for row in range(1, rows):
-                    if row % LIFE_ROWS == 0:
-                        self.tables.show_life()
-                    if hot[row].flags == 0:
-                        continue
-                    cgroup_id, is_meant = hot[row].cgroup_id, False
-                    if cgroup_id != last:  # most rows have the cgroup of the row before
-                        last, last_at = cgroup_id, place_of(found, size, cgroup_id)
-                    if cgroup_id != 0 and found[last_at].cgroup_id != 0:
-                        is_meant = self.tables.cold[row].cgroup_ref == 0
-                        if not is_meant and not found[last_at].has_times:
-                            record = self.tables.names.bytes(self.tables.cold[row].cgroup_ref, &n)
-                            if n >= sizeof(pl_cgroup):
-                                found[last_at].times = (<const pl_cgroup *>record)[0]
-                                found[last_at].has_times = True
-                    if has_sets and not is_meant and hot[row].flags & PL_ROW_HEAD and hot[row].exit_boot_ns == 0:
-                        others = self.sets[hot[row].tgid]
-                        is_meant = (
-                            others > PL_CGROUPS_V1_ROOTS
-                            and found[place_of(found, size, others)].cgroup_id != 0
-                            and self.tables.cold[row].container_ref == 0
-                        )
-                    if is_meant:
-                        with gil:
-                            nameless.append(row)
-            # Cgroups of version 2 first. A set is kept by pid, so it may be that of a later owner of a pid: processes
-            # that have ended get their names before the sets have any.
-            for is_set in (False, True):
-                for cgroup_id, path, container, _ in unknown:
-                    if cgroup_id >> 63 == is_set and self._find(cgroup_id).cgroup_id == 0:
-                        self._keep(cgroup_id, path, container, &found[place_of(found, size, cgroup_id)].times)
-                for row in nameless:
-                    if (hot[row].exit_boot_ns == 0) == is_set:
-                        written += self._rename(row)
+            nameless = self._nameless_rows(found, size, has_sets)
+            return self._keep_and_write(unknown, nameless, found, size)
         finally:
             free(found)
+
+    cdef list _nameless_rows(self, unnamed_cgroup *found, uint32_t size, bint has_sets):
+        """Return the rows that lack the name of a cgroup in `found`."""
+        cdef const pl_hot *hot = self.tables.hot
+        cdef uint32_t row, at = 0, rows = self.tables.rows_fresh
+        cdef uint64_t last = 0
+        cdef list nameless = []
+        with nogil:
+            for row in range(1, rows):
+                if row % LIFE_ROWS == 0:
+                    self.tables.show_life()
+                if hot[row].flags == 0:
+                    continue
+                if hot[row].cgroup_id != last:  # most rows have the cgroup of the row before
+                    last = hot[row].cgroup_id
+                    at = place_of(found, size, last)
+                if self._lacks_path(row, &found[at]) or has_sets and self._lacks_container(row, found, size):
+                    with gil:
+                        nameless.append(row)
+        return nameless
+
+    cdef inline bint _lacks_path(self, uint32_t row, unnamed_cgroup *cgroup) noexcept nogil:
+        """Whether a row lacks the path of its cgroup. A row that has it also has the cgroup's times: note them."""
+        cdef const char *record
+        cdef uint32_t n = 0
+        if self.tables.hot[row].cgroup_id == 0 or cgroup.cgroup_id == 0:
+            return False
+        if self.tables.cold[row].cgroup_ref == 0:
+            return True
+        if not cgroup.has_times:
+            record = self.tables.names.bytes(self.tables.cold[row].cgroup_ref, &n)
+            if n >= sizeof(pl_cgroup):
+                cgroup.times = (<const pl_cgroup *>record)[0]
+                cgroup.has_times = True
+        return False
+
+    cdef inline bint _lacks_container(self, uint32_t row, const unnamed_cgroup *found, uint32_t size) noexcept nogil:
+        """Whether the row of a live process lacks the container that a set in `found` may name."""
+        cdef const pl_hot *hot = &self.tables.hot[row]
+        cdef uint64_t others
+        if not hot.flags & PL_ROW_HEAD or hot.exit_boot_ns != 0:
+            return False
+        others = self.sets[hot.tgid]
+        return (
+            others > PL_CGROUPS_V1_ROOTS
+            and found[place_of(found, size, others)].cgroup_id != 0
+            and self.tables.cold[row].container_ref == 0
+        )
+
+    cdef uint32_t _keep_and_write(
+        self, list unknown, list nameless, const unnamed_cgroup *found, uint32_t size
+    ) except? 0xFFFFFFFF:
+        """Keep the names, and write them into the rows that lack them; return how many rows were written."""
+        cdef uint32_t row, written = 0
+        cdef uint64_t cgroup_id
+        cdef bint is_set
+        # Cgroups of version 2 first. A set is kept by pid, so it may be that of a later owner of a pid: processes that
+        # have ended get their names before the sets have any.
+        for is_set in (False, True):
+            for cgroup_id, path, container, _ in unknown:
+                if cgroup_id >> 63 == is_set and self._find(cgroup_id).cgroup_id == 0:
+                    self._keep(cgroup_id, path, container, &found[place_of(found, size, cgroup_id)].times)
+            for row in nameless:
+                if (self.tables.hot[row].exit_boot_ns == 0) == is_set:
+                    written += self._rename(row)
         return written
 
     cdef bint _rename(self, uint32_t row) noexcept nogil:

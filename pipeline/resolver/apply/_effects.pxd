@@ -43,6 +43,10 @@ cdef class Events(Execs):
     @cython.final
     cdef void context(self, const parsed_record *record) noexcept nogil
     @cython.final
+    cdef uint32_t enter_changed(self, const parsed_record *record) noexcept nogil
+    @cython.final
+    cdef void forget_changed(self, uint32_t row, const pl_head_any *head) noexcept nogil
+    @cython.final
     cdef bint is_known(self, uint32_t row, const parsed_record *record) noexcept nogil
     cdef void mark_sampled(self, uint32_t row, bint is_sampled, uint64_t time) noexcept nogil
     cdef void put_caps(self, uint32_t row, const char *strings) noexcept nogil

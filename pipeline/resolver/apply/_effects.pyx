@@ -665,63 +665,22 @@ cdef class Events(Execs):
     # -- cred, comm, cgroup, sid, caps ---------------------------------------------------------------------------------
 
     cdef void context(self, const parsed_record *record) noexcept nogil:
+        """Apply a change of a process: of its credentials, name, cgroup or session, or capabilities that it used."""
         cdef const pl_head_any *head = record.head
         cdef const pl_task_any *task = record.task
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
-        cdef uint32_t unknown = 0, newer = 0
-        cdef pl_hot *hot
         if row and head.flags & PL_FLAG_SAMPLED and task != NULL and self.is_known(row, record):
             return
         if row == 0:
-            row = self.tables.head(head.tgid)
-            if (
-                self.unknown_exit(head.tgid, head.start_boot_ns) != NULL
-                or self.has_ended(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
-                or (row and self.hot[row].start_boot_ns > head.start_boot_ns)
-            ):
-                # The process has ended, and it was never entered, or it was evicted: there is no use in entering it
-                # now.
-                return
-            row = self.open_entry(head, head.start_boot_ns, &newer)
+            row = self.enter_changed(record)
             if row == 0:
                 return
-            hot = &self.hot[row]
-            hot.source = record.source
-            hot.flags |= PL_ROW_GAP
-            self.missing_parent(row, head, newer)
-            if task != NULL:
-                self.put_task(row, record, record.groups)
-                hot.inode = task.exe_inode
-                self.cold[row].exec_inode = task.exe_inode
-            else:
-                hot.flags |= PL_ROW_HEAD_ONLY
-            if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
-                hot.flags |= PL_ROW_START_TICKS
-            self.insert_entry(row, newer)
-            self.count_added(record.source)
-            self.begin_pid(head)
-            self.want(head.tgid, head.start_boot_ns)
-            if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
-                self.link_waiting(row, head.time_boot_ns)
         else:
             if self.hot[row].flags & PL_ROW_START_TICKS and not head.flags & PL_FLAG_PARTIAL:
                 self.exact_start(row, head.start_boot_ns)
             if task == NULL and head.kind != PL_KIND_CAPS and self.is_news(row, head.time_boot_ns):
                 # The change is unknown, because the record was too large for its ring.
-                hot = &self.hot[row]
-                if head.kind == PL_KIND_CRED:
-                    unknown = PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_NS
-                elif head.kind == PL_KIND_COMM:
-                    unknown = PL_KNOWN_COMM
-                elif head.kind == PL_KIND_CGROUP:
-                    unknown = PL_KNOWN_CGROUP
-                else:
-                    unknown = PL_KNOWN_SID | PL_KNOWN_TTY | PL_KNOWN_NS
-                self.tables.begin(row)
-                hot.known &= ~unknown
-                hot.flags |= PL_ROW_GAP
-                self.tables.end(row)
-                self.want(head.tgid, head.start_boot_ns)
+                self.forget_changed(row, head)
             self.refresh(row, record)
         if head.kind == PL_KIND_CRED or head.kind == PL_KIND_SID:
             self.mark_sampled(row, (head.flags & PL_FLAG_SAMPLED) != 0, head.time_boot_ns)
@@ -733,6 +692,58 @@ cdef class Events(Execs):
         self.emit(
             PL_TOPIC_CRED if head.kind == PL_KIND_CRED else PL_TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0
         )
+
+    cdef uint32_t enter_changed(self, const parsed_record *record) noexcept nogil:
+        """Enter a process that only this change shows; return its row, or 0 if it has ended or there is no room."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
+        cdef uint32_t row = self.tables.head(head.tgid), newer = 0
+        cdef pl_hot *hot
+        if (
+            self.unknown_exit(head.tgid, head.start_boot_ns) != NULL
+            or self.has_ended(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+            or (row and self.hot[row].start_boot_ns > head.start_boot_ns)
+        ):
+            # The process has ended, and it was never entered, or it was evicted: there is no use in entering it now.
+            return 0
+        row = self.open_entry(head, head.start_boot_ns, &newer)
+        if row == 0:
+            return 0
+        hot = &self.hot[row]
+        hot.source = record.source
+        hot.flags |= PL_ROW_GAP
+        self.missing_parent(row, head, newer)
+        if task != NULL:
+            self.put_task(row, record, record.groups)
+            hot.inode = task.exe_inode
+            self.cold[row].exec_inode = task.exe_inode
+        else:
+            hot.flags |= PL_ROW_HEAD_ONLY
+        if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
+            hot.flags |= PL_ROW_START_TICKS
+        self.insert_entry(row, newer)
+        self.count_added(record.source)
+        self.begin_pid(head)
+        self.want(head.tgid, head.start_boot_ns)
+        if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
+            self.link_waiting(row, head.time_boot_ns)
+        return row
+
+    cdef void forget_changed(self, uint32_t row, const pl_head_any *head) noexcept nogil:
+        """Mark as unknown what a change without its facts may have changed."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef uint32_t unknown = PL_KNOWN_SID | PL_KNOWN_TTY | PL_KNOWN_NS
+        if head.kind == PL_KIND_CRED:
+            unknown = PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_NS
+        elif head.kind == PL_KIND_COMM:
+            unknown = PL_KNOWN_COMM
+        elif head.kind == PL_KIND_CGROUP:
+            unknown = PL_KNOWN_CGROUP
+        self.tables.begin(row)
+        hot.known &= ~unknown
+        hot.flags |= PL_ROW_GAP
+        self.tables.end(row)
+        self.want(head.tgid, head.start_boot_ns)
 
     cdef bint is_known(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Whether the row already has what a comparison in the kernel found, so that there is no event.

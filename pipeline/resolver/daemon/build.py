@@ -521,8 +521,8 @@ def _files(
     }  # fmt: skip
     packages = hashes = None
     if contexts.file_packages and source.is_live:
-        from pipeline.host import dpkg  # deferred, as below: both are off by default
         from pipeline.resolver.upkeep.live_executables import LivePackages
+        from pipeline.software import dpkg  # deferred, as below: both are off by default
 
         packages = LivePackages(tables, encoder, directory, **options)
         if not (Path(dpkg.DIRECTORY) / "status").exists():

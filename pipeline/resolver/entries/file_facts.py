@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from pipeline import proc_text
 from pipeline.host import statx
@@ -23,7 +22,7 @@ def file_fields(filename: str) -> FileFields:
     descriptor = os.open(filename, os.O_PATH | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
-        mount_id = proc_text.status_value(Path(f"/proc/self/fdinfo/{descriptor}").read_bytes(), b"mnt_id")
+        mount_id = proc_text.mount_id(descriptor)
     finally:
         os.close(descriptor)
     if status.st_ino == 0:

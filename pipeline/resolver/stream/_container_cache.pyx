@@ -1,14 +1,14 @@
 """What the runtimes' files say about containers, encoded once for each container, and found without the GIL.
 
 Rows contain the id of a container and nothing else about it. `ContainerCache.of` finds its details by that id, if the
-path of the cgroup shows that a runtime of root's made the container (`pipeline.host._container_paths`). A container
+path of the cgroup shows that a runtime of root's made the container (`pipeline.software._container_paths`). A container
 that is not in the cache is noted. `pipeline.resolver.upkeep.containers` then reads the files and fills the cache. Only
 the resolver's thread uses a cache.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-from pipeline.host._container_paths cimport PL_CONTAINER_ID_BYTES, pl_is_roots_container
+from pipeline.software._container_paths cimport PL_CONTAINER_ID_BYTES, pl_is_roots_container
 from pipeline.resolver.stream._keyed_cache cimport PL_CACHE_SLOTS, cache_slot
 from pipeline.shm.layout._layout cimport pl_cgroup, pl_cold
 from pipeline.shm.writer._writer cimport STATUS_LIVE, TableWriter

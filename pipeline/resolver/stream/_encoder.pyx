@@ -27,7 +27,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from pipeline.bus.frames._msgpack cimport (
     pl_array, pl_bool, pl_field, pl_find, pl_int, pl_key, pl_map, pl_name, pl_nil, pl_str_head, pl_text, pl_uint,
 )
-from pipeline.host._container_paths cimport pl_container_trust, pl_trust_word
+from pipeline.software._container_paths cimport pl_container_trust, pl_trust_word
 from pipeline.records._limits cimport CHAIN_MAX, ID_UNSET, WAIT_CORE, WAIT_SIGNAL
 from pipeline.host._cpid cimport pl_cpid
 from pipeline.resolver.stream._container_cache cimport ContainerCache

@@ -188,23 +188,26 @@ class Publisher:
         self.socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._native = NativeSocket(self.socket)
         bus.bind(self.socket, path, mode=mode, group=group)
-        self.tcp_endpoint = ""
         self._curve = curve if tcp else None
-        if self._curve is not None:
-            self._curve.secure(self.socket)
-            self.socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
-            # Also pass on subscriptions that another client has: they show which connection has which key.
-            self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
-            try:
-                self.socket.bind(tcp)
-            except zmq.ZMQError as error:
-                self._curve.release(self.socket)
-                raise SocketError(
-                    f"cannot bind {tcp}: {error.strerror}; use an address of this host and a free port "
-                    "(stream.tcp_endpoint)"
-                ) from None
-            self.tcp_endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
-            self._curve.watch(self.socket)
+        self.tcp_endpoint = "" if self._curve is None else self._bind_tcp(tcp, self._curve)
+
+    def _bind_tcp(self, address: str, curve: CurveServer) -> str:
+        """Also bind a TCP address, with CURVE; return it as ZeroMQ writes it, with the port that was chosen."""
+        curve.secure(self.socket)
+        self.socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+        # Also pass on subscriptions that another client has: they show which connection has which key.
+        self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        try:
+            self.socket.bind(address)
+        except zmq.ZMQError as error:
+            curve.release(self.socket)
+            raise SocketError(
+                f"cannot bind {address}: {error.strerror}; use an address of this host and a free port "
+                "(stream.tcp_endpoint)"
+            ) from None
+        endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        curve.watch(self.socket)
+        return endpoint
 
     # -- duty cycle ----------------------------------------------------------------------------------------------------
 
@@ -391,6 +394,7 @@ class Publisher:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _handle_subscriptions(self) -> int:
+        """Receive what subscribers have sent, and act on it; return the number of messages."""
         handled = 0
         welcomes: list[bytes] = []
         # Check first: raising an exception for the usual case, no message, takes longer than the rest.
@@ -406,43 +410,54 @@ class Publisher:
             except zmq.Again:
                 break
             handled += 1
-            if not message or message[0] > 1:
-                continue  # an XSUB peer can send arbitrary messages upstream
-            prefix = message[1:]
-            if prefix.startswith(WELCOME_PREFIX):
-                if message[0] and len(prefix) <= len(WELCOME_PREFIX) + WELCOME_WORD_MAX_BYTES:
-                    welcomes.append(prefix)
-            elif prefix.startswith(FILTER_PREFIX):
-                if message[0]:
-                    self._narrowed.subscribe(prefix)
-                elif not is_tcp:
-                    self._narrowed.unsubscribe(prefix)
-            elif message[0]:
-                mask = prefix_mask(prefix)
-                if mask:
-                    self._prefixes[prefix] = mask
-            elif not is_tcp:
-                # XPUB reports an unsubscription after the last subscriber of this prefix has gone, but also one by a
-                # client that never had it. The relay drops those. Of clients over TCP only the end counts, which has no
-                # sender.
-                self._prefixes.pop(prefix, None)
+            self._note_subscription(message, is_tcp, welcomes)
         if handled:
-            mask = 0
-            for asked in self._prefixes.values():
-                mask |= asked
-            if mask != self.encoder.topics_mask or self._narrowed.is_changed:
-                # First send the events encoded under the old mask: a message contains consecutive numbers.
-                self.send(self.encoder.take())
-                self.encoder.topics_mask = mask
-                self._next = self._settled_next()
-                self._note_kept(now_boot_ns())
-                self._narrowed.apply([int(seq) for seq in self.encoder.settled()])
+            self._apply_subscriptions()
         if welcomes:
-            self.send(self.encoder.take())
-            header = self._header(first=0, count=0, seqs=tuple(int(seq) for seq in self.encoder.settled()))
-            for word in welcomes:
-                self._send(word, header, b"", 0)
+            self._welcome(welcomes)
         return handled
+
+    def _note_subscription(self, message: bytes, is_tcp: bool, welcomes: list[bytes]) -> None:
+        """Note that a prefix was subscribed or unsubscribed; one that asks for a welcome is added to `welcomes`."""
+        if not message or message[0] > 1:
+            return  # an XSUB peer can send arbitrary messages upstream
+        prefix = message[1:]
+        if prefix.startswith(WELCOME_PREFIX):
+            if message[0] and len(prefix) <= len(WELCOME_PREFIX) + WELCOME_WORD_MAX_BYTES:
+                welcomes.append(prefix)
+        elif prefix.startswith(FILTER_PREFIX):
+            if message[0]:
+                self._narrowed.subscribe(prefix)
+            elif not is_tcp:
+                self._narrowed.unsubscribe(prefix)
+        elif message[0]:
+            mask = prefix_mask(prefix)
+            if mask:
+                self._prefixes[prefix] = mask
+        elif not is_tcp:
+            # XPUB reports an unsubscription after the last subscriber of this prefix has gone, but also one by a client
+            # that never had it. The relay drops those. Of clients over TCP only the end counts, which has no sender.
+            self._prefixes.pop(prefix, None)
+
+    def _apply_subscriptions(self) -> None:
+        """Encode from now on what is subscribed now."""
+        mask = 0
+        for asked in self._prefixes.values():
+            mask |= asked
+        if mask != self.encoder.topics_mask or self._narrowed.is_changed:
+            # First send the events encoded under the old mask: a message contains consecutive numbers.
+            self.send(self.encoder.take())
+            self.encoder.topics_mask = mask
+            self._next = self._settled_next()
+            self._note_kept(now_boot_ns())
+            self._narrowed.apply([int(seq) for seq in self.encoder.settled()])
+
+    def _welcome(self, words: Iterable[bytes]) -> None:
+        """Answer each request for a welcome, after all events so far."""
+        self.send(self.encoder.take())
+        header = self._header(first=0, count=0, seqs=tuple(int(seq) for seq in self.encoder.settled()))
+        for word in words:
+            self._send(word, header, b"", 0)
 
     def _beat(self, now_boot_ns: int, *, end: bool = False) -> None:
         self._next = self._settled_next()

@@ -1,9 +1,9 @@
 """What the runtimes' files say about containers, for a running instance: in its events, and in files for its readers.
 
 A container's files are read as soon as one of its processes is seen, because they may be gone when the details are
-needed, and again now and then, because a container can be renamed. `pipeline.host.container_files` reads only what root
-alone can change, `_container_cache` finds details for the stream, and `pipeline.shm.names.containers` finds them for
-readers. `details` says how the rest works, and its bounds.
+needed, and again now and then, because a container can be renamed. `pipeline.software.container_files` reads only what
+root alone can change, `_container_cache` finds details for the stream, and `pipeline.shm.names.containers` finds them
+for readers. `details` says how the rest works, and its bounds.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pipeline.resolver.upkeep.details import FORGET_NS, JOBS_MAX, LiveDetails
 from pipeline.shm.names.containers import DIRECTORY, KEYS, file_name
 
 if TYPE_CHECKING:
-    from pipeline.host.container_files import Names
     from pipeline.resolver.stream._encoder import Encoder
     from pipeline.shm.writer._writer import TableWriter
+    from pipeline.software.container_files import Names
 
 #: Limit for the details of one container in an event. Labels that do not fit are left out.
 DETAILS_BYTES_MAX = 4096
@@ -33,7 +33,7 @@ _NAME = re.compile(r"([0-9a-fA-F]{64})\.json")
 
 
 def _names_of(container_id: str) -> Names | None:
-    from pipeline.host.container_files import names_of  # deferred: until a container is seen
+    from pipeline.software.container_files import names_of  # deferred: until a container is seen
 
     return names_of(container_id)
 
@@ -116,7 +116,7 @@ class LiveContainers(LiveDetails[str, "Names"]):
         return self._with_labels
 
     def _failed(self, error: Exception | None) -> None:
-        from pipeline.host.container_files import NotAllowedError
+        from pipeline.software.container_files import NotAllowedError
 
         if isinstance(error, NotAllowedError) and not self._is_denied:
             self._is_denied = True

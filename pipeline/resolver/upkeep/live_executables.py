@@ -2,9 +2,9 @@
 
 Both are off unless `contexts.file_packages` and `contexts.file_hashes` ask for them. An executable is read as soon as
 one of its processes executes it, through that process or by its path, and once only: a changed file has another key.
-`pipeline.procfs.executables` opens it safely, `pipeline.host.dpkg` knows the packages. `_file_cache` finds the results
-for the stream, and `pipeline.shm.names.executable_facts` for readers. `details` says how the rest works, and its
-bounds.
+`pipeline.procfs.executables` opens it safely, `pipeline.software.dpkg` knows the packages. `_file_cache` finds the
+results for the stream, and `pipeline.shm.names.executable_facts` for readers. `details` says how the rest works, and
+its bounds.
 
 Each of the two has a thread of its own, so a file that takes long to read does not delay packages.
 """
@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgpack
 
 from pipeline.host.boot import now_boot_ns
-from pipeline.host.dpkg import Package, Packages, UnclearError
 from pipeline.procfs.executables import ForbiddenFileError, open_executable, open_path, sha256
 from pipeline.resolver.stream._file_cache import FILES_MAX, FILES_PER_USER, FileCache
 from pipeline.resolver.upkeep.aside import Aside
@@ -30,6 +29,7 @@ from pipeline.resolver.upkeep.details import FORGET_NS, JOBS_MAX, REREAD_NS, Liv
 from pipeline.resolver.upkeep.namespaces import host_namespaces
 from pipeline.shm.layout import layout
 from pipeline.shm.names.executable_facts import DIRECTORIES, PACKAGE_KEYS, Key, file_name, key_of
+from pipeline.software.dpkg import Package, Packages, UnclearError
 
 if TYPE_CHECKING:
     from pipeline.resolver.stream._encoder import Encoder

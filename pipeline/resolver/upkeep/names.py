@@ -10,6 +10,10 @@ The names that apply to a process are the host's if its mount and user namespace
 container, or if a user other than root made one of the two namespaces. Otherwise they are the names in its own root
 directory. A process on its way into a container still has the host's root (runc joins the cgroup before it changes the
 root). Its names are not used then; they are read again a little later.
+
+`LiveNames` is no `details.LiveDetails`, which has one value for each key: a view has many names and is limited in bytes
+for each user, ids that are in no file are looked up one by one, and the host's files are watched for changes. What
+both need, a thread, files for readers and times of sweeps, is in `aside`.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from pipeline.host.boot import TICK_NS
+from pipeline.proc_text import mount_id
 from pipeline.procfs.filesystems import name_of
 from pipeline.procfs.proc_reader import WANT_EXE, WANT_IDS, WANT_NS, read_process
-from pipeline.procfs.rooted import mount_id
 from pipeline.records import declared
 from pipeline.resolver.upkeep.namespaces import host_namespaces
 from pipeline.shm.layout import layout

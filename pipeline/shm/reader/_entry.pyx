@@ -25,7 +25,7 @@ from pipeline.durations import duration
 from pipeline.errors import (
     BusyError, ClosedError, DetachedError, LayoutError, ProclineError, StaleError, TooOldError,
 )
-from pipeline.host._container_paths cimport pl_container_trust, pl_is_roots_container, pl_trust_word
+from pipeline.software._container_paths cimport pl_container_trust, pl_is_roots_container, pl_trust_word
 from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX, ID_UNSET, WAIT_CORE, WAIT_SIGNAL
 from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._path_parts cimport pl_base_at, pl_extension_at

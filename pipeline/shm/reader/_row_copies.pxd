@@ -1,7 +1,7 @@
 """Private copies of many rows with their strings."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from pipeline.shm.layout._layout cimport pl_hot
 from pipeline.shm.reader._entry cimport ENTRY_STRINGS
@@ -17,6 +17,23 @@ cdef struct string_table:
     size_t used, room
     size_t *ends  # of each string in `data`
     int32_t count, capacity
+
+
+# A list of strings with a NUL between them, as `Rows.flat_lists` copies it.
+cdef struct string_list:
+    const char *begin
+    const char *end
+    Py_ssize_t count  # of strings; -1: the list cannot be read
+    Py_ssize_t size  # of the strings without the NULs, bytes
+    bint is_ascii
+
+
+# Strings of many lists, one behind the other.
+cdef struct flat_strings:
+    char *data
+    int64_t *ends
+    Py_ssize_t count
+    Py_ssize_t size
 
 
 # Which rows are read, one of these.
@@ -48,6 +65,12 @@ cdef class RowCopies:
     cdef int _read(self, const asked *which, Py_ssize_t n, bint running, bint keeps_absent) noexcept nogil
     cdef void _clear(self, Py_ssize_t at, uint32_t pid) noexcept nogil
     cdef list _strings_of(self, int kind)
+    cdef flat_strings _place_lists(
+        self, int kind, uint32_t known, const string_list *lists, int64_t *begins, uint8_t *is_known
+    ) noexcept nogil
+    cdef int _copy_lists(
+        self, int kind, const string_list *lists, dict escaped, const uint8_t *is_known, flat_strings *made
+    ) except -1
 
 
 cdef RowCopies read_rows(

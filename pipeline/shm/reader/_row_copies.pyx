@@ -65,6 +65,10 @@ cdef enum:
     # How far ahead index words and rows are prefetched.
     _AHEAD = 12
 
+# Before the strings of a list.
+cdef enum:
+    LIST_HEAD_BYTES = 4
+
 # Result of reading a string, besides its code and NO_MEMORY.
 cdef enum:
     _MOVED = -2
@@ -237,6 +241,57 @@ cdef inline void _drop_vanished(RowCopies self) noexcept nogil:
                     self.codes[kind][kept] = self.codes[kind][i]
         kept += 1
     self.count = kept
+
+
+cdef string_list _measured(const char *begin, const char *end) noexcept nogil:
+    """Count the strings between two addresses, and their bytes."""
+    cdef string_list found
+    cdef Py_ssize_t separators = 0
+    cdef uint8_t bits = 0
+    cdef const char *at = begin
+    while at < end:
+        separators += at[0] == 0
+        bits |= <uint8_t>at[0]
+        at += 1
+    found.begin, found.end = begin, end
+    found.count = separators + (end > begin and (end - 1)[0] != 0)
+    found.size = end - begin - separators
+    found.is_ascii = not bits & 0x80
+    return found
+
+
+cdef int _measure_lists(const string_table *table, string_list *lists, dict escaped) except -1:
+    """Measure every list of a table, and decode those that are not ASCII."""
+    cdef size_t begin = 0
+    cdef int32_t code
+    for code in range(table.count):
+        if table.ends[code] - begin < LIST_HEAD_BYTES:
+            lists[code].count = -1
+        else:
+            lists[code] = _measured(table.data + begin + LIST_HEAD_BYTES, table.data + table.ends[code])
+            if not lists[code].is_ascii:
+                escaped[code] = [
+                    (<str>text).encode("utf-8", "backslashreplace")
+                    for text in _decode_few(lists[code].begin, lists[code].end)
+                ]
+                lists[code].size = sum([len(text) for text in escaped[code]])
+        begin = table.ends[code]
+    return 0
+
+
+cdef inline void _append_string(flat_strings *made, const char *text, Py_ssize_t n) noexcept nogil:
+    memcpy(made.data + made.size, text, n)
+    made.size += n
+    made.count += 1
+    made.ends[made.count] = made.size
+
+
+cdef inline void _append_list(flat_strings *made, const char *at, const char *end) noexcept nogil:
+    cdef Py_ssize_t n
+    while at < end:
+        n = strnlen(at, end - at)
+        _append_string(made, at, n)
+        at += n + 1
 
 
 @cython.final
@@ -579,8 +634,8 @@ cdef class RowCopies:
         cdef tuple texts
         for code in range(table.count):
             texts = None
-            if table.ends[code] - begin >= 4:
-                texts = _decode_few(table.data + begin + 4, table.data + table.ends[code])
+            if table.ends[code] - begin >= LIST_HEAD_BYTES:
+                texts = _decode_few(table.data + begin + LIST_HEAD_BYTES, table.data + table.ends[code])
                 # Nothing in it can refer back to it, and the collector need not learn this by itself.
                 if PyObject_GC_IsTracked(texts):
                     PyObject_GC_UnTrack(texts)
@@ -622,87 +677,63 @@ cdef class RowCopies:
             known.
         """
         cdef string_table *table = &self.tables[kind]
-        cdef bint is_readable = strings_of(&self.view.view, kind).bytes != NULL
-        cdef bytearray lists = PyByteArray_FromStringAndSize(NULL, (self.count + 1) * 8)
+        cdef bytearray begins = PyByteArray_FromStringAndSize(NULL, (self.count + 1) * sizeof(int64_t))
         cdef bytearray is_known = PyByteArray_FromStringAndSize(NULL, self.count)
-        cdef int64_t *list_at = <int64_t *>PyByteArray_AS_STRING(lists)
-        cdef uint8_t *known_at = <uint8_t *>PyByteArray_AS_STRING(is_known)
         cdef bytearray ends, data
-        cdef int64_t *end_at
-        cdef char *to
-        cdef const char *at
-        cdef const char *end
-        cdef int32_t code
-        cdef Py_ssize_t i, n, texts = 0, size = 0, left
-        cdef Py_ssize_t *counts = <Py_ssize_t *>malloc(max(1, table.count) * sizeof(Py_ssize_t))
-        cdef uint8_t *foreign = <uint8_t *>calloc(max(1, table.count), 1)
-        cdef uint64_t high
-        cdef dict replaced = {}  # by code: the escaped strings of a list that is not ASCII
+        cdef dict escaped = {}  # by code: the strings of a list that is not ASCII
+        cdef flat_strings made
+        cdef string_list *lists = <string_list *>malloc(max(1, table.count) * sizeof(string_list))
+        if lists == NULL:
+            raise MemoryError
         try:
-            if counts == NULL or foreign == NULL:
-                raise MemoryError
-            for code in range(table.count):
-                at = table.data + (table.ends[code - 1] if code > 0 else 0)
-                end = table.data + table.ends[code]
-                counts[code] = -1
-                if end - at < 4:
-                    continue
-                at += 4
-                counts[code] = 1 if end > at and end[-1] != 0 else 0
-                high = 0
-                while at < end:
-                    counts[code] += at[0] == 0
-                    high |= <uint8_t>at[0]
-                    at += 1
-                if high & 0x80:
-                    foreign[code] = 1
-                    at = table.data + (table.ends[code - 1] if code > 0 else 0) + 4
-                    replaced[code] = [
-                        (<str>text).encode("utf-8", "backslashreplace") for text in _decode_few(at, end)
-                    ]
-            for i in range(self.count):
-                code = self.codes[kind][i]
-                list_at[i] = texts
-                known_at[i] = self.hots[i].known & known != 0 and is_readable and (code < 0 or counts[code] >= 0)
-                if known_at[i] and code >= 0:
-                    texts += counts[code]
-                    if foreign[code]:
-                        size += sum([len(text) for text in replaced[code]])
-                    else:
-                        size += table.ends[code] - (table.ends[code - 1] if code > 0 else 0)
-            list_at[self.count] = texts
-            ends = PyByteArray_FromStringAndSize(NULL, (texts + 1) * 8)
-            data = PyByteArray_FromStringAndSize(NULL, size)
-            end_at = <int64_t *>PyByteArray_AS_STRING(ends)
-            to = PyByteArray_AS_STRING(data)
-            end_at[0] = 0
-            size = texts = 0
-            for i in range(self.count):
-                code = self.codes[kind][i]
-                if not known_at[i] or code < 0:
-                    continue
-                if foreign[code]:
-                    for text in replaced[code]:
-                        n = len(<bytes>text)
-                        memcpy(to + size, <const char *><bytes>text, n)
-                        size += n
-                        texts += 1
-                        end_at[texts] = size
-                    continue
-                at = table.data + (table.ends[code - 1] if code > 0 else 0) + 4
-                left = table.data + table.ends[code] - at
-                while left > 0:
-                    n = strnlen(at, left)
-                    memcpy(to + size, at, n)
-                    size += n
-                    texts += 1
-                    end_at[texts] = size
-                    at += n + 1
-                    left -= n + 1
-            return lists, ends, data, is_known
+            _measure_lists(table, lists, escaped)
+            made = self._place_lists(
+                kind, known, lists, <int64_t *>PyByteArray_AS_STRING(begins), <uint8_t *>PyByteArray_AS_STRING(is_known)
+            )
+            ends = PyByteArray_FromStringAndSize(NULL, (made.count + 1) * sizeof(int64_t))
+            data = PyByteArray_FromStringAndSize(NULL, made.size)
+            made.ends, made.data = <int64_t *>PyByteArray_AS_STRING(ends), PyByteArray_AS_STRING(data)
+            self._copy_lists(kind, lists, escaped, <const uint8_t *>PyByteArray_AS_STRING(is_known), &made)
         finally:
-            free(counts)
-            free(foreign)
+            free(lists)
+        return begins, ends, data, is_known
+
+    cdef flat_strings _place_lists(
+        self, int kind, uint32_t known, const string_list *lists, int64_t *begins, uint8_t *is_known
+    ) noexcept nogil:
+        """Fill where each row's list begins, and whether it is known; return how many strings there are, and bytes."""
+        cdef bint is_readable = strings_of(&self.view.view, kind).bytes != NULL
+        cdef flat_strings total
+        cdef int32_t code
+        cdef Py_ssize_t i
+        memset(&total, 0, sizeof(total))
+        for i in range(self.count):
+            code = self.codes[kind][i]
+            begins[i] = total.count
+            is_known[i] = self.hots[i].known & known != 0 and is_readable and (code < 0 or lists[code].count >= 0)
+            if is_known[i] and code >= 0:
+                total.count += lists[code].count
+                total.size += lists[code].size
+        begins[self.count] = total.count
+        return total
+
+    cdef int _copy_lists(
+        self, int kind, const string_list *lists, dict escaped, const uint8_t *is_known, flat_strings *made
+    ) except -1:
+        """Copy the strings of each row's list, and note where each of them ends."""
+        cdef int32_t code
+        cdef Py_ssize_t i
+        made.count = made.size = made.ends[0] = 0
+        for i in range(self.count):
+            code = self.codes[kind][i]
+            if not is_known[i] or code < 0:
+                continue
+            if lists[code].is_ascii:
+                _append_list(made, lists[code].begin, lists[code].end)
+                continue
+            for text in escaped[code]:
+                _append_string(made, PyBytes_AS_STRING(text), len(<bytes>text))
+        return 0
 
     def identities(self):
         """Return the entity id of each row; None if its start is unknown."""

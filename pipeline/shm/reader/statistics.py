@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 
@@ -61,15 +61,7 @@ def statistics(table: TableReader) -> Stats:
     """Implement `ProcessTable.stats`."""
     view, commit_bytes, behind_ns = table.status()
     header = np.frombuffer(view.header(), layout.CONTROL)[0]
-    commit_bytes = commit_bytes or bytes(layout.COMMIT.itemsize)
-    if len(commit_bytes) < layout.COMMIT.itemsize:
-        raise LayoutError(
-            "a commit in the control segment is too short: damaged; stop the instance, remove the directory and start"
-            " it again",
-            expected=layout.COMMIT.itemsize,
-            found=len(commit_bytes),
-        )
-    commit = np.frombuffer(commit_bytes, layout.COMMIT, 1)[0]
+    commit = _commit_of(commit_bytes)
     readers, readers_complete = table.count_readers()
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     counters = dict(zip(layout.COUNTERS, map(int, commit["counters"]), strict=False))
@@ -110,16 +102,34 @@ def statistics(table: TableReader) -> Stats:
         "readers": readers,
         "readers_complete": readers_complete,
         "processes": processes.measure(Path(table.directory)),
-        "memory": {
-            "rows_used": int(commit["rows_used"]),
-            "rows_allocated": int(header["rows_allocated"]),
-            "rows_capacity": int(header["row_capacity"]),
-            **{
-                f"{arena}_{what}_bytes": int((commit if what == "used" else header)[f"{arena}_{what}_bytes"])
-                for arena in ("names", "args", "envs")
-                for what in ("used", "allocated", "capacity")
-            },
-        },
+        "memory": _memory(header, commit),
         "stream": dict(zip(layout.TOPICS, map(int, commit["topic_seq"]), strict=False)),
         "counters": counters,
+    }
+
+
+def _commit_of(data: bytes | None) -> np.void:
+    """Return the fields of a commit; all are 0 if there is none yet."""
+    data = data or bytes(layout.COMMIT.itemsize)
+    if len(data) < layout.COMMIT.itemsize:
+        raise LayoutError(
+            "a commit in the control segment is too short: damaged; stop the instance, remove the directory and start"
+            " it again",
+            expected=layout.COMMIT.itemsize,
+            found=len(data),
+        )
+    return cast("np.void", np.frombuffer(data, layout.COMMIT, 1)[0])
+
+
+def _memory(header: np.void, commit: np.void) -> dict[str, int]:
+    """Return how much of the rows and of the arenas is used, allocated, and possible."""
+    return {
+        "rows_used": int(commit["rows_used"]),
+        "rows_allocated": int(header["rows_allocated"]),
+        "rows_capacity": int(header["row_capacity"]),
+        **{
+            f"{arena}_{what}_bytes": int((commit if what == "used" else header)[f"{arena}_{what}_bytes"])
+            for arena in ("names", "args", "envs")
+            for what in ("used", "allocated", "capacity")
+        },
     }

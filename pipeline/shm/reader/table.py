@@ -288,12 +288,8 @@ class ProcessTable(TableReader, metaclass=_Public):
         """
         from pipeline.select.selection import Selection
 
-        for wrong in unknown:
-            from pipeline.shm.layout import near_names
-
-            known = ("name", "path", "argv", "user", "container", "unit", "exited")
-            hint = near_names.suggestion(wrong, known, of=near_names.FIND, otherwise=f"it has {', '.join(known)}")
-            raise TypeError(f"find has no argument {wrong!r}{hint}")
+        if unknown:
+            raise _unknown_argument(next(iter(unknown)))
         selection = Selection(
             users=texts_of("user", user, with_numbers=True),
             units=texts_of("unit", unit),
@@ -302,17 +298,21 @@ class ProcessTable(TableReader, metaclass=_Public):
             names=texts_of("name", name),
             args=texts_of("argv", argv),
         )
+        if selection.args:
+            self._require_arguments()
+        found = self.batch(selection.fields, running=not exited)
+        if not selection:
+            return [found.entry(place) for place in range(len(found))]
+        return [found.entry(place) for place, fields in enumerate(found.dicts()) if selection.matches(fields)]
+
+    def _require_arguments(self) -> None:
         arguments = os.path.join(self.directory, paths.ARGS)  # noqa: PTH118
-        if selection.args and not os.access(arguments, os.R_OK, effective_ids=True):
+        if not os.access(arguments, os.R_OK, effective_ids=True):
             raise AccessError(
                 f"this user may not read the arguments of instance {self.instance!r}, so no process can be found by "
                 "them: find it by name or path",
                 path=arguments,
             )
-        found = self.batch(selection.fields, running=not exited)
-        if not selection:
-            return [found.entry(place) for place in range(len(found))]
-        return [found.entry(place) for place, fields in enumerate(found.dicts()) if selection.matches(fields)]
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 
@@ -607,3 +607,12 @@ class ProcessTable(TableReader, metaclass=_Public):
 
 def _container(entry: Entry) -> str | None:
     return entry.container_id
+
+
+def _unknown_argument(wrong: str) -> TypeError:
+    """Return the error about an argument that `ProcessTable.find` does not have."""
+    from pipeline.shm.layout import near_names
+
+    known = ("name", "path", "argv", "user", "container", "unit", "exited")
+    hint = near_names.suggestion(wrong, known, of=near_names.FIND, otherwise=f"it has {', '.join(known)}")
+    return TypeError(f"find has no argument {wrong!r}{hint}")

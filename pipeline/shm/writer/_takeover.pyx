@@ -320,9 +320,7 @@ def rebuild(TableWriter w not None) -> None:
     """
     cdef uint8_t *verdict
     cdef uint32_t *stack
-    cdef uint32_t row, suspects, indexed = 0, entry = 0, ring = 0
     cdef Ended ended
-    cdef list torn = []
     from pipeline.errors import InvariantError
 
     w.rows_fresh = frontier(w)
@@ -340,36 +338,8 @@ def rebuild(TableWriter w not None) -> None:
     try:
         if verdict == NULL or stack == NULL:
             raise MemoryError
-        with nogil:
-            suspects = classify(w, verdict, stack, &indexed)
-            # A kept row is named by one entry at most, that of its pid. So another entry is one too many.
-            if entries(w) != indexed:
-                entry = bad_entry(w, verdict)
-            if entry == 0 and suspects != 0:
-                memset(stack, 0, w.rows_fresh * sizeof(uint32_t))
-                ring = in_ring(w, verdict, stack)
-        if entry != 0:
-            entry %= w.pid_capacity
-            raise InvariantError(f"pid {entry}: the index names no row of it", rule="index")
-        if ring != 0:
-            raise InvariantError(f"row {ring}: its ancestors form a ring", rule="chains", row=ring)
-        with nogil:
-            for row in range(w.rows_fresh - 1, 0, -1):
-                show_life(w, row)
-                if verdict[row] == 0:
-                    free_row(w, row)
-            for row in range(1, w.rows_fresh):
-                show_life(w, row)
-                fetch_strings(w, min(row + AHEAD, w.rows_fresh - 1))
-                w.args.fetch(w.hot[min(row + AHEAD_ARGS, w.rows_fresh - 1)].args_ref)
-                if verdict[row] == 0:
-                    continue
-                if needs_settling(w, row) and settle(w, row):
-                    with gil:
-                        torn.append(row)
-                own(w, row)
-                account(w, row)
-                ended.add(row, w.hot[row].exit_boot_ns)
+        judge(w, verdict, stack)
+        w.torn_rows = restore(w, verdict, ended)
     finally:
         free(verdict)
         free(stack)
@@ -382,7 +352,55 @@ def rebuild(TableWriter w not None) -> None:
         w.show_life()
     ended.enqueue(w)
     w.show_life()
-    w.torn_rows = torn
+
+
+cdef int judge(TableWriter w, uint8_t *verdict, uint32_t *stack) except -1:
+    """Fill the verdict about each row, and check index and ancestors; `stack` is scratch memory, all 0.
+
+    Raises:
+        InvariantError: an index entry names no row of its pid, or ancestors form a ring.
+    """
+    cdef uint32_t suspects, indexed = 0, entry = 0, ring = 0
+    from pipeline.errors import InvariantError
+
+    with nogil:
+        suspects = classify(w, verdict, stack, &indexed)
+        # A kept row is named by one entry at most, that of its pid. So another entry is one too many.
+        if entries(w) != indexed:
+            entry = bad_entry(w, verdict)
+        if entry == 0 and suspects != 0:
+            memset(stack, 0, w.rows_fresh * sizeof(uint32_t))
+            ring = in_ring(w, verdict, stack)
+    if entry != 0:
+        entry %= w.pid_capacity
+        raise InvariantError(f"pid {entry}: the index names no row of it", rule="index")
+    if ring != 0:
+        raise InvariantError(f"row {ring}: its ancestors form a ring", rule="chains", row=ring)
+    return 0
+
+
+cdef list restore(TableWriter w, const uint8_t *verdict, Ended ended):
+    """Free the rows without a verdict, and fill the private state of the others; return the torn ones."""
+    cdef uint32_t row
+    cdef list torn = []
+    with nogil:
+        for row in range(w.rows_fresh - 1, 0, -1):
+            show_life(w, row)
+            if verdict[row] == 0:
+                free_row(w, row)
+        for row in range(1, w.rows_fresh):
+            show_life(w, row)
+            fetch_strings(w, min(row + AHEAD, w.rows_fresh - 1))
+            w.args.fetch(w.hot[min(row + AHEAD_ARGS, w.rows_fresh - 1)].args_ref)
+            if verdict[row] == 0:
+                continue
+            if needs_settling(w, row) and settle(w, row):
+                with gil:
+                    torn.append(row)
+            own(w, row)
+            account(w, row)
+            ended.add(row, w.hot[row].exit_boot_ns)
+    return torn
 
 
 cdef class Ended:

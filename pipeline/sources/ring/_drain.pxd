@@ -1,8 +1,10 @@
 """Draining rings, as the compiled shard uses it."""
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.bus.frames._column cimport column
+from pipeline.records._records cimport pl_head_any
 from pipeline.sources.ring._shared cimport RingMap
 
 
@@ -38,3 +40,9 @@ cdef class Columns:
     cdef uint64_t _append(
         self, const unsigned char *record, uint32_t size, uint64_t position, uint64_t room
     ) noexcept nogil
+    @cython.final
+    cdef uint64_t _leave_out(self) noexcept nogil
+    @cython.final
+    cdef uint64_t _append_head(self, pl_head_any *head, uint64_t room) noexcept nogil
+    @cython.final
+    cdef bint _append_body(self, const pl_head_any *head, const unsigned char *body) noexcept nogil

@@ -36,6 +36,18 @@ HEAD_BYTES = sizeof(pl_head_any)
 TASK_BYTES = sizeof(pl_task_any)
 
 
+cdef inline uint64_t fixed_bytes(uint32_t kind) noexcept nogil:
+    """Return the length of a record of this kind without its strings."""
+    cdef uint64_t body = 0
+    if kind == PL_KIND_FORK:
+        body = sizeof(pl_fork_any)
+    elif kind == PL_KIND_EXEC:
+        body = sizeof(pl_exec_any)
+    elif kind == PL_KIND_EXIT:
+        body = sizeof(pl_exit_any)
+    return sizeof(pl_head_any) + sizeof(pl_task_any) + body
+
+
 cdef class Columns:
     """Buffers for the records of one frame, reused for the next frame.
 
@@ -166,45 +178,53 @@ cdef class Columns:
     ) noexcept nogil:
         """Append a record. Returns its bytes plus 1 (1 for a malformed record), or 0 if the columns have no room."""
         cdef pl_head_any *head = <pl_head_any *>(self.heads + self.count * sizeof(pl_head_any))
-        cdef pl_exec_any *exec_
-        cdef const unsigned char *body = record + sizeof(pl_head_any) + sizeof(pl_task_any)
         cdef uint64_t fixed
         if self.count >= self.max_records:
             return 0
         if size < sizeof(pl_head_any):
-            self.malformed += 1
-            return 1
+            return self._leave_out()
         # The copy is checked, not the ring: the shared bytes may still change, but the frame contains what was checked.
         memcpy(head, record, sizeof(pl_head_any))
         if head.kind == 0 or head.kind >= PL_KIND_COUNT or head.record_bytes > size:
-            self.malformed += 1
-            return 1
+            return self._leave_out()
         # The older set of BPF programs reserves constant sizes, so room may be left behind a record.
         size = head.record_bytes
         head.ring_pos = position
         if head.flags & PL_FLAG_HEAD_ONLY:
-            if size != sizeof(pl_head_any):
-                self.malformed += 1
-                return 1
-            if self.count and room < sizeof(pl_head_any) + sizeof(pl_task_any):
-                return 0
-            # Without the strings themselves, their length is meaningless.
-            head.var_bytes = 0
-            memset(self.tasks + self.count * sizeof(pl_task_any), 0, sizeof(pl_task_any))
-            self.count += 1
-            return sizeof(pl_head_any) + sizeof(pl_task_any) + 1
-        fixed = sizeof(pl_head_any) + sizeof(pl_task_any)
-        if head.kind == PL_KIND_FORK:
-            fixed += sizeof(pl_fork_any)
-        elif head.kind == PL_KIND_EXEC:
-            fixed += sizeof(pl_exec_any)
-        elif head.kind == PL_KIND_EXIT:
-            fixed += sizeof(pl_exit_any)
+            return self._append_head(head, room)
+        fixed = fixed_bytes(head.kind)
         if fixed + head.var_bytes != size or head.var_bytes > self.max_var:
-            self.malformed += 1
-            return 1
+            return self._leave_out()
         if head.var_bytes > self.max_var - self.var_bytes or (self.count and room < size):
             return 0
+        if not self._append_body(head, record + sizeof(pl_head_any) + sizeof(pl_task_any)):
+            return self._leave_out()
+        memcpy(self.tasks + self.count * sizeof(pl_task_any), record + sizeof(pl_head_any), sizeof(pl_task_any))
+        memcpy(self.blobs + self.var_bytes, record + fixed, head.var_bytes)
+        self.var_bytes += head.var_bytes
+        self.count += 1
+        return <uint64_t>size + 1
+
+    cdef inline uint64_t _leave_out(self) noexcept nogil:
+        """Count a malformed record; return what `_append` returns for it."""
+        self.malformed += 1
+        return 1
+
+    cdef inline uint64_t _append_head(self, pl_head_any *head, uint64_t room) noexcept nogil:
+        """Append a record that was reduced to its head, which is in its column already; returns what `_append` does."""
+        if head.record_bytes != sizeof(pl_head_any):
+            return self._leave_out()
+        if self.count and room < sizeof(pl_head_any) + sizeof(pl_task_any):
+            return 0
+        # Without the strings themselves, their length is meaningless.
+        head.var_bytes = 0
+        memset(self.tasks + self.count * sizeof(pl_task_any), 0, sizeof(pl_task_any))
+        self.count += 1
+        return sizeof(pl_head_any) + sizeof(pl_task_any) + 1
+
+    cdef inline bint _append_body(self, const pl_head_any *head, const unsigned char *body) noexcept nogil:
+        """Append the section that the kind of the record has; False: its lengths contradict the head."""
+        cdef pl_exec_any *exec_
         if head.kind == PL_KIND_FORK:
             memcpy(self.forks + self.fork_count * sizeof(pl_fork_any), body, sizeof(pl_fork_any))
             self.fork_count += 1
@@ -221,11 +241,6 @@ cdef class Columns:
                 )
                 or exec_.root_offset > exec_.path_bytes
             ):
-                self.malformed += 1
-                return 1
+                return False
             self.exec_count += 1
-        memcpy(self.tasks + self.count * sizeof(pl_task_any), record + sizeof(pl_head_any), sizeof(pl_task_any))
-        memcpy(self.blobs + self.var_bytes, record + fixed, head.var_bytes)
-        self.var_bytes += head.var_bytes
-        self.count += 1
-        return <uint64_t>size + 1
+        return True

@@ -8,7 +8,6 @@ So: consumer position <= cursor <= producer position.
 
 import os
 import stat
-from pathlib import Path
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -34,7 +33,7 @@ def ring_data_bytes(int fd) -> int:
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode):
         return status.st_size - 2 * PAGE_BYTES
-    entries = proc_text.status_value(Path(f"/proc/self/fdinfo/{fd}").read_bytes(), b"max_entries")
+    entries = proc_text.fdinfo_value(fd, b"max_entries")
     if not entries:
         raise UnsupportedError(f"descriptor {fd} is no ring buffer", feature="ring", needs="a BPF_MAP_TYPE_RINGBUF map")
     return int(entries)

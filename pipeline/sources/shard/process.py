@@ -172,8 +172,7 @@ def map_counts(fd: int) -> mmap.mmap:
     length = os.fstat(fd).st_size
     if length == 0:
         # stat() does not report the length of a map: its entries, rounded up to a page.
-        with open(f"/proc/self/fdinfo/{fd}", "rb") as info:  # noqa: PTH123 - a descriptor's file, not a path
-            entries = int(proc_text.status_value(info.read(), b"max_entries"))
+        entries = int(proc_text.fdinfo_value(fd, b"max_entries"))
         length = -(-entries * CPU_STATE_LAYOUT.size // PAGE_BYTES) * PAGE_BYTES
     return mmap.mmap(fd, length)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.host.container_files import Names, NotAllowedError
 from pipeline.screen.terminal import Screen
+from pipeline.software.container_files import Names, NotAllowedError
 from tests.cli.conftest import Command
 from tests.cli.fakes import BOOT_NS, FakeTable, entry
 from tests.shm.handmade import Tables
@@ -125,14 +125,16 @@ def test_names_of_containers_are_columns(
 ) -> None:
     """If the caller may not read the files, one message says that the names are missing."""
     table.entries = (*table.entries, *(entry(number, 40, "x", container_id="ab" * 32) for number in (60, 61)))
-    monkeypatch.setattr("pipeline.host.container_files.names_of", lambda number, root: Names("f", f"web-{number[:2]}"))
+    monkeypatch.setattr(
+        "pipeline.software.container_files.names_of", lambda number, root: Names("f", f"web-{number[:2]}")
+    )
     done = procline("ps", "-o", "pid,container_name", "--where", "container_name ~ '^web'")
     assert [line.split() for line in done.out.splitlines()[1:]] == [["60", "web-ab"], ["61", "web-ab"]]
 
     def denied(number: str, root: str) -> Names | None:
         raise NotAllowedError
 
-    monkeypatch.setattr("pipeline.host.container_files.names_of", denied)
+    monkeypatch.setattr("pipeline.software.container_files.names_of", denied)
     done = procline("ps", "-o", "pid,container_name", "--where", "container_id != null")
     assert [line.split() for line in done.out.splitlines()[1:]] == [["60", "-"], ["61", "-"]]
     assert done.err.count("only root may read") == 1

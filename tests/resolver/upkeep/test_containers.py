@@ -18,7 +18,6 @@ import msgpack
 import pytest
 
 from pipeline import files
-from pipeline.host.container_files import Names, NotAllowedError, names_of
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import containers, details
 from pipeline.resolver.upkeep.aside import SWEEP_NS
@@ -28,6 +27,7 @@ from pipeline.shm.names import containers as shown
 from pipeline.shm.names.details import forget
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
+from pipeline.software.container_files import Names, NotAllowedError, names_of
 from tests.resolver.stream.test_encoder import take
 from tests.resolver.stream_rows import BOOT, CONTEXT, FORK, Row, tables_in
 from tests.resolver.upkeep.test_aside import soon, threads

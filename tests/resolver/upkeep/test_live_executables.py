@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.host.dpkg import Package, UnclearError
 from pipeline.procfs import executables
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._file_cache import FILES_MAX, FILES_PER_USER
@@ -26,6 +25,7 @@ from pipeline.shm.names.details import forget
 from pipeline.shm.names.executable_facts import file_name
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
+from pipeline.software.dpkg import Package, UnclearError
 from tests.procfs.test_executables import key_of
 from tests.resolver.stream.test_encoder import take
 from tests.resolver.stream_rows import BOOT, CONTEXT, EXEC, FORK, Row, tables_in

@@ -30,13 +30,13 @@ from pipeline.bus.stream.messages import (  # noqa: E402
     Message,
     unpack_events,
 )
-from pipeline.host import container_files  # noqa: E402
 from pipeline.resolver.stream._container_cache import ContainerCache  # noqa: E402
 from pipeline.resolver.stream._encoder import Encoder  # noqa: E402
 from pipeline.resolver.stream._file_cache import FileCache  # noqa: E402
 from pipeline.resolver.stream._name_cache import NameCache, Names  # noqa: E402
 from pipeline.resolver.upkeep.containers import packed  # noqa: E402
 from pipeline.shm.layout import layout  # noqa: E402
+from pipeline.software import container_files  # noqa: E402
 from tests.resolver.stream_rows import BOOT_UNIX_NS, EXTRA, Row, blob, tables  # noqa: E402
 
 BOOT = bytes(range(16))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.host._container_paths import container_trust
 from pipeline.procfs.containers import container_of_path
+from pipeline.software._container_paths import container_trust
 from tests.cgroup_paths import FIXTURES
 
 ID, OTHER = "c0ffee" * 10 + "c0ff", "0badcafe" * 8

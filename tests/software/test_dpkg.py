@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UntrustedError
-from pipeline.host import dpkg
-from pipeline.host.dpkg import Package, Packages, UnclearError
+from pipeline.software import dpkg
+from pipeline.software.dpkg import Package, Packages, UnclearError
 
 STATUS = """Package: tools
 Status: install ok installed
