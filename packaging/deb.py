@@ -97,7 +97,8 @@ def package(
     (control / "md5sums").write_text("".join(sums))
     set_modes(root, control)
     made = work / f"procline_{debian_version}_{architecture}.deb"
-    build.run(["dpkg-deb", "--root-owner-group", "-Zxz", "-z3", "--build", root, made], variables)
+    # -z3 takes twice the time, for a package that is a fifteenth smaller.
+    build.run(["dpkg-deb", "--root-owner-group", "-Zxz", "-z1", "--build", root, made], variables)
     lint(made, variables)
     return made
 

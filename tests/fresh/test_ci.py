@@ -166,6 +166,19 @@ def test_builds_share_what_they_made_except_that_of_the_fresh_root(tmp_path: Pat
     assert found == {"setup": shared, "--suite": "  ", "--python": shared, "install": shared}
 
 
+def test_checks_alone_use_tools_that_other_checkouts_keep(tmp_path: Path) -> None:
+    """A fresh root that found them would not show that they can be installed."""
+    kept = tmp_path / "kept"
+    seen = f'echo "${{1:-}}=${{PROCLINE_TOOLS_DIR:-}} ${{MYPY_CACHE_DIR:-}}" >> {kept}'
+    result, _, _ = ci(tmp_path, seen, own=f'set -- "$call"; {seen}')
+    found = dict(line.split("=", 1) for line in kept.read_text().splitlines())
+    users = {call.strip() for call, directories in found.items() if directories != " "}
+    assert result == 0
+    assert {"setup ", SHARED, ALONE, "--suite", "--python"} <= set(found)
+    assert users == set(CHECKS)
+    assert found["collection setup"] == "/var/cache/procline-fresh/tools /var/cache/procline-fresh/mypy"
+
+
 def test_the_tests_follow(tmp_path: Path) -> None:
     result, output, called = ci(tmp_path, "exit 0")
     assert result == 0 and "Python 3.12" in output and "NOT TESTED: Python" not in output
