@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.shm.names import ssh
 from tests.attacks.harness import NOBODY, as_nobody, unharmed
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

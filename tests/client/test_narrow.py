@@ -16,6 +16,7 @@ import zmq
 from pipeline import Selection, Subscriber
 from pipeline.bus.stream.declared import FILTERS_MAX
 from tests.stream_host import Host, MiniResolver, now_boot_ns
+from tests.waiting import until
 
 LONG_S = 60.0
 HEARTBEAT_NS = 20_000_000
@@ -69,13 +70,6 @@ def instance() -> Iterator[Instance]:
     made = Instance()
     yield made
     made.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.005)
 
 
 def is_narrow(subscriber: Subscriber) -> bool:

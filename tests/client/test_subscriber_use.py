@@ -37,6 +37,7 @@ from pipeline.errors import (
 from pipeline.shm.layout import layout
 from tests.sampling import times
 from tests.stream_host import Host, MiniResolver, now_boot_ns
+from tests.waiting import until
 
 EXEC = TOPICS.index("proc.exec")
 #: Far longer than anything here takes, also on a busy machine.
@@ -354,13 +355,6 @@ def test_a_callback_may_not_read(polled: Polled) -> None:
 # -- threads and closing -----------------------------------------------------------------------------------------------
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def reading(subscriber: Subscriber) -> tuple[threading.Thread, list[BaseException]]:
     """A thread that waits in a read, and what ended it."""
     errors: list[BaseException] = []
@@ -373,7 +367,7 @@ def reading(subscriber: Subscriber) -> tuple[threading.Thread, list[BaseExceptio
 
     thread = threading.Thread(target=run)
     thread.start()
-    wait_until(subscriber._lock.locked)
+    until(subscriber._lock.locked)
     return thread, errors
 
 

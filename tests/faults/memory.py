@@ -20,8 +20,9 @@ from pipeline.shm.writer.segments import SEGMENTS
 from tests import zmtp
 from tests.attacks.harness import as_nobody
 from tests.attacks.test_request_churn import CHURN
-from tests.live.harness import Daemon, build_workload, eventually
+from tests.live.harness import Daemon, build_workload
 from tests.live.storms import Storm
+from tests.waiting import eventually
 
 MIB = 1 << 20
 CONFIG = """

@@ -33,9 +33,10 @@ from tests.faults import cgroups, crowd, faults
 from tests.faults.rounds import RECOVERS_S, Tally, patience, recovery
 from tests.hierarchy import cgroup_v2_root
 from tests.live.agreement import assert_agrees, differences
-from tests.live.harness import CHECKOUT, Daemon, eventually
+from tests.live.harness import CHECKOUT, Daemon
 from tests.live.namespaces import inside
 from tests.live.storms import SHARED, Storm, images_of
+from tests.waiting import eventually
 
 RAW = "[args]\nshow = 'raw'\n"
 SMALL = RAW + "[tables]\nchunk_rows = 64\nretention_s = 3600\n"
@@ -132,7 +133,7 @@ def tiny_rings(name: str, scene: Scene) -> None:
     storm = scene.storm()
     assert eventually(lambda: sum(table.stats()["lost"].values()), 20 * patience()) > 0
     # Repairs end the processes whose exits were lost.
-    eventually(lambda: assert_agrees(table, complete=False), timeout=RECOVERS_S * patience())
+    eventually(lambda: assert_agrees(table, complete=False), limit_s=RECOVERS_S * patience())
     # If the exec of a workload was lost, its children have the name of the program that started it.
     found = images_of(daemon.directory, storm.parents, None)
     made, lost = storm.made["fork"] + storm.made["exec"], table.stats()["lost"]

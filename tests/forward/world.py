@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +28,7 @@ from pipeline.client.subscriber import Subscriber
 from pipeline.forward.batches import Batch
 from tests.nats_server import NatsServer
 from tests.stream_host import Host, MiniResolver
+from tests.waiting import until
 
 NAME = "test"
 #: Events that the host may be ahead of the server while it is paced; the journal holds about three times as many.
@@ -41,15 +41,8 @@ BOOT = "00112233445566778899aabbccddeeff"
 
 
 def wait_for(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S, *, pause_s: float = 0.05) -> None:
-    """Wait until a condition holds; between two checks for `pause_s`, or as long as the check took."""
-    deadline = time.monotonic() + limit_s
-    while True:
-        began = time.monotonic()
-        if condition():
-            return
-        ended = time.monotonic()
-        assert ended < deadline, f"not in {limit_s:g} s: {what}"
-        time.sleep(max(pause_s, ended - began))
+    """Wait until a condition holds, as `until` does, for as long as servers need."""
+    until(condition, what, limit_s, pause_s)
 
 
 def batch(first: int, count: int, *, topic: str = "proc.exec", stream: int = 7, fill: int = 0) -> Batch:

@@ -13,8 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.live.harness import CHECKOUT, Daemon, eventually, resolve
+from tests.live.harness import CHECKOUT, Daemon, resolve
 from tests.live.reader import FIELDS, lines
+from tests.waiting import eventually
 
 #: How long a test waits for a subscriber. On an idle machine it takes less than a second.
 LONG_S = 180.0
@@ -48,7 +49,7 @@ class Reader:
         self._process = subprocess.Popen(
             self._command, cwd=CHECKOUT, env=self._environment, stdin=subprocess.PIPE, start_new_session=True
         )
-        eventually(lambda: self.file.exists() and self.file.stat().st_size > size, timeout=LONG_S)
+        eventually(lambda: self.file.exists() and self.file.stat().st_size > size, limit_s=LONG_S)
         self.joined_ns = self.joined_ns or time.time_ns()
 
     def go_on(self) -> None:

@@ -20,7 +20,8 @@ from tests import compat
 from tests.actor import Actor
 from tests.hierarchy import cgroup_v2_root, named_hierarchy
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, each_change, eventually, exact_method
+from tests.live.harness import Daemon, Recorder, each_change, exact_method
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -66,7 +67,7 @@ class Watch:
             assert found == expected
             return True
 
-        eventually(is_seen, interval=0.001)
+        eventually(is_seen, pause_s=0.001)
         return time.monotonic() - began
 
 
@@ -147,7 +148,7 @@ def test_session_and_terminal(watch: Watch, actor: Actor) -> None:
     actor.do("import fcntl, signal, termios; master, slave = os.openpty(); name = os.ttyname(slave)")
     actor.do("signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     actor.do("fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
-    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), timeout=VISIBLE_SECONDS)
+    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), limit_s=VISIBLE_SECONDS)
     took = watch.see(actor.pid, lambda: actor.do("fcntl.ioctl(slave, termios.TIOCNOTTY)"), tty=None)
     assert took < VISIBLE_SECONDS
     eventually(lambda: len(watch.events(actor.pid, "sid")) >= 3)
@@ -201,7 +202,7 @@ def test_a_terminal_that_a_session_leader_opens(watch: Watch, actor: Actor) -> N
     actor.do("os.setsid(); master, slave = os.openpty(); name = os.ttyname(slave)")
     actor.do("fd = os.open(name, os.O_RDWR)")
     began = time.monotonic()
-    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), interval=0.001)
+    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), pause_s=0.001)
     assert time.monotonic() - began < VISIBLE_SECONDS
     eventually(lambda: any((e["tty"] or "").startswith("pts") for e in watch.events(actor.pid, "sid")))
 
@@ -221,7 +222,7 @@ def have_terminals(watch: Watch, *pids: int) -> bool:
 def test_a_terminal_that_a_member_of_a_session_leaves(watch: Watch, actor: Actor, call: str) -> None:
     """A member detaches itself from the terminal; the leader keeps it."""
     leader = actor.join_session()
-    eventually(lambda: have_terminals(watch, leader, actor.pid), timeout=VISIBLE_SECONDS)
+    eventually(lambda: have_terminals(watch, leader, actor.pid), limit_s=VISIBLE_SECONDS)
     sid = actor.pid if "setsid" in call else leader
     assert watch.see(actor.pid, lambda: actor.do(call), tty=None, sid=sid) < VISIBLE_SECONDS
     assert (tty_number(actor.pid), os.getsid(actor.pid)) == (0, sid)
@@ -254,7 +255,7 @@ def test_a_terminal_that_a_session_loses_with_its_leader(watch: Watch, actor: Ac
     (leader,) = children(actor.pid)
     (member,) = children(leader)
     assert tty_number(member)
-    eventually(lambda: have_terminals(watch, member), timeout=VISIBLE_SECONDS)
+    eventually(lambda: have_terminals(watch, member), limit_s=VISIBLE_SECONDS)
     actor.do("os.kill(leader, 9); os.waitpid(leader, 0)")
     assert tty_number(member) == 0
     assert watch.see(member, lambda: None, tty=None, sid=leader) < VISIBLE_SECONDS

@@ -24,7 +24,8 @@ import pytest
 from pipeline import ProcessTable
 from tests.cgroup_paths import cgroups_of_the_fixture
 from tests.hierarchy import cgroup_v2_root
-from tests.live.harness import Daemon, Recorder, each_change, eventually, resolve
+from tests.live.harness import Daemon, Recorder, each_change, resolve
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 

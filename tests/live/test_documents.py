@@ -29,8 +29,9 @@ import pytest
 
 from tests.docs.blocks import Block, all_blocks
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
-from tests.live.harness import CHECKOUT, Daemon, eventually
+from tests.live.harness import CHECKOUT, Daemon
 from tests.private_root import entering
+from tests.waiting import eventually
 
 #: What a block may take, until its end or, if it runs until it is stopped, until it prints something.
 LIMIT_S = 120

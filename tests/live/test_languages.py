@@ -23,7 +23,8 @@ from pipeline.errors import ClosedError
 from tests.bus.stream import validation
 from tests.client import languages
 from tests.docs.blocks import run_by
-from tests.live.harness import Daemon, each_change, eventually
+from tests.live.harness import Daemon, each_change
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.usefixtures("live_kernel")]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.bpf.test_records import codes_of_separate_ends
-from tests.live.harness import Daemon, Recorder, eventually, resolve
+from tests.live.harness import Daemon, Recorder, resolve
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live]
 

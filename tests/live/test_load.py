@@ -16,10 +16,11 @@ import pytest
 from pipeline.load import fields
 from pipeline.load.scenarios import SCENARIOS
 from tests.docs.blocks import run_by
-from tests.live.harness import Daemon, eventually, exact_method
+from tests.live.harness import Daemon, exact_method
 from tests.live.test_sshd import Server
 from tests.live.test_sshd import server as server  # a fixture
 from tests.load.test_program import left
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.live
 
@@ -198,10 +199,7 @@ def test_nothing_is_left_after_a_signal(idle: Daemon, number: signal.Signals, tm
         eventually(lambda: len(processes_of(idle.root)) > 6)
         process.send_signal(number)
         assert process.wait(60) == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
-    deadline = time.monotonic() + 40
-    while remaining := processes_of(idle.root):
-        assert time.monotonic() < deadline, remaining
-        time.sleep(0.1)
+    until(lambda: not processes_of(idle.root), lambda: processes_of(idle.root), limit_s=40, pause_s=0.1)
     assert not (idle.root / "load").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["errors"]
     assert (tmp_path / "errors").read_text().strip() == ""  # click ends the line after Ctrl-C

@@ -21,7 +21,8 @@ import pytest
 
 from pipeline import ProcessTable
 from tests.docs.blocks import run_by
-from tests.live.harness import CHECKOUT, Daemon, eventually, resolve
+from tests.live.harness import CHECKOUT, Daemon, resolve
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -24,9 +24,10 @@ from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
 from tests.hierarchy import cgroup_v2_root, v1_hierarchy
 from tests.live.agreement import Difference, differences
-from tests.live.harness import Daemon, Recorder, eventually, resolve, run_workload, running_workload
+from tests.live.harness import Daemon, Recorder, resolve, run_workload, running_workload
 from tests.live.storms import Storm, Watcher, images_of
 from tests.live.test_changes import CONTAINER, STORM
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -82,7 +83,7 @@ def assert_soon_agrees(table, timeout: float, ours: Collection[int] = ()) -> int
         assert not wrong, "\n".join(wrong)
         return late, compared
 
-    late, compared = eventually(look, timeout=timeout, interval=0.2)
+    late, compared = eventually(look, limit_s=timeout, pause_s=0.2)
 
     def settle() -> None:
         nonlocal late
@@ -91,7 +92,7 @@ def assert_soon_agrees(table, timeout: float, ours: Collection[int] = ()) -> int
         assert not late, "\n".join(one.text for one in late)
 
     if late:
-        eventually(settle, timeout=REPAIRED_S, interval=0.5)
+        eventually(settle, limit_s=REPAIRED_S, pause_s=0.5)
     return compared
 
 
@@ -176,7 +177,7 @@ def test_a_change_of_ids_is_in_the_table_at_once(running: Daemon, table, actor: 
         assert (entry.gid, entry.egid, entry.sgid, entry.fsgid) == info.gids
         assert (entry.cap_effective, entry.cap_permitted) == (info.cap_effective, info.cap_permitted)
 
-    eventually(agrees, timeout=0.8)
+    eventually(agrees, limit_s=0.8)
 
 
 def test_session_and_name_are_in_the_table_at_once(table, actor: Actor) -> None:
@@ -191,7 +192,7 @@ def test_changed_capabilities_are_found(table, actor: Actor) -> None:
         pytest.skip("needs root to drop capabilities")
     actor.do("import site; site.main(); from pipeline.host.privileges import drop_capabilities")
     actor.do("drop_capabilities((19,))")
-    eventually(lambda: resolve(table, actor.pid).cap_permitted == 1 << 19, interval=0.1)
+    eventually(lambda: resolve(table, actor.pid).cap_permitted == 1 << 19, pause_s=0.1)
 
 
 def test_events_of_changes_are_published(running: Daemon, actor: Actor) -> None:
@@ -279,7 +280,7 @@ def test_a_container_by_its_cgroup(running: Daemon, table, missing: Callable[[st
         eventually(lambda: resolve(table, inside.pid).container_id == CONTAINER)
         assert resolve(table, moved.pid).container_id is None
         (group / "cgroup.procs").write_text(str(moved.pid))
-        eventually(lambda: resolve(table, moved.pid).container_id == CONTAINER, interval=0.1)
+        eventually(lambda: resolve(table, moved.pid).container_id == CONTAINER, pause_s=0.1)
         entry = json.loads(running.cli("resolve", str(inside.pid), "--json").stdout)
         assert entry["container_id"] == CONTAINER
         assert (entry["cgroup"] == f"/{group.name}") is (version == 2)

@@ -18,7 +18,8 @@ import pytest
 from pipeline.errors import StaleError, UnsupportedError
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from pipeline.sources.recording.file import Recording
-from tests.live.harness import Daemon, Recorder, eventually, run_workload
+from tests.live.harness import Daemon, Recorder, run_workload
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
@@ -175,7 +176,7 @@ def test_a_killed_resolver_replays_the_rest_once(replayed: tuple[Daemon, int]) -
                 return False
             return now == before and table.stats()["takeovers"] == 1
 
-        eventually(same, interval=0.2)
+        eventually(same, pause_s=0.2)
 
 
 def test_replay_is_a_command_of_its_own(recorded: tuple[Path, int]) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import ProcessTable
-from tests.live.harness import CHECKOUT, Daemon, eventually, resolve, run_workload
+from tests.live.harness import CHECKOUT, Daemon, resolve, run_workload
 from tests.live.namespaces import INIT, NAMESPACE, Inside, inside
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

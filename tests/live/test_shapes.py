@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Daemon, Recorder, eventually, resolve, running_workload
+from tests.live.harness import Daemon, Recorder, resolve, running_workload
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 

@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import pytest
 
 from pipeline import ProcessTable
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder
 from tests.ports import free_port
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 

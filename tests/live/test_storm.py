@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.resolver.daemon.duty_cycle import IDLE_HOUSEKEEPING_NS, IDLE_MS
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, eventually, kernel_forks, run_workload
+from tests.live.harness import Daemon, Recorder, kernel_forks, run_workload
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 

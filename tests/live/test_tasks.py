@@ -18,9 +18,10 @@ from typing import NoReturn
 import pytest
 
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
 from tests.live.test_sshd import Server
 from tests.live.test_sshd import server as server  # a fixture
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 

@@ -29,6 +29,7 @@ from pipeline.shm.writer._writer import TableWriter
 from tests.procfs.test_executables import key_of
 from tests.resolver.stream.test_encoder import take
 from tests.resolver.stream_rows import BOOT, CONTEXT, EXEC, FORK, Row, tables_in
+from tests.waiting import until
 
 Key = tuple[int, int, int, int]
 TOOLS = Package("tools", "1.2", "amd64")
@@ -90,14 +91,13 @@ class Instance:
         assert entry is not None
         return entry.file_package, entry.file_sha256
 
+    def work(self) -> None:
+        self.now += self.step
+        self.packages.do_work(self.now)
+        self.hashes.do_work(self.now)
+
     def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline
-            self.now += self.step
-            self.packages.do_work(self.now)
-            self.hashes.do_work(self.now)
-            time.sleep(0.001)
+        until(condition, pause_s=0.001, meanwhile=self.work)
 
     def close(self) -> None:
         self.packages.close()

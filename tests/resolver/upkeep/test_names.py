@@ -29,7 +29,8 @@ from tests.procfs.strangers import stranger
 from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 from tests.resolver.stream.test_encoder import take
 from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables
-from tests.resolver.upkeep.test_aside import soon, threads
+from tests.resolver.upkeep.test_aside import threads
+from tests.waiting import until
 
 KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS
 
@@ -78,13 +79,12 @@ class Instance:
         place = (None if container is None else container.decode(), row["mnt_ns"], row["user_ns"])
         return UserNames(str(self.directory)).name("user", row["uid"], *place)
 
+    def work(self) -> None:
+        self.now += 1_000_000
+        self.live.do_work(self.now)
+
     def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline
-            self.now += 1_000_000
-            self.live.do_work(self.now)
-            time.sleep(0.001)
+        until(condition, pause_s=0.001, meanwhile=self.work)
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def test_answers_wait_until_they_are_handled(tmp_path: Path) -> None:
         made.live.do_work(made.now)
         assert made.event(row)["user"] is None  # nobody waits for the name service
         made.live.do_work(made.now)
-        soon(lambda: made.live.has_answers)
+        until(lambda: made.live.has_answers)
         made.live.do_work(made.now)
         assert not made.live.has_answers and made.event(row)["user"] == "ldap"
         made.live.close(60)

@@ -20,8 +20,9 @@ from tests.resolver import _inside
 from tests.sampling import examples
 from tests.sources.hand_control import CAPTURE_ID
 from tests.sources.hand_records import BOOT_ID, FakeAcks, records_in
-from tests.sources.stage import TERM, Stage, eventually
+from tests.sources.stage import TERM, Stage
 from tests.synthetic.storm import make_storm
+from tests.waiting import until
 
 STORM = make_storm(3, 400, frame_records=40, variants=10, envs_bytes=20)
 
@@ -248,7 +249,7 @@ def test_process_replays_a_file_and_stays_until_it_is_stopped(tmp_path: Path) ->
         assert stage.control is not None
         for frame in frames:
             stage.control.acks["applied_pos"][frame.ring] = frame.to_pos
-        assert eventually(lambda: "replayed" in stage.log.read_text())
+        until(lambda: "replayed" in stage.log.read_text())
         # The shard still shows signs of life.
         later = stage.frames_until(lambda frames: len(frames) >= 6)
         assert sum(frame.count for frame in later) == 0
