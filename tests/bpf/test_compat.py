@@ -19,7 +19,7 @@ from tests import compat
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_cred_tiers import ALL, CRED, IDS, SID, Tier, require_login_uid
-from tests.bpf.test_records import namespace, stat, status
+from tests.proc import namespace, stat, status
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

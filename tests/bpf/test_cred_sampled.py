@@ -18,7 +18,7 @@ from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_cred_tiers import IDS, LEADERLESS, NET_ADMIN, SYS_CHROOT
-from tests.bpf.test_records import namespace, status
+from tests.proc import namespace, status
 
 pytestmark = [
     pytest.mark.live,

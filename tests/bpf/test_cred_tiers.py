@@ -21,7 +21,7 @@ from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
-from tests.bpf.test_records import namespace, stat, status
+from tests.proc import namespace, stat, status
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -18,6 +18,7 @@ from pipeline.bpf.loader import Capture
 from pipeline.records import events
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_records import act, waiting
+from tests.proc import namespace
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -229,7 +230,7 @@ def test_mount_that_only_its_namespace_has(reader: Reader, actions: Path, tmp_pa
         assert record.path[record.body["root_offset"] :] == inner
         assert record.body["fs_magic"] == 0x01021994  # tmpfs
         assert record.body["exec_flags"] == 0
-        assert record.task["mnt_ns"] == Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+        assert record.task["mnt_ns"] == namespace(pid, "mnt")
         where = mount_path(record)
         assert where is not None
         assert where[record.body["root_offset"] :] == os.fsencode(place) == mounted(pid, record.body["mount_id"])

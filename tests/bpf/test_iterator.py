@@ -13,7 +13,8 @@ from pipeline.bpf import iterator, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.records import events
 from tests.bpf.ring_reader import Parts, Record
-from tests.bpf.test_records import LEADERLESS, check_task, namespace, waiting
+from tests.bpf.test_records import LEADERLESS, check_task, waiting
+from tests.proc import namespace
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

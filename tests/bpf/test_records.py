@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pipeline.procfs.hierarchies import Hierarchies, lines_of
 from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
+from tests.proc import namespace, stat, status
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -55,21 +55,6 @@ def waiting(*command: str | bytes | Path, env: dict[str, str] | None = None) -> 
         yield child.pid
     finally:
         child.communicate(timeout=60)
-
-
-def status(pid: int) -> dict[str, list[str]]:
-    # Another test's process can have any bytes as its name.
-    lines = Path(f"/proc/{pid}/status").read_text(errors="surrogateescape").splitlines()
-    return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
-
-
-def stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the third on."""
-    return Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape").rpartition(")")[2].split()
-
-
-def namespace(pid: int, name: str) -> int:
-    return int(re.findall(r"\d+", str(Path(f"/proc/{pid}/ns/{name}").readlink()))[0])
 
 
 def check_task(record: Record, pid: int) -> None:

@@ -303,11 +303,3 @@ def resolve(table: ProcessTable, pid: int) -> Any:
 def unused_pid() -> int:
     """Return a pid that no process has; above `pid_max`, where possible, so that no retained process had it either."""
     return next(pid for pid in range(PID_MAX - 1, 1, -1) if not Path(f"/proc/{pid}").exists())
-
-
-def kernel_forks() -> int:
-    """Return the number of processes and threads created since boot (proc_stat(5), `processes`)."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("processes "):
-            return int(line.split()[1])
-    raise AssertionError("no line `processes` in /proc/stat")

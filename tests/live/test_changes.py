@@ -21,6 +21,7 @@ from tests.actor import Actor
 from tests.hierarchy import cgroup_v2_root, named_hierarchy
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, each_change, exact_method
+from tests.proc import namespace, status
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
@@ -89,11 +90,6 @@ def actor(watch: Watch) -> Iterator[Actor]:
         yield running
 
 
-def status(pid: int) -> dict[str, list[str]]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
-
-
 def assert_as_status_says(watch: Watch, pid: int) -> None:
     """Compare the credentials in the table with those of /proc/PID/status."""
     now, entry = status(pid), watch.table.resolve(pid)
@@ -157,7 +153,7 @@ def test_session_and_terminal(watch: Watch, actor: Actor) -> None:
 
 def test_namespaces(watch: Watch, actor: Actor) -> None:
     actor.do("os.unshare(os.CLONE_NEWNS | os.CLONE_NEWNET)")
-    inodes = {f"{name}_ns": Path(f"/proc/{actor.pid}/ns/{name}").stat().st_ino for name in ("mnt", "net")}
+    inodes = {f"{name}_ns": namespace(actor.pid, name) for name in ("mnt", "net")}
     assert watch.see(actor.pid, lambda: None, **inodes) < VISIBLE_SECONDS
 
 

@@ -25,6 +25,7 @@ from pipeline import ProcessTable
 from tests.cgroup_paths import cgroups_of_the_fixture
 from tests.hierarchy import cgroup_v2_root
 from tests.live.harness import Daemon, Recorder, each_change, resolve
+from tests.proc import exe, namespace, status
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -87,19 +88,6 @@ def process(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[s
         child.wait()
 
 
-def exe(pid: int) -> str:
-    return str(Path(f"/proc/{pid}/exe").readlink())
-
-
-def namespace(pid: int, kind: str) -> int:
-    return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
-
-
-def status(pid: int) -> dict[str, list[int]]:
-    lines = (line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {name: [int(value) for value in rest.split()] for name, rest in lines if name in ("Uid", "Gid")}
-
-
 def compile_c(source: str, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["gcc", "-O1", "-static", "-o", target, "-x", "c", "-"], input=source, text=True, check=True)
@@ -120,8 +108,8 @@ def test_names_of_the_hosts_users(table: ProcessTable, daemon: Daemon) -> None:
             eventually(lambda child=child, name=name: resolve(table, child.pid).user == name)
             entry = resolve(table, child.pid)
             now = status(child.pid)
-            users = [pwd.getpwuid(uid).pw_name for uid in now["Uid"]]
-            groups = [grp.getgrgid(gid).gr_name for gid in now["Gid"]]
+            users = [pwd.getpwuid(int(uid)).pw_name for uid in now["Uid"]]
+            groups = [grp.getgrgid(int(gid)).gr_name for gid in now["Gid"]]
             assert [entry.user, entry.euser, entry.fsuser] == [users[0], users[1], users[3]]
             assert [entry.group, entry.egroup, entry.fsgroup] == [groups[0], groups[1], groups[3]]
 
@@ -244,7 +232,7 @@ def test_names_in_a_container_are_its_own(
                 "insiders",
             )
             assert (entry.file["uid"], entry.file["user"], entry.file["group"]) == (1000, "inside", None)
-            assert (entry.uid, entry.container_id) == (status(child.pid)["Uid"][0], CONTAINER)
+            assert (entry.uid, entry.container_id) == (int(status(child.pid)["Uid"][0]), CONTAINER)
             assert entry.mnt_ns == namespace(child.pid, "mnt") != namespace(os.getpid(), "mnt")
             pid = child.pid
         recorder.wait_for(lambda events: any(e["event"] == "exit" and e["pid"] == pid for e in events))

@@ -19,9 +19,10 @@ from pipeline.bus.frames.encode import FrameEncoder
 from pipeline.bus.sockets import Bus
 from pipeline.host import processes
 from pipeline.host.boot import boot_id
+from pipeline.load.measuring import kernel_forks
 from pipeline.shm.layout import layout
 from tests.live.agreement import assert_agrees
-from tests.live.harness import EMULATION_FACTOR, Daemon, Recorder, kernel_forks
+from tests.live.harness import EMULATION_FACTOR, Daemon, Recorder
 from tests.live.storms import Storm, Watcher, images_of, is_found
 from tests.waiting import eventually
 

@@ -22,6 +22,7 @@ import pytest
 from pipeline import ProcessTable
 from tests.docs.blocks import run_by
 from tests.live.harness import CHECKOUT, Daemon, resolve
+from tests.proc import namespace
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -110,7 +111,7 @@ def test_the_processes_of_the_host() -> None:
             entry = resolve(table, child.pid)
             assert eventually(lambda: resolve(table, child.pid).argv == ["sleep", "60"])
             assert (entry.ppid, resolve(table, os.getpid()).ppid) == (os.getpid(), os.getppid())
-            assert table.resolve(1).ppid == 0 and entry.pid_ns == Path("/proc/self/ns/pid").stat().st_ino
+            assert table.resolve(1).ppid == 0 and entry.pid_ns == namespace("self", "pid")
         finally:
             child.kill()
             child.wait()

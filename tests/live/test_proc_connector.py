@@ -27,6 +27,7 @@ from tests.live.agreement import Difference, differences
 from tests.live.harness import Daemon, Recorder, resolve, run_workload, running_workload
 from tests.live.storms import Storm, Watcher, images_of
 from tests.live.test_changes import CONTAINER, STORM
+from tests.proc import namespace
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
@@ -256,7 +257,7 @@ def test_names_of_users_and_the_namespaces_of_a_process(table) -> None:
             assert (entry.user, entry.euser, entry.group) == ("nobody", "nobody", grp.getgrgid(65534).gr_name)
             spaces = (entry.pid_ns, entry.mnt_ns, entry.net_ns, entry.user_ns)
             assert spaces == (info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns)
-            assert entry.net_ns != Path("/proc/self/ns/net").stat().st_ino
+            assert entry.net_ns != namespace("self", "net")
             assert entry.tty == "pts" + Path(f"/proc/{pid}/fd/0").readlink().name and entry.sid == pid
         finally:
             child.kill()
@@ -338,7 +339,7 @@ def test_a_child_in_a_pid_namespace_has_both_numbers(table, workload: Path) -> N
     with running_workload(workload, "pidns", 30_000) as (_, ((_, pid, _),)):
         entry = resolve(table, pid)
         assert entry.ns_pid == 1
-        assert entry.pid_ns == Path(f"/proc/{pid}/ns/pid").stat().st_ino
+        assert entry.pid_ns == namespace(pid, "pid")
 
 
 def test_threads_are_not_processes(running: Daemon, workload: Path) -> None:

@@ -19,6 +19,7 @@ from tests.actor import Actor
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder
 from tests.live.test_replay import record
+from tests.proc import namespace
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.newer_programs("the method sampled")]
@@ -98,7 +99,7 @@ def test_session_terminal_and_namespaces(watch: Watch, actor: Actor) -> None:
     eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), limit_s=PATIENCE_S)
     assert "change_sampled" in entry.marks
     actor.do("os.unshare(os.CLONE_NEWNS)")
-    inode = Path(f"/proc/{actor.pid}/ns/mnt").stat().st_ino
+    inode = namespace(actor.pid, "mnt")
     watch.until(actor.pid, mnt_ns=inode)
 
 

@@ -20,9 +20,9 @@ import pytest
 from tests.fleet.jetstream import deliver_again_after, publish
 from tests.fleet.traffic import NS, SimulatedHost, split
 from tests.forward.credentials import Operator
-from tests.live.test_privileges import status
 from tests.nats_server import NatsServer, require_nats_server
 from tests.packaging.namespaces import remove_cgroup, require_systemd
+from tests.proc import status
 from tests.waiting import until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
@@ -110,7 +110,7 @@ class Machine:
         inner = self.properties("MainPID")["MainPID"]
         for pid in children(self._init):
             with suppress(FileNotFoundError, ProcessLookupError):
-                if status(pid)["NSpid"].split()[-1] == inner:
+                if status(pid)["NSpid"][-1] == inner:
                     return pid
         return 0
 
@@ -209,8 +209,8 @@ def test_each_event_is_stored_once_whatever_is_restarted(machine: Machine, host:
         happen(100)
         arrived()
         found = status(until(machine.pid, limit_s=TIMEOUT_S))
-        assert "0" not in found["Uid"].split() and found["NoNewPrivs"] == "1" and found["Seccomp"] == "2"
-        assert int(found["CapEff"], 16) == int(found["CapBnd"], 16) == 0
+        assert "0" not in found["Uid"] and found["NoNewPrivs"] == ["1"] and found["Seccomp"] == ["2"]
+        assert int(found["CapEff"][0], 16) == int(found["CapBnd"][0], 16) == 0
         # Only root can read the store. The user that owns the directory on the disk cannot, either.
         nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
         assert machine.run(*nobody, "ls", f"{STATE}/").returncode != 0 == machine.run("ls", f"{STATE}/").returncode

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests.live.test_privileges import status
 from tests.packaging.namespaces import remove_cgroup, require_systemd
+from tests.proc import status
 from tests.waiting import until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.usefixtures("live_kernel")]
@@ -190,13 +190,13 @@ def test_it_has_only_the_privileges_of_the_unit(host: Host) -> None:
     host.start()
     roles = host.roles()
     found = status(roles["supervisor"])
-    assert found["Uid"].split()[0] != "0"
-    assert int(found["CapEff"], 16) == int(found["CapBnd"], 16) == CAPABILITIES
+    assert found["Uid"][0] != "0"
+    assert int(found["CapEff"][0], 16) == int(found["CapBnd"][0], 16) == CAPABILITIES
     allowed = {"supervisor": CAPABILITIES, "resolver": 1 << 19}
     for role, pid in roles.items():
         found = status(pid)
-        assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2"), role
-        assert int(found["CapEff"], 16) & ~allowed.get(role, 0) == 0, role
+        assert (found["NoNewPrivs"], found["Seccomp"]) == (["1"], ["2"]), role
+        assert int(found["CapEff"][0], 16) & ~allowed.get(role, 0) == 0, role
     # It records what happens on the host, and the arguments of other users.
     done = host.procline("subscribe", "--count", "3", "--timeout", "60", "--snapshot")
     assert done.returncode == 0, done.stderr

@@ -25,6 +25,7 @@ from pipeline.resolver.upkeep.names import LiveNames
 from pipeline.shm.layout import layout
 from pipeline.shm.names.usernames import UserNames
 from pipeline.shm.writer._writer import TableWriter
+from tests.proc import namespace
 from tests.procfs.strangers import stranger
 from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 from tests.resolver.stream.test_encoder import take
@@ -33,10 +34,6 @@ from tests.resolver.upkeep.test_aside import threads
 from tests.waiting import until
 
 KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS
-
-
-def namespace(kind: str, pid: int | str = "self") -> int:
-    return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
 
 
 def view_names(users: dict[int, str], owner: int = 0) -> ViewNames:
@@ -53,7 +50,7 @@ class Instance:
         self.asked: list[tuple[str, int]] = []
         self.encoder = Encoder(BOOT)
         self.encoder.topics_mask = 0xFF
-        self.here = {"mnt_ns": namespace("mnt"), "user_ns": namespace("user")}
+        self.here = {"mnt_ns": namespace("self", "mnt"), "user_ns": namespace("self", "user")}
         self.row(1)
         self.now = 10**12
         self.live = LiveNames(writer, self.encoder, directory, look_up=self._look_up, now=lambda: self.now, **options)
@@ -245,7 +242,7 @@ def test_a_process_with_the_hosts_root_is_not_used_for_container_names(tmp_path:
 def test_where_a_user_made_the_namespaces_the_hosts_names_count(tmp_path: Path) -> None:
     """A user may mount any file over ``/etc/passwd`` there. Its cgroup can also be named like a container's."""
     with instance(tmp_path) as made, stranger(UNSHARED, user=65534) as tgid:
-        there = {"mnt_ns": namespace("mnt", tgid), "user_ns": namespace("user", tgid), "uid": 65534, "euid": 65534}
+        there = {"mnt_ns": namespace(tgid, "mnt"), "user_ns": namespace(tgid, "user"), "uid": 65534, "euid": 65534}
         real, made.live._reader.view = made.live._reader.view, lambda _, *place: real(tgid, *place)
         for pid, container in ((7, None), (8, b"c0ffee")):
             row = made.row(pid, **there, **({} if container is None else {"container": container}))

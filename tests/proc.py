@@ -1,0 +1,27 @@
+"""What /proc says about a process, read without the product's own readers: the values that tests expect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def status(pid: int) -> dict[str, list[str]]:
+    """Return the words of each line of /proc/PID/status, by its name."""
+    # Another test's process can have any bytes as its name.
+    lines = Path(f"/proc/{pid}/status").read_text(errors="surrogateescape").splitlines()
+    return {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+
+
+def stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the third on."""
+    return Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape").rpartition(")")[2].split()
+
+
+def exe(pid: int) -> str:
+    """Return the path of the executable, as the kernel shows it."""
+    return str(Path(f"/proc/{pid}/exe").readlink())
+
+
+def namespace(pid: int | str, kind: str) -> int:
+    """Return the number of a namespace: `kind` is mnt, net, pid, user or another entry of /proc/PID/ns."""
+    return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
