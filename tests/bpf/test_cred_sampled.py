@@ -17,7 +17,8 @@ from pipeline.errors import UnsupportedError
 from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
-from tests.bpf.test_cred_tiers import IDS, LEADERLESS, NET_ADMIN, SYS_CHROOT
+from tests.bpf.test_cred_tiers import LEADERLESS, NET_ADMIN, SYS_CHROOT
+from tests.bpf.tiers import CRED, IDS, SID
 from tests.proc import namespace, status
 
 pytestmark = [
@@ -25,8 +26,6 @@ pytestmark = [
     pytest.mark.newer_programs("the method sampled"),
     pytest.mark.usefixtures("live_kernel"),
 ]
-
-CRED, SID = events.KIND_CRED, events.KIND_SID
 
 
 class Sampled:
@@ -57,12 +56,6 @@ def sampled(live_kernel: None) -> Iterator[Sampled]:
     one = Sampled()
     yield one
     one.capture.close()
-
-
-@pytest.fixture
-def actor() -> Iterator[Actor]:
-    with Actor() as running:
-        yield running
 
 
 def test_a_change_is_one_record_that_says_how_it_was_found(sampled: Sampled, actor: Actor) -> None:

@@ -87,13 +87,6 @@ def stream(tmp_path: Path) -> Iterator[Stream]:
     made.close()
 
 
-@pytest.fixture
-def peers() -> Iterator[zmq.Context]:
-    context = zmq.Context()
-    yield context
-    context.destroy(linger=0)
-
-
 _numbers = itertools.count()
 
 

@@ -76,13 +76,6 @@ def hasty(directory: Path) -> Iterator[Stream]:
     made.close()
 
 
-@pytest.fixture
-def peers() -> Iterator[zmq.Context]:
-    context = zmq.Context()
-    yield context
-    context.destroy(linger=0)
-
-
 def _subscriber(peers: zmq.Context, stream: Stream, *topics: bytes) -> zmq.Socket:
     made = peers.socket(zmq.SUB)
     made.setsockopt(zmq.RECONNECT_IVL, 10)

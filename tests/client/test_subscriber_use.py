@@ -35,8 +35,9 @@ from pipeline.errors import (
     ProclineError,
 )
 from pipeline.shm.layout import layout
+from tests.client.polled_host import PolledHost
 from tests.sampling import times
-from tests.stream_host import Host, MiniResolver, now_boot_ns
+from tests.stream_host import now_boot_ns
 from tests.waiting import until
 
 EXEC = TOPICS.index("proc.exec")
@@ -44,25 +45,8 @@ EXEC = TOPICS.index("proc.exec")
 LONG_S = 60.0
 
 
-class Polled:
-    """A host of fake processes. Its publisher answers in a thread."""
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-        self.host = Host(MiniResolver(self.directory))
-        self.is_over = False
-        self.thread = threading.Thread(target=self._poll)
-        self.thread.start()
-
-    def _poll(self) -> None:
-        while not self.is_over:
-            with self.host.lock:
-                self.host.resolver.do_work()
-            time.sleep(0.002)
-
-    def step(self, count: int) -> None:
-        with self.host.lock:
-            self.host.step(count)
+class Polled(PolledHost):
+    """A host of fake processes that can lose records, and whose subscribers can miss events."""
 
     def lose(self, count: int) -> None:
         """Report that the kernel lost records."""
@@ -76,12 +60,6 @@ class Polled:
 
     def subscribe(self, *topics: str, **options: Any) -> Subscriber:
         return Subscriber("test", topics, path=self.directory, connect_timeout=LONG_S, **options)
-
-    def close(self) -> None:
-        self.is_over = True
-        self.thread.join()
-        self.host.resolver.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @pytest.fixture

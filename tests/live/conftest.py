@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.actor import Actor
 from tests.live.harness import Daemon, build_workload
+from tests.live.watch import Watch
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +35,11 @@ show_values = ["WORKLOAD_MS"]
 [capture]
 envs_bytes = 4096
 """
+
+
+@pytest.fixture
+def actor(watch: Watch) -> Iterator[Actor]:
+    """A process that is in the tables of the module's own `watch`."""
+    with Actor() as running:
+        eventually(lambda: watch.table.resolve(running.pid) is not None)
+        yield running

@@ -11,16 +11,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from pipeline.errors import StaleError
 from tests import compat
 from tests.actor import Actor
-from tests.hierarchy import cgroup_v2_root, named_hierarchy
+from tests.hierarchy import cgroup_v2_root, named_hierarchy, remove_cgroup
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, each_change, exact_method
+from tests.live.watch import Watch
 from tests.proc import namespace, status
 from tests.waiting import eventually
 
@@ -42,36 +43,6 @@ check_interval_s = 0
 """
 
 
-class Watch:
-    """A daemon, a reader and a subscriber."""
-
-    def __init__(self, daemon: Daemon, recorder: Recorder, table: Any) -> None:
-        self.daemon, self.recorder, self.table = daemon, recorder, table
-
-    def events(self, pid: int, *kinds: str) -> list[dict]:
-        return [e for e in self.recorder.events if e["pid"] == pid and e["event"] in kinds]
-
-    def events_of(self, kind: str, **expected: object) -> list[dict]:
-        return [
-            e for e in self.recorder.events if e["event"] == kind and all(e[k] == v for k, v in expected.items())
-        ]  # fmt: skip
-
-    def see(self, pid: int, act: Callable[[], object], **expected: object) -> float:
-        """Make a change, and wait until the process's entry is as expected; returns how long that took, in seconds."""
-        act()
-        began = time.monotonic()
-
-        def is_seen() -> bool:
-            entry = self.table.resolve(pid)
-            assert entry is not None
-            found = {name: getattr(entry, name) for name in expected}
-            assert found == expected
-            return True
-
-        eventually(is_seen, pause_s=0.001)
-        return time.monotonic() - began
-
-
 @pytest.fixture(scope="module")
 def watch(live_kernel: None) -> Iterator[Watch]:
     with (
@@ -81,13 +52,6 @@ def watch(live_kernel: None) -> Iterator[Watch]:
     ):
         yield Watch(daemon, recorder, table)
         recorder.stop()
-
-
-@pytest.fixture
-def actor(watch: Watch) -> Iterator[Actor]:
-    with Actor() as running:
-        eventually(lambda: watch.table.resolve(running.pid) is not None)
-        yield running
 
 
 def assert_as_status_says(watch: Watch, pid: int) -> None:
@@ -340,16 +304,7 @@ def cgroup(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     for group in (*path.glob("*/*/"), *path.glob("*/"), path):
         for pid in (group / "cgroup.procs").read_text().split():
             (CGROUPS / "cgroup.procs").write_text(pid)
-        eventually(lambda group=group: remove(group))
-
-
-def remove(group: Path) -> bool:
-    """Remove a cgroup, which is busy for a moment after its last process has ended."""
-    try:
-        group.rmdir()
-    except OSError:
-        return False
-    return True
+        remove_cgroup(group)
 
 
 def test_cgroups(watch: Watch, actor: Actor, cgroup: Path) -> None:

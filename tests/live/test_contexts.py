@@ -23,7 +23,7 @@ import pytest
 
 from pipeline import ProcessTable
 from tests.cgroup_paths import cgroups_of_the_fixture
-from tests.hierarchy import cgroup_v2_root
+from tests.hierarchy import cgroup_v2_root, remove_cgroup
 from tests.live.harness import Daemon, Recorder, each_change, resolve
 from tests.proc import exe, namespace, status
 from tests.waiting import eventually
@@ -181,14 +181,7 @@ def cgroup(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     try:
         yield path
     finally:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                path.rmdir()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        remove_cgroup(path)
 
 
 INSIDE = """

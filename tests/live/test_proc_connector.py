@@ -22,7 +22,7 @@ from pipeline.errors import UnsupportedError
 from pipeline.procfs.proc_reader import WANT_ALL, read_process
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
-from tests.hierarchy import cgroup_v2_root, v1_hierarchy
+from tests.hierarchy import cgroup_v2_root, remove_cgroup, v1_hierarchy
 from tests.live.agreement import Difference, differences
 from tests.live.harness import Daemon, Recorder, resolve, run_workload, running_workload
 from tests.live.storms import Storm, Watcher, images_of
@@ -271,7 +271,7 @@ def test_a_container_by_its_cgroup(running: Daemon, table, missing: Callable[[st
         root = container_root(missing, stack, version)
         group = root / (f"docker-{CONTAINER}.scope" if version == 2 else "docker/" + CONTAINER)
         group.mkdir(parents=True)
-        stack.callback(lambda: eventually(lambda: removed(group)))
+        stack.callback(lambda: remove_cgroup(group))
         inside = subprocess.Popen(["sh", "-c", f"echo $$ > {group}/cgroup.procs; exec sleep 600"])
         moved = stack.enter_context(Actor())
         for process in (inside, moved):
@@ -296,15 +296,6 @@ def container_root(missing: Callable[[str], NoReturn], stack: ExitStack, version
     if root is None:
         missing("no cgroup v2 hierarchy is mounted")
     return root
-
-
-def removed(group: Path) -> bool:
-    """Remove a cgroup, which is busy for a moment after its last process has ended."""
-    try:
-        group.rmdir()
-    except OSError:
-        return False
-    return True
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------

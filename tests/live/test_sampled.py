@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +18,7 @@ from tests.actor import Actor
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder
 from tests.live.test_replay import record
+from tests.live.watch import Watch
 from tests.proc import namespace
 from tests.waiting import eventually
 
@@ -38,27 +38,6 @@ INTERVAL_S = 2.0
 PATIENCE_S = 60
 
 
-class Watch:
-    """A daemon, a reader and a subscriber."""
-
-    def __init__(self, daemon: Daemon, recorder: Recorder, table: Any) -> None:
-        self.daemon, self.recorder, self.table = daemon, recorder, table
-
-    def events(self, pid: int, *kinds: str) -> list[dict]:
-        return [e for e in self.recorder.events if e["pid"] == pid and e["event"] in kinds]
-
-    def until(self, pid: int, **expected: object) -> Any:
-        """Wait until the entry is as expected; return it."""
-
-        def found() -> Any:
-            entry = self.table.resolve(pid)
-            assert entry is not None
-            assert {name: getattr(entry, name) for name in expected} == expected
-            return entry
-
-        return eventually(found, limit_s=PATIENCE_S)
-
-
 @pytest.fixture(scope="module")
 def watch(live_kernel: None) -> Iterator[Watch]:
     with (
@@ -68,13 +47,6 @@ def watch(live_kernel: None) -> Iterator[Watch]:
     ):
         yield Watch(daemon, recorder, table)
         recorder.stop()
-
-
-@pytest.fixture
-def actor(watch: Watch) -> Iterator[Actor]:
-    with Actor() as running:
-        eventually(lambda: watch.table.resolve(running.pid) is not None)
-        yield running
 
 
 def test_a_change_is_seen_and_marked_as_sampled(watch: Watch, actor: Actor) -> None:

@@ -366,6 +366,12 @@ class Reading:
         row = self.tables.py_head(tgid)
         return self.row(row) if row else None
 
+    def present(self, tgid: int) -> SimpleNamespace:
+        """Return the row of a process that must be in the tables."""
+        row = self.head(tgid)
+        assert row is not None
+        return row
+
     def live(self) -> set[int]:
         index = self.tables.index_view()
         hot = self.tables.hot_view()

@@ -30,9 +30,7 @@ class StoryWorld:
         return event
 
     def head(self, tgid: int):
-        row = self.read.head(tgid)
-        assert row is not None
-        return row
+        return self.read.present(tgid)
 
     def args(self, row) -> bytes | None:
         return self.tables.args.py_bytes(row.args_ref)[4:] if row.args_ref else None
