@@ -59,10 +59,10 @@ def delegated(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     first = manager / "init.scope"
     try:
         first.mkdir(parents=True)
-        for folder in (manager, first):
-            os.chown(folder, NOBODY, NOBODY)
+        for directory in (manager, first):
+            os.chown(directory, NOBODY, NOBODY)
             for file in ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
-                os.chown(folder / file, NOBODY, NOBODY)
+                os.chown(directory / file, NOBODY, NOBODY)
         yield manager
     finally:
         remove_cgroups(top, root)

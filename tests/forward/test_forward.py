@@ -194,9 +194,9 @@ def test_beyond_the_limit_the_oldest_events_become_a_gap(
         assert gap["to_ns"] == made[gap["first"] + gap["count"] - 1].time_ns
 
 
-def spool_bytes(folder: Path) -> int:
+def spool_bytes(directory: Path) -> int:
     total = 0
-    for file in folder.iterdir():
+    for file in directory.iterdir():
         with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
             total += file.stat().st_size
     return total

@@ -146,9 +146,9 @@ class Published:
 
 
 @contextlib.contextmanager
-def published(folder: Path) -> Iterator[Published]:
+def published(directory: Path) -> Iterator[Published]:
     """A host that does nothing yet."""
-    host = Published(folder)
+    host = Published(directory)
     try:
         yield host
     finally:
@@ -159,8 +159,8 @@ def published(folder: Path) -> Iterator[Published]:
 def host() -> Iterator[Published]:
     """A host whose events a test makes."""
     with (
-        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder,
-        published(Path(folder)) as made,
+        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory,
+        published(Path(directory)) as made,
     ):
         yield made
 

@@ -65,8 +65,8 @@ def test_entries_events_and_commands_have_package_and_hash(daemon: Daemon) -> No
 def test_files_that_must_not_be_read_are_counted(daemon: Daemon) -> None:
     """A user can make an executable of any size that takes no room."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp")))
-        copy, huge = folder / "copy", folder / "huge"
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp")))
+        copy, huge = directory / "copy", directory / "huge"
         for path in (copy, huge):
             shutil.copy(SLEEP, path)
         os.truncate(huge, 1 << 40)

@@ -34,15 +34,15 @@ def daemon(live_kernel: None) -> Iterator[Daemon]:
 @contextmanager
 def bundle(container_id: str) -> Iterator[Path]:
     """The configuration of a container as containerd writes it; nothing of it is left behind."""
-    folder = BUNDLES / f"procline-test-{os.getpid()}" / container_id
-    above = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True)
+    directory = BUNDLES / f"procline-test-{os.getpid()}" / container_id
+    above = [each for each in (directory, *directory.parents) if not each.exists()]
+    directory.mkdir(parents=True)
     notes = {"io.kubernetes.cri.container-name": "web", "io.kubernetes.cri.image-name": "nginx:1.27", "tier": "front"}
-    (folder / "config.json").write_text(json.dumps({"annotations": notes}))
+    (directory / "config.json").write_text(json.dumps({"annotations": notes}))
     try:
-        yield folder / "config.json"
+        yield directory / "config.json"
     finally:
-        (folder / "config.json").unlink()
+        (directory / "config.json").unlink()
         for each in above:
             with suppress(OSError):  # another test has files there
                 each.rmdir()
@@ -52,10 +52,10 @@ def bundle(container_id: str) -> Iterator[Path]:
 def cgroup(path: str) -> Iterator[Path]:
     """A cgroup below the v2 root, which ends with the processes in it."""
     assert CGROUPS is not None
-    folder = CGROUPS / path
-    folder.mkdir(parents=True)
+    directory = CGROUPS / path
+    directory.mkdir(parents=True)
     try:
-        yield folder
+        yield directory
     finally:
         remove_cgroups(CGROUPS / path.partition("/")[0], CGROUPS)
 

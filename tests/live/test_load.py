@@ -225,11 +225,11 @@ def documented(word: str) -> str:
     return text
 
 
-def shell(daemon: Daemon, text: str, folder: Path, programs: str = "") -> str:
+def shell(daemon: Daemon, text: str, directory: Path, programs: str = "") -> str:
     environment = dict(daemon.environment)
     environment["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
-        ["sh", "-euc", text], env=environment, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        ["sh", "-euc", text], env=environment, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout[-2000:]

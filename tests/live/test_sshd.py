@@ -30,22 +30,22 @@ USER = f"procline-ssh-{os.getpid()}"
 class Server:
     """An sshd of root, and a user that can log in with a key."""
 
-    def __init__(self, folder: Path) -> None:
-        self.key = folder / "key"
+    def __init__(self, directory: Path) -> None:
+        self.key = directory / "key"
         for name in ("key", "host_key"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-        authorized = folder / "authorized_keys"
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
+        authorized = directory / "authorized_keys"
         shutil.copy(self.key.with_suffix(".pub"), authorized)
         self.port = free_port()
         authorized.chmod(0o644)
-        config = folder / "sshd_config"
+        config = directory / "sshd_config"
         config.write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\n"
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {directory}/host_key\nPidFile none\nUsePAM no\n"
             f"AuthorizedKeysFile {authorized}\nStrictModes no\nPasswordAuthentication no\nExposeAuthInfo yes\n"
             "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
         )
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        self.log = folder / "log"
+        self.log = directory / "log"
         self.process = subprocess.Popen([PROGRAM, "-D", "-f", config, "-E", self.log])
         eventually(self.answers)
 
@@ -85,13 +85,13 @@ def server(missing: Callable[[str], NoReturn]) -> Iterator[Server]:
         missing("a real sshd needs root, openssh-server and openssh-client")
     # The account has no valid password but is not locked, because sshd rejects keys of locked accounts.
     change_users("useradd", "--no-create-home", "--home-dir", "/", "--shell", "/bin/bash", "-p", "*", USER)
-    folder = Path(tempfile.mkdtemp(prefix="procline-sshd-", dir="/dev/shm"))
-    folder.chmod(0o755)  # sshd reads the key as this user
-    running = Server(folder)
+    directory = Path(tempfile.mkdtemp(prefix="procline-sshd-", dir="/dev/shm"))
+    directory.chmod(0o755)  # sshd reads the key as this user
+    running = Server(directory)
     yield running
     running.close()
     change_users("userdel", "--force", USER)
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)
 
 
 @pytest.fixture

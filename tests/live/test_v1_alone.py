@@ -31,8 +31,8 @@ MOVERS = 8
 
 @pytest.fixture
 def v1(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
-    with v1_hierarchy(missing) as folder:
-        yield folder
+    with v1_hierarchy(missing) as directory:
+        yield directory
 
 
 @pytest.mark.parametrize("source", ["ebpf", "proc-connector"])
