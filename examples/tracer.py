@@ -14,9 +14,9 @@ Any process that can connect to the socket can report any process; `access.trace
 the access. To use the tracer in a container, mount the socket into the container, and pass its path instead of the name
 of the instance.
 
-The modules that it imports from `pipeline` are internal, unlike the names in `pipeline.__all__`: a later version can rename
-or change them. Use the package of the same version as the instance, or make the frames yourself; docs/wire-schema.md
-describes them, and an instance rejects frames of a version that it does not know.
+The modules that it imports from `pipeline` are internal, unlike the names in `pipeline.__all__`: a later version can
+rename or change them. Use the package of the same version as the instance, or make the frames yourself, as
+docs/wire-schema.md describes them. An instance rejects frames of a version that it does not know.
 """
 
 from __future__ import annotations
