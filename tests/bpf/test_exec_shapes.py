@@ -16,8 +16,8 @@ import pytest
 
 from pipeline.bpf.loader import Capture
 from pipeline.records import events
+from tests.bpf.acts import act, waiting
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
-from tests.bpf.test_records import act, waiting
 from tests.proc import namespace
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]

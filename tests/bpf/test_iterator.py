@@ -12,8 +12,9 @@ import pytest
 from pipeline.bpf import iterator, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.records import events
+from tests.bpf.acts import waiting
 from tests.bpf.ring_reader import Parts, Record
-from tests.bpf.test_records import LEADERLESS, check_task, waiting
+from tests.bpf.task_check import LEADERLESS, check_task
 from tests.proc import namespace
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]

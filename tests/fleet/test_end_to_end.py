@@ -14,8 +14,7 @@ import pytest
 from pipeline.bus.stream.messages import MAJOR, MINOR
 from pipeline.fleet.session import Session
 from tests.fleet.jetstream import ingest, ingesting
-from tests.forward.test_forward import all_stored, begin
-from tests.forward.world import Command, published, wait_for
+from tests.forward.world import Command, all_stored, begin, published, wait_for
 from tests.nats_server import NatsServer
 from tests.nats_server import nats_server as nats_server
 

@@ -365,3 +365,17 @@ def check_stored(found: list[Message], host: Published, *, after: dict[str, int]
             for event in events:
                 assert digest(event) == made[event["seq"]].digest
     return missing
+
+
+def begin(host: Published, command: Command, server: NatsServer) -> dict[str, int]:
+    """Start forwarding; return the last number of each topic before."""
+    command.start()
+    wait_for(lambda: messages(server), "the record of the begin")
+    [found] = [message for message in messages(server) if message.kind == "gap"]
+    assert found.events[0]["reason"] == "begin"
+    return {topic: number - 1 for topic, number in found.events[0]["next"].items()}
+
+
+def all_stored(host: Published, server: NatsServer) -> Callable[[], bool]:
+    """Return whether the last event of each topic is stored. If it is in a gap, another one must follow."""
+    return lambda: last(server, host.events) == {kind: max(made) for kind, made in host.events.items()}

@@ -17,8 +17,7 @@ from pipeline.load import fields
 from pipeline.load.scenarios import SCENARIOS
 from tests.docs.blocks import run_by
 from tests.live.harness import Daemon, exact_method
-from tests.live.test_sshd import Server
-from tests.live.test_sshd import server as server  # a fixture
+from tests.live.ssh_server import Server
 from tests.load.test_program import left
 from tests.waiting import eventually, until
 

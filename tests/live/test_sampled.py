@@ -17,7 +17,7 @@ from pipeline.load.measuring import cpu_ns
 from tests.actor import Actor
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder
-from tests.live.test_replay import record
+from tests.live.recordings import record
 from tests.live.watch import Watch
 from tests.proc import namespace
 from tests.waiting import eventually

@@ -19,8 +19,7 @@ import pytest
 
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
 from tests.live.harness import Daemon
-from tests.live.test_sshd import Server
-from tests.live.test_sshd import server as server  # a fixture
+from tests.live.ssh_server import Server
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.live

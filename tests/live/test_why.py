@@ -20,9 +20,8 @@ import pytest
 
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
 from tests.live.harness import Daemon, each_change, unused_pid
+from tests.live.ssh_server import USER, Server
 from tests.live.test_podman import ROOTFS, podman, runtime
-from tests.live.test_sshd import USER, Server
-from tests.live.test_sshd import server as server  # a fixture
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.live

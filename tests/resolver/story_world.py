@@ -5,8 +5,7 @@ from __future__ import annotations
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book
-from tests.resolver.apply.test_interleavings import enter_init
-from tests.resolver.story import Event, Reading, Story, make_tables
+from tests.resolver.story import Event, Reading, Story, enter_init, make_tables
 
 
 class StoryWorld:

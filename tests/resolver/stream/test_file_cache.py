@@ -10,8 +10,7 @@ from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._file_cache import FILES_MAX, FileCache
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
-from tests.resolver.stream.test_encoder import take
-from tests.resolver.stream_rows import BOOT, CONTEXT, Row, tables
+from tests.resolver.stream_rows import BOOT, CONTEXT, Row, tables, take
 
 Key = tuple[int, int, int, int]
 #: Slots that one user other than root can have.

@@ -28,8 +28,7 @@ from pipeline.shm.names import containers as shown
 from pipeline.shm.names.details import forget
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
-from tests.resolver.stream.test_encoder import take
-from tests.resolver.stream_rows import BOOT, CONTEXT, FORK, Row, tables_in
+from tests.resolver.stream_rows import BOOT, CONTEXT, FORK, Row, tables_in, take
 from tests.resolver.upkeep.test_aside import threads
 from tests.waiting import until
 

@@ -27,8 +27,7 @@ from pipeline.shm.names.files import file_name
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
 from tests.procfs.test_executables import key_of
-from tests.resolver.stream.test_encoder import take
-from tests.resolver.stream_rows import BOOT, CONTEXT, EXEC, FORK, Row, tables_in
+from tests.resolver.stream_rows import BOOT, CONTEXT, EXEC, FORK, Row, tables_in, take
 from tests.waiting import until
 
 Key = tuple[int, int, int, int]

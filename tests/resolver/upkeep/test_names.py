@@ -26,10 +26,9 @@ from pipeline.shm.layout import layout
 from pipeline.shm.names.usernames import UserNames
 from pipeline.shm.writer._writer import TableWriter
 from tests.proc import namespace
+from tests.procfs.roots import UNSHARED, needs_root, process_in
 from tests.procfs.strangers import stranger
-from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
-from tests.resolver.stream.test_encoder import take
-from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables
+from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables, take
 from tests.resolver.upkeep.test_aside import threads
 from tests.waiting import until
 
@@ -180,7 +179,7 @@ def test_owners_of_executables_are_asked_for_without_a_subscriber(tmp_path: Path
 
 
 @needs_root
-def test_the_host_is_pid_1_and_its_new_users_are_noticed(tmp_path: Path, root: Path) -> None:  # noqa: F811
+def test_the_host_is_pid_1_and_its_new_users_are_noticed(tmp_path: Path, root: Path) -> None:
     """This process may have another root than the host, for example in a container with the host's pids."""
     (tmp_path / "proc").mkdir()
     with process_in(root) as tgid:
@@ -202,7 +201,7 @@ def test_the_host_is_pid_1_and_its_new_users_are_noticed(tmp_path: Path, root: P
 
 
 @needs_root
-def test_a_container_has_names_of_its_own(tmp_path: Path, root: Path) -> None:  # noqa: F811
+def test_a_container_has_names_of_its_own(tmp_path: Path, root: Path) -> None:
     with instance(tmp_path) as made, process_in(root) as tgid:
         row = made.row(tgid % 4096, uid=1000, container=b"c0ffee")
         made.live._reader.view, real = (lambda _, own, *__: real(tgid, own)), made.live._reader.view
@@ -294,7 +293,7 @@ def test_the_name_service_is_asked_for_ids_in_users_own_namespaces_a_few_at_a_ti
 
 @pytest.mark.slow
 @needs_root
-def test_a_container_that_changes_its_root_late_is_read_then(tmp_path: Path, root: Path) -> None:  # noqa: F811
+def test_a_container_that_changes_its_root_late_is_read_then(tmp_path: Path, root: Path) -> None:
     with instance(tmp_path) as made, process_in(root) as tgid:
         ready: list[bool] = []
         real = made.live._reader.view
@@ -307,7 +306,7 @@ def test_a_container_that_changes_its_root_late_is_read_then(tmp_path: Path, roo
 
 
 @needs_root
-def test_readers_learn_of_a_container_without_a_subscriber(tmp_path: Path, root: Path) -> None:  # noqa: F811
+def test_readers_learn_of_a_container_without_a_subscriber(tmp_path: Path, root: Path) -> None:
     with instance(tmp_path) as made, process_in(root) as tgid:
         made.encoder.topics_mask = 0
         made.live._reader.view, real = (lambda _, own, *__: real(tgid, own)), made.live._reader.view
@@ -495,7 +494,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.resolver.upkeep import test_names
-from tests.procfs.test_users import process_in
+from tests.procfs.roots import process_in
 
 def rss():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

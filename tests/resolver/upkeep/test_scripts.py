@@ -14,7 +14,7 @@ import pytest
 from pipeline.records import events
 from pipeline.resolver.upkeep import aside, scripts
 from pipeline.resolver.upkeep.scripts import ScriptFiles
-from tests.resolver.apply.test_applier import World
+from tests.resolver.applier_world import World
 from tests.resolver.story import apply_batch, instance
 from tests.resolver.upkeep.test_aside import threads
 from tests.waiting import until
