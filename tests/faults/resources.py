@@ -34,7 +34,7 @@ from tests.faults.rounds import RECOVERS_S, Tally, patience, recovery
 from tests.hierarchy import cgroup_v2_root
 from tests.live.agreement import assert_agrees, differences
 from tests.live.harness import Daemon
-from tests.live.namespaces import inside
+from tests.live.namespaced_daemon import inside
 from tests.live.recordings import record
 from tests.live.storms import SHARED, Storm, images_of
 from tests.waiting import eventually

@@ -21,7 +21,7 @@ import pytest
 from pipeline import paths
 from tests.client import languages
 from tests.live.harness import Daemon
-from tests.live.reader import FACTS, FIELDS, Family
+from tests.live.subscriber_process import FACTS, FIELDS, Family
 from tests.live.subscribers import LONG_S, Reader, delays_s, has, identity, mark, numbers
 from tests.waiting import eventually
 

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import ProcessTable
 from tests.live.harness import CHECKOUT, Daemon, resolve, run_workload
-from tests.live.namespaces import INIT, NAMESPACE, Inside, inside
+from tests.live.namespaced_daemon import INIT, NAMESPACE, Inside, inside
 from tests.proc import namespace
 from tests.waiting import eventually
 
