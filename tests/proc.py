@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 
@@ -20,6 +21,24 @@ def stat(pid: int) -> list[str]:
 def exe(pid: int) -> str:
     """Return the path of the executable, as the kernel shows it."""
     return str(Path(f"/proc/{pid}/exe").readlink())
+
+
+def mount(pid: int | str, mount_id: int) -> tuple[list[bytes], list[bytes]]:
+    """Return a mount as a process sees it: the fields of its line of /proc/PID/mountinfo, before and behind the dash.
+
+    Raises:
+        AssertionError: the process does not see it.
+    """
+    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines():
+        fields, _, tail = line.partition(b" - ")
+        if int(fields.split()[0]) == mount_id:
+            return fields.split(), tail.split()
+    raise AssertionError(f"pid {pid} does not see mount {mount_id}")
+
+
+def mount_point(pid: int | str, mount_id: int) -> bytes:
+    """Return the mount point of a mount, as a process sees it."""
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), mount(pid, mount_id)[0][4])
 
 
 def namespace(pid: int | str, kind: str) -> int:

@@ -13,11 +13,12 @@ from typing import NoReturn
 import pytest
 
 from pipeline import ProcessTable
-from tests.attacks.harness import NOBODY, as_nobody, unharmed, worker_pids
+from tests.attacks.harness import as_nobody, unharmed, worker_pids
 from tests.attacks.test_names import FORGE
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
 from tests.live.harness import Daemon, Recorder
 from tests.live.test_contexts import CONTAINER, cgroup
+from tests.nobody import NOBODY
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import ProcessTable
-from tests.attacks.harness import NOBODY, as_nobody, unharmed
+from tests.attacks.harness import as_nobody, unharmed
 from tests.live.harness import Daemon, Recorder
+from tests.nobody import NOBODY
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]

@@ -26,8 +26,9 @@ from pipeline.bus.requests import Asker
 from pipeline.bus.sockets import Bus
 from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.errors import ProclineError, UntrustedError
-from tests.attacks.harness import AS_NOBODY, NOBODY, Host, as_nobody
+from tests.attacks.harness import AS_NOBODY, Host, as_nobody
 from tests.live.harness import READY_SECONDS, STOP_SECONDS
+from tests.nobody import NOBODY
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live]

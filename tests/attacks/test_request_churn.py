@@ -12,8 +12,9 @@ import pytest
 
 from pipeline import paths
 from pipeline.client.ask import ask
-from tests.attacks.harness import NOBODY, as_nobody, unharmed
+from tests.attacks.harness import as_nobody, unharmed
 from tests.live.harness import Daemon, patience
+from tests.nobody import NOBODY
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -25,9 +25,9 @@ from pipeline.bus.stream.declared import SUBSCRIPTION_MAX_BYTES
 from pipeline.errors import ConfigError, WriterExistsError
 from tests import zmtp
 from tests.bus.publishers import bind_publisher
+from tests.nobody import NOBODY
 from tests.waiting import until
 
-NOBODY = 65534
 #: More than one client may send: it earns new frames every second, so a slow test must send more than the limit alone.
 MANY_FRAMES = 4 * _relay.FRAMES_AT_ONCE
 HASTY_MS = 2000
@@ -407,7 +407,7 @@ def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_re
     until(lambda: hasty.relay.clients == 1 + _relay.STALLED_PER_USER)
     for each in frozen:
         each.setblocking(False)
-    until(lambda: sum(map(_is_over, frozen)) == 3)
+    until(lambda: sum(map(zmtp.is_closed, frozen)) == 3)
 
     # What libzmq frees when its owner calls it goes back to the kernel, a little later.
     def is_returned() -> bool:
@@ -420,18 +420,6 @@ def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_re
     assert healthy.poll(60_000)
     for each in frozen:
         each.close()
-
-
-def _is_over(client: socket.socket) -> bool:
-    """Whether the server has closed the connection; read what it has sent until then."""
-    try:
-        while client.recv(1 << 20):
-            pass
-    except BlockingIOError:
-        return False
-    except ConnectionError:
-        pass
-    return True
 
 
 @is_root

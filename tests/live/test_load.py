@@ -19,6 +19,7 @@ from tests.docs.blocks import run_by
 from tests.live.harness import Daemon, exact_method
 from tests.live.ssh_server import Server
 from tests.load.test_program import left
+from tests.nobody import NOBODY
 from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.live
@@ -88,18 +89,18 @@ def test_the_table_and_the_page_of_a_run(daemon: Daemon, tmp_path: Path) -> None
     assert page.read_text().endswith("</html>\n")
 
 
-def as_nobody(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+def cli_of_nobody(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user without privileges."""
     return subprocess.run(
         [*COMMAND, *arguments, "--name", daemon.name], env=daemon.environment, capture_output=True, text=True,
-        user=65534, group=65534, extra_groups=[], timeout=60,
+        user=NOBODY, group=NOBODY, extra_groups=[], timeout=60,
     )  # fmt: skip
 
 
 def test_a_user_who_may_read_the_stream_can_test_a_running_instance(live_kernel: None) -> None:
     arguments = ["mix", "--rate", "200", "--duration", "0.5", "--json"]
     with Daemon('[access]\nstream_mode = "0666"\n') as open_daemon:
-        report = report_of(as_nobody(open_daemon, *arguments))
+        report = report_of(cli_of_nobody(open_daemon, *arguments))
     assert report["ring"] == {"size_bytes": None, "fill_max_bytes": None}
     assert not any(report["lost"].values()) and sum(report["seen"].values()) > 50
 
@@ -109,7 +110,7 @@ def test_what_a_user_may_not_do_is_explained(daemon: Daemon) -> None:
         (["forks"], "permission to read the stream"), (["namespaces"], "CAP_SYS_ADMIN"),
         (["forks", "--own"], "only root may"),
     ):  # fmt: skip
-        done = as_nobody(daemon, *arguments)
+        done = cli_of_nobody(daemon, *arguments)
         assert (done.returncode, done.stdout) == (2, "") and word in done.stderr
         assert len(done.stderr.splitlines()) == 1
 

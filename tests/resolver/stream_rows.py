@@ -415,6 +415,13 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
     return Row(writer, **fields)
 
 
+def file_facts(inode: int, mtime_ns: int, ctime_ns: int, device: int) -> bytes:
+    """Return what a row has about the file of its executable, without the path."""
+    record = np.zeros(1, layout.FILE)
+    record["file_inode"], record["mtime_ns"], record["ctime_ns"], record["device"] = inode, mtime_ns, ctime_ns, device
+    return record.tobytes()
+
+
 def take(made):
     """Take all pending events in their order, after checking the rules of groups."""
     events, group = [], []

@@ -27,7 +27,7 @@ from pipeline.shm.names.files import file_name
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
 from tests.procfs.test_executables import key_of
-from tests.resolver.stream_rows import BOOT, CONTEXT, EXEC, FORK, Row, tables_in, take
+from tests.resolver.stream_rows import BOOT, CONTEXT, EXEC, FORK, Row, file_facts, tables_in, take
 from tests.waiting import until
 
 Key = tuple[int, int, int, int]
@@ -69,14 +69,10 @@ class Instance:
         self.hashes.begin()
 
     def row(self, tgid: int, path: Path | bytes, key: Key | None = None, **facts: Any) -> Row:
-        record = bytearray(layout.FILE.itemsize)
         key = key or key_of(path)  # type: ignore[arg-type]
-        for name, value in zip(("file_inode", "mtime_ns", "ctime_ns", "device"), key, strict=True):
-            kind, at = layout.FILE.fields[name][:2]  # type: ignore[index]
-            record[at : at + kind.itemsize] = value.to_bytes(kind.itemsize, "little")
         text = path if isinstance(path, bytes) else os.fsencode(path)
         common = {"start_boot_ns": tgid, "flags": layout.ROW_HEAD, "known": layout.KNOWN_FILE, "inode": key[0]}
-        return Row(self.writer, tgid=tgid, file=bytes(record) + text, **(common | facts))
+        return Row(self.writer, tgid=tgid, file=file_facts(*key) + text, **(common | facts))
 
     def event(self, row: Row) -> tuple[Any, Any]:
         self.encoder.add(self.writer, CONTEXT, 6, row.number, 5)
