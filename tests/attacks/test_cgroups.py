@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import ProcessTable
 from tests.attacks.harness import as_nobody, unharmed, worker_pids
-from tests.attacks.test_names import FORGE
+from tests.attacks.programs import FORGE
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
 from tests.live.harness import Daemon, Recorder
 from tests.live.test_contexts import CONTAINER, cgroup

@@ -19,7 +19,7 @@ from pipeline import ProcessTable, paths
 from pipeline.shm.writer.segments import SEGMENTS
 from tests import zmtp
 from tests.attacks.harness import as_nobody
-from tests.attacks.test_request_churn import CHURN
+from tests.attacks.programs import CHURN
 from tests.live.harness import Daemon, build_workload
 from tests.live.storms import Storm
 from tests.waiting import eventually

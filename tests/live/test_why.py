@@ -20,8 +20,8 @@ import pytest
 
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
 from tests.live.harness import Daemon, each_change, unused_pid
+from tests.live.podman import ROOTFS, podman, runtime
 from tests.live.ssh_server import USER, Server
-from tests.live.test_podman import ROOTFS, podman, runtime
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
