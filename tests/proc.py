@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+#: A kernel thread, in the flags of proc_pid_stat(5).
+PF_KTHREAD = 0x00200000
+
 
 def status(pid: int) -> dict[str, list[str]]:
     """Return the words of each line of /proc/PID/status, by its name."""
@@ -16,6 +19,20 @@ def status(pid: int) -> dict[str, list[str]]:
 def stat(pid: int) -> list[str]:
     """Return the fields of /proc/PID/stat from the third on."""
     return Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape").rpartition(")")[2].split()
+
+
+def live_pids() -> set[int]:
+    """Return the pids of all processes that have not ended, without kernel threads."""
+    found = set()
+    for each in Path("/proc").iterdir():
+        if each.name.isdigit():
+            try:
+                fields = stat(int(each.name))
+            except OSError:
+                continue
+            if fields[0] not in "ZX" and not int(fields[6]) & PF_KTHREAD:
+                found.add(int(each.name))
+    return found
 
 
 def exe(pid: int) -> str:
