@@ -44,6 +44,7 @@ import fleet_data
 
 from pipeline.fleet.catalogue import Catalogue
 from tests.nats_server import NatsServer
+from tests.waiting import until
 
 SMALL = {"hosts": 3, "recorded": 2000, "rate": 4000, "seconds": 2, "events": 6000, "runs": 1, "senders": 1}
 TARGET_S = 2.0
@@ -188,10 +189,8 @@ def measure_stream(root: Path, options: argparse.Namespace, report: common.Repor
         begin, processes = sent_by(server.url, recorded, used, options.senders, options.rate)
         joined(processes)
         seconds = time.monotonic() - begin
-        deadline = time.monotonic() + 240
-        while _stored_events(root / "live-store") < per_host * len(used):
-            assert time.monotonic() < deadline, "the ingester does not keep up"
-            time.sleep(0.2)
+        wanted = per_host * len(used)
+        until(lambda: _stored_events(root / "live-store") >= wanted, "the ingester keeps up", 240, 0.2)
         process.terminate()
         told = json.loads(process.communicate()[0])
         assert told["refused"] == told["doubles"] == 0

@@ -13,6 +13,10 @@ of a container runtime; it would send the same frames.
 Any process that can connect to the socket can report any process; `access.tracers_mode` and the instance's group limit
 the access. To use the tracer in a container, mount the socket into the container, and pass its path instead of the name
 of the instance.
+
+The modules that it imports from `pipeline` are internal, unlike the names in `pipeline.__all__`: a later version can
+rename or change them. Use the package of the same version as the instance, or make the frames yourself, as
+docs/wire-schema.md describes them. An instance rejects frames of a version that it does not know.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from tests.waiting import until
+
 
 def cgroup_v2_root() -> Path | None:
     """Return the root of the host's version 2 hierarchy; None: it is not mounted."""
@@ -18,18 +20,24 @@ def cgroup_v2_root() -> Path | None:
     return next((root for root in roots if (root / "cgroup.procs").exists()), None)
 
 
+def remove_cgroup(group: Path) -> None:
+    """Remove a cgroup, which is busy for a moment after its last process has ended."""
+
+    def is_removed() -> bool:
+        with suppress(OSError):
+            group.rmdir()
+        return not group.exists()
+
+    until(is_removed, f"{group} is removed")
+
+
 def remove_cgroups(top: Path, refuge: Path) -> None:
     """Move every process in a cgroup and below it to another cgroup, and remove them."""
-    deadline = time.monotonic() + 60
     for group in sorted((Path(path) for path, _, _ in os.walk(top)), reverse=True):
         for pid in (group / "cgroup.procs").read_text().split():
             with suppress(ProcessLookupError):
                 (refuge / "cgroup.procs").write_text(pid)
-        while group.exists() and time.monotonic() < deadline:
-            try:
-                group.rmdir()
-            except OSError:  # a process in it is about to end
-                time.sleep(0.01)
+        remove_cgroup(group)
 
 
 def named_hierarchy(missing: Callable[[str], NoReturn]) -> Iterator[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -17,6 +16,8 @@ from typing import NoReturn
 
 import pytest
 from setuptools import Distribution, Extension
+
+from tests.loading import load
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,11 +71,7 @@ COMPILERS = [
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
     """setup.py as a module."""
-    spec = importlib.util.spec_from_file_location("procline_setup", ROOT / "setup.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "setup.py", "procline_setup")
 
 
 @pytest.mark.programs

@@ -58,11 +58,11 @@ def await_ready(client: socket.socket) -> None:
 
 
 def is_closed(client: socket.socket) -> bool:
-    """Read until the server closes the connection; False if it does not before the timeout."""
+    """Read until the server closes the connection; False if it has not, before the timeout of a blocking socket."""
     try:
         while client.recv(65536):
             pass
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):
         return False
     except ConnectionError:
         pass

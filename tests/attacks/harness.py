@@ -27,8 +27,8 @@ from pipeline.errors import ProclineError
 from pipeline.host import processes
 from pipeline.shm.layout import layout
 from tests.live.harness import CHECKOUT, Daemon, patience
+from tests.nobody import NOBODY
 
-NOBODY = 65534
 MAX_LAG_S = 1.5
 _SAMPLE_S = 0.02
 #: Before a command: the same privileges as `as_nobody` leaves.

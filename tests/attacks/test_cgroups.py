@@ -13,11 +13,13 @@ from typing import NoReturn
 import pytest
 
 from pipeline import ProcessTable
-from tests.attacks.harness import NOBODY, as_nobody, unharmed, worker_pids
-from tests.attacks.test_names import FORGE
+from tests.attacks.harness import as_nobody, unharmed, worker_pids
+from tests.attacks.programs import FORGE
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder
 from tests.live.test_contexts import CONTAINER, cgroup
+from tests.nobody import NOBODY
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -58,10 +60,10 @@ def delegated(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     first = manager / "init.scope"
     try:
         first.mkdir(parents=True)
-        for folder in (manager, first):
-            os.chown(folder, NOBODY, NOBODY)
+        for directory in (manager, first):
+            os.chown(directory, NOBODY, NOBODY)
             for file in ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
-                os.chown(folder / file, NOBODY, NOBODY)
+                os.chown(directory / file, NOBODY, NOBODY)
         yield manager
     finally:
         remove_cgroups(top, root)

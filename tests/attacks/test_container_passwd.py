@@ -13,7 +13,8 @@ import pytest
 from pipeline.procfs.users import FILE_BYTES
 from pipeline.resolver.stream._name_cache import VIEWS_PER_USER
 from tests.attacks.harness import as_nobody, unharmed, worker_pids
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -9,34 +9,13 @@ from pathlib import Path
 import pytest
 
 from pipeline import ProcessTable
-from tests.attacks.harness import NOBODY, as_nobody, unharmed
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.attacks.harness import as_nobody, unharmed
+from tests.attacks.programs import FORGE
+from tests.live.harness import Daemon, Recorder
+from tests.nobody import NOBODY
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
-
-#: Runs commands in new user namespaces, as "root" or not, some with own files at /etc/passwd and /etc/group.
-FORGE = """
-import subprocess, sys, tempfile, time
-uid = sys.argv[1]
-directory = tempfile.mkdtemp()
-for name in ("passwd", "group"):
-    with open(f"{directory}/{name}", "w") as file:
-        file.write(f"root:x:0:0::/:/bin/sh\\nevil:x:{uid}:{uid}::/:/bin/sh\\n")
-mounts = 'mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/group" /etc/group && '
-nap = "{ sleep 300 & echo $!; wait; }"  # begins after the mounts
-for options, script in (
-    (("-Ur",), nap),  # the host's files, and root through the id map
-    (("-Urm",), nap),
-    (("-Urm",), mounts + nap),
-    (("-Um",), nap),
-    (("-Urm",), mounts + 'exec unshare -Um --map-user=' + uid + ' sh -c "' + nap.replace("$", chr(92) + "$") + '"'),
-):
-    child = subprocess.Popen(["unshare", *options, "sh", "-c", script, directory], stdout=subprocess.PIPE, text=True)
-    print(child.stdout.readline().strip(), flush=True)
-print("done", flush=True)
-subprocess.call(["rm", "-r", directory])
-time.sleep(300)
-"""
 
 
 def test_a_user_does_not_choose_its_name(daemon: Daemon) -> None:

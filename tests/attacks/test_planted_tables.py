@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.harness import AS_NOBODY, NOBODY, Host, as_nobody, finished, unharmed
+from tests.attacks.harness import AS_NOBODY, Host, as_nobody, finished, unharmed
 from tests.live.harness import CHECKOUT, READY_SECONDS, STOP_SECONDS, Daemon
+from tests.nobody import NOBODY
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -26,8 +26,10 @@ from pipeline.bus.requests import Asker
 from pipeline.bus.sockets import Bus
 from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.errors import ProclineError, UntrustedError
-from tests.attacks.harness import AS_NOBODY, NOBODY, Host, as_nobody
-from tests.live.harness import READY_SECONDS, STOP_SECONDS, eventually
+from tests.attacks.harness import AS_NOBODY, Host, as_nobody
+from tests.live.harness import READY_SECONDS, STOP_SECONDS
+from tests.nobody import NOBODY
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live]
 
@@ -381,7 +383,7 @@ def test_no_attack_succeeds_while_a_daemon_starts_ends_and_takes_over(live_kerne
             readers_see_it()
             (resolver,) = pids("resolver")
             os.kill(resolver, signal.SIGKILL)
-            eventually(lambda: pids("resolver") not in ([], [resolver]), timeout=READY_SECONDS)
+            eventually(lambda: pids("resolver") not in ([], [resolver]), limit_s=READY_SECONDS)
             assert host.cli("wait", "--timeout", str(READY_SECONDS)).returncode == 0
             readers_see_it()
             (supervisor,) = pids("supervisor")

@@ -12,36 +12,14 @@ import pytest
 
 from pipeline import paths
 from pipeline.client.ask import ask
-from tests.attacks.harness import NOBODY, as_nobody, unharmed
+from tests.attacks.harness import as_nobody, unharmed
+from tests.attacks.programs import CHURN
 from tests.live.harness import Daemon, patience
+from tests.nobody import NOBODY
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 QUESTIONS = 50
-
-#: Connects repeatedly, with and without a request, and keeps many connections open.
-CHURN = """
-import os, socket, sys
-path, workers = sys.argv[1], int(sys.argv[2])
-for _ in range(workers - 1):
-    if os.fork() == 0:
-        break
-request = bytes.fromhex("82a17601a3706964cd2710")  # {"v": 1, "pid": 10000}
-held = []
-print("ready", flush=True)
-while True:
-    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    try:
-        client.connect(path)
-        client.send(request)
-    except OSError:
-        pass
-    held.append(client)
-    if len(held) > 150:
-        for old in held[:100]:
-            old.close()
-        del held[:100]
-"""
 
 
 def test_all_questions_of_root_are_answered(daemon: Daemon) -> None:

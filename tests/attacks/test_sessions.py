@@ -9,8 +9,10 @@ from __future__ import annotations
 import pytest
 
 from pipeline.shm.names import ssh
-from tests.attacks.harness import NOBODY, as_nobody, unharmed
-from tests.live.harness import Daemon, eventually
+from tests.attacks.harness import as_nobody, unharmed
+from tests.live.harness import Daemon
+from tests.nobody import NOBODY
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -15,7 +15,8 @@ from pipeline import paths
 from pipeline.bus import _relay
 from tests import zmtp
 from tests.attacks.harness import as_nobody, finished, unharmed
-from tests.live.harness import Daemon, Recorder, eventually, run_workload
+from tests.live.harness import Daemon, Recorder, run_workload
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

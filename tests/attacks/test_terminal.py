@@ -15,7 +15,8 @@ import pytest
 
 from pipeline.cli.commands import ASK
 from tests.attacks.harness import as_nobody
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -53,7 +53,6 @@
 
 extern char **environ;
 static char *self = "/proc/self/exe";
-static char **rest;
 
 static void say(long number)
 {
@@ -92,12 +91,14 @@ static void *just_end(void *arg)
 	return arg;
 }
 
-static void *exec_it(void *arg)
+static void *exec_it(void *command)
 {
+	char **arguments = command;
+
 	say(gettid());
-	execv(rest[0], rest);
+	execv(arguments[0], arguments);
 	die("execv");
-	return arg;
+	return NULL;
 }
 
 static void *leave_later(void *arg)
@@ -107,10 +108,10 @@ static void *leave_later(void *arg)
 	return arg;
 }
 
-static const char *how;
-
 static void *have_own_facts(void *arg)
 {
+	char **arguments = arg;
+	const char *how = arguments[0];
 	pid_t pid;
 
 	prctl(PR_SET_NAME, "own-name");
@@ -119,7 +120,7 @@ static void *have_own_facts(void *arg)
 	    syscall(SYS_setresuid, 65534, 65534, 65534))
 		die("own facts");
 	if (!strcmp(how, "exec"))
-		return exec_it(arg);
+		return exec_it(arguments + 1);
 	usleep(50000);
 	if (!strcmp(how, "group"))
 		syscall(SYS_exit_group, 9);
@@ -215,239 +216,386 @@ static void grow(int depth, int *left, int ready)
 	}
 }
 
-int main(int argc, char **argv)
+/* The acts. Each gets the number of its arguments and the arguments themselves, which end with NULL. */
+
+static long number(int count, char **arguments, int which)
 {
-	const char *act = argc > 1 ? argv[1] : "nothing";
-	long n = argc > 2 ? atol(argv[2]) : 0;
-	pthread_t thread;
+	return count > which ? atol(arguments[which]) : 0;
+}
+
+static void wait_for_all(void)
+{
+	while (wait(NULL) > 0)
+		;
+}
+
+static void send_pid(int fd, pid_t pid)
+{
+	if (write(fd, &pid, sizeof(pid)) != sizeof(pid))
+		_exit(97);
+}
+
+static void say_received(int fd)
+{
 	pid_t pid;
 
-	rest = argv + 2;
-	if (!strcmp(act, "forks")) {
-		for (long i = 0; i < n; i++) {
-			pid = must_fork();
-			if (!pid)
-				_exit(i);
-			say(pid);
-			waitpid(pid, NULL, 0);
-		}
-	} else if (!strcmp(act, "ends") || !strcmp(act, "lives")) {
-		for (int i = 2; i < argc; i++) {
-			pid_t wanted = atoi(argv[i]);
-			struct clone_args args = {
-				.exit_signal = SIGCHLD, .set_tid = (uintptr_t)&wanted, .set_tid_size = 1
-			};
+	if (read(fd, &pid, sizeof(pid)) != sizeof(pid))
+		die("read");
+	say(pid);
+}
 
-			pid = syscall(SYS_clone3, &args, sizeof(args));
-			if (pid < 0)
-				die("clone3");
-			if (!pid) {
-				if (!strcmp(act, "lives"))
-					until_stdin_ends();
-				_exit(0);
-			}
-			say(pid);
-			if (!strcmp(act, "ends"))
-				waitpid(pid, NULL, 0);
-		}
-		fflush(stdout);
-		while (wait(NULL) > 0)
-			;
-	} else if (!strcmp(act, "threads")) {
-		for (long i = 0; i < n; i++) {
-			pthread_create(&thread, NULL, just_end, NULL);
-			pthread_join(thread, NULL);
-		}
-	} else if (!strcmp(act, "run")) {
-		pid = must_fork();
-		if (!pid) {
-			execv(rest[0], rest);
-			die("execv");
-		}
+static void forks(int count, char **arguments)
+{
+	for (long i = 0; i < number(count, arguments, 0); i++) {
+		pid_t pid = must_fork();
+
+		if (!pid)
+			_exit(i);
 		say(pid);
 		waitpid(pid, NULL, 0);
-	} else if (!strcmp(act, "wait")) {
-		until_stdin_ends();
-	} else if (!strcmp(act, "thread-exec")) {
-		pthread_create(&thread, NULL, exec_it, NULL);
-		pause();
-	} else if (!strcmp(act, "leader-leaves")) {
-		pthread_create(&thread, NULL, leave_later, NULL);
+	}
+}
+
+/* Make a child with this pid; return 0 in it. */
+static pid_t child_with(pid_t wanted)
+{
+	struct clone_args args = {
+		.exit_signal = SIGCHLD, .set_tid = (uintptr_t)&wanted, .set_tid_size = 1
+	};
+	pid_t pid = syscall(SYS_clone3, &args, sizeof(args));
+
+	if (pid < 0)
+		die("clone3");
+	return pid;
+}
+
+static void ends(int count, char **arguments)
+{
+	for (int i = 0; i < count; i++) {
+		pid_t pid = child_with(atoi(arguments[i]));
+
+		if (!pid)
+			_exit(0);
+		say(pid);
+		waitpid(pid, NULL, 0);
+	}
+}
+
+static void lives(int count, char **arguments)
+{
+	for (int i = 0; i < count; i++) {
+		pid_t pid = child_with(atoi(arguments[i]));
+
+		if (!pid) {
+			until_stdin_ends();
+			_exit(0);
+		}
+		say(pid);
+	}
+	wait_for_all();
+}
+
+static void threads(int count, char **arguments)
+{
+	pthread_t thread;
+
+	for (long i = 0; i < number(count, arguments, 0); i++) {
+		pthread_create(&thread, NULL, just_end, NULL);
+		pthread_join(thread, NULL);
+	}
+}
+
+static void run(int count, char **arguments)
+{
+	pid_t pid = must_fork();
+
+	if (!pid) {
+		execv(arguments[0], arguments);
+		die("execv");
+	}
+	say(pid);
+	waitpid(pid, NULL, 0);
+}
+
+static void just_wait(int count, char **arguments)
+{
+	until_stdin_ends();
+}
+
+static void thread_exec(int count, char **arguments)
+{
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, exec_it, arguments);
+	pause();
+}
+
+static void leader_leaves(int count, char **arguments)
+{
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, leave_later, NULL);
+	syscall(SYS_exit, 5);
+}
+
+static void own_facts(int count, char **arguments)
+{
+	const char *how = arguments[0];
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, have_own_facts, arguments);
+	if (!strcmp(how, "last") || !strcmp(how, "child"))
 		syscall(SYS_exit, 5);
-	} else if (!strcmp(act, "own-facts")) {
-		how = *rest++;
-		pthread_create(&thread, NULL, have_own_facts, NULL);
-		if (!strcmp(how, "last") || !strcmp(how, "child"))
-			syscall(SYS_exit, 5);
-		pause();
-	} else if (!strcmp(act, "group-exit")) {
-		for (long i = 0; i < n; i++)
-			pthread_create(&thread, NULL, wait_for_ever, NULL);
-		pthread_create(&thread, NULL, end_all, NULL);
-		pause();
-	} else if (!strcmp(act, "empty-argv")) {
-		syscall(SYS_execve, rest[0], NULL, NULL);
-		die("execve");
-	} else if (!strcmp(act, "newpid")) {
-		pid = clone_with(CLONE_NEWPID, SIGCHLD);
+	pause();
+}
+
+static void group_exit(int count, char **arguments)
+{
+	pthread_t thread;
+
+	for (long i = 0; i < number(count, arguments, 0); i++)
+		pthread_create(&thread, NULL, wait_for_ever, NULL);
+	pthread_create(&thread, NULL, end_all, NULL);
+	pause();
+}
+
+static void empty_argv(int count, char **arguments)
+{
+	syscall(SYS_execve, arguments[0], NULL, NULL);
+	die("execve");
+}
+
+static void newpid(int count, char **arguments)
+{
+	pid_t pid = clone_with(CLONE_NEWPID, SIGCHLD);
+
+	if (pid < 0)
+		die("clone3");
+	if (!pid) {
+		if (!must_fork())
+			pause();
+		usleep(10000);
+		_exit(3);
+	}
+	say(pid);
+	waitpid(pid, NULL, 0);
+}
+
+/* Wait until the parent has ended, and send the pid of the next one. */
+static void send_adopter(int fd, pid_t parent)
+{
+	pid_t adopter;
+
+	while ((adopter = getppid()) == parent)
+		usleep(1000);
+	send_pid(fd, adopter);
+	_exit(0);
+}
+
+static void orphan(int count, char **arguments)
+{
+	int fds[2], up[2];
+	pid_t pid;
+
+	if (pipe(fds) || pipe(up))
+		die("pipe");
+	if (count)
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+	pid = must_fork();
+	if (!pid) {
+		pid_t middle = getpid();
+
+		pid = must_fork();
+		if (!pid)
+			send_adopter(up[1], middle);
+		send_pid(fds[1], pid);
+		_exit(0);
+	}
+	say(pid);
+	say_received(fds[0]);
+	say_received(up[0]);
+	wait_for_all();
+}
+
+static void die_of_signal(int count, char **arguments)
+{
+	pid_t pid = must_fork();
+
+	if (!pid) {
+		raise(number(count, arguments, 0));
+		_exit(0);
+	}
+	say(pid);
+	waitpid(pid, NULL, 0);
+}
+
+static void rename_all(int count, char **arguments)
+{
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, rename_me, NULL);
+	pthread_join(thread, NULL);
+	prctl(PR_SET_NAME, arguments[0]);
+	say(getpid());
+	pthread_create(&thread, NULL, rename_leader, NULL);
+	pthread_join(thread, NULL);
+	say(getpid());
+	until_stdin_ends();
+}
+
+static void clone_parent(int count, char **arguments)
+{
+	int fds[2];
+	pid_t pid;
+
+	if (pipe(fds))
+		die("pipe");
+	pid = must_fork();
+	if (!pid) {
+		/* The kernel rejects an exit signal with CLONE_PARENT: the sibling gets the caller's. */
+		pid = clone_with(CLONE_PARENT, 0);
 		if (pid < 0)
 			die("clone3");
-		if (!pid) {
-			if (!must_fork())
-				pause();
-			usleep(10000);
-			_exit(3);
-		}
-		say(pid);
-		waitpid(pid, NULL, 0);
-	} else if (!strcmp(act, "orphan")) {
-		int fds[2], up[2];
-
-		if (pipe(fds) || pipe(up))
-			die("pipe");
-		if (n || argc > 2)
-			prctl(PR_SET_CHILD_SUBREAPER, 1);
-		pid = must_fork();
-		if (!pid) {
-			pid_t middle = getpid();
-
-			pid = must_fork();
-			if (!pid) {
-				pid_t parent;
-
-				while ((parent = getppid()) == middle)
-					usleep(1000);
-				if (write(up[1], &parent, sizeof(parent)) != sizeof(parent))
-					_exit(97);
-				_exit(0);
-			}
-			if (write(fds[1], &pid, sizeof(pid)) != sizeof(pid))
-				_exit(97);
+		if (!pid)
 			_exit(0);
-		}
-		say(pid);
-		if (read(fds[0], &pid, sizeof(pid)) != sizeof(pid))
-			die("read");
-		say(pid);
-		if (read(up[0], &pid, sizeof(pid)) != sizeof(pid))
-			die("read");
-		say(pid);
-		while (wait(NULL) > 0)
-			;
-	} else if (!strcmp(act, "signal")) {
-		pid = must_fork();
-		if (!pid) {
-			raise(n);
-			_exit(0);
-		}
-		say(pid);
-		waitpid(pid, NULL, 0);
-	} else if (!strcmp(act, "rename")) {
-		pthread_create(&thread, NULL, rename_me, NULL);
-		pthread_join(thread, NULL);
-		prctl(PR_SET_NAME, rest[0]);
-		say(getpid());
-		pthread_create(&thread, NULL, rename_leader, NULL);
-		pthread_join(thread, NULL);
-		say(getpid());
-		until_stdin_ends();
-	} else if (!strcmp(act, "clone-parent")) {
-		int fds[2];
-
-		if (pipe(fds))
-			die("pipe");
-		pid = must_fork();
-		if (!pid) {
-			/* The kernel rejects an exit signal with CLONE_PARENT: the sibling gets the caller's. */
-			pid = clone_with(CLONE_PARENT, 0);
-			if (pid < 0)
-				die("clone3");
-			if (!pid)
-				_exit(0);
-			if (write(fds[1], &pid, sizeof(pid)) != sizeof(pid))
-				_exit(97);
-			_exit(0);
-		}
-		say(pid);
-		if (read(fds[0], &pid, sizeof(pid)) != sizeof(pid))
-			die("read");
-		say(pid);
-		while (wait(NULL) > 0)
-			;
-	} else if (!strcmp(act, "chroot")) {
-		if (chroot(rest[0]) || chdir("/"))
-			die("chroot");
-		execl(rest[1], rest[1], "wait", NULL);
-		die("execl");
-	} else if (!strcmp(act, "jail-fd")) {
-		char *args[] = { "jailed", "nothing", NULL };
-
-		if (chroot(rest[0]) || chdir("/"))
-			die("chroot");
-		syscall(SYS_execveat, atoi(rest[1]), "", args, environ, AT_EMPTY_PATH);
-		die("execveat");
-	} else if (!strcmp(act, "memfd")) {
-		int from = open(self, O_RDONLY), to = memfd_create("action", 0);
-		struct stat st;
-		char *args[] = { "action", "nothing", NULL };
-
-		if (from < 0 || to < 0 || fstat(from, &st))
-			die("memfd");
-		while (st.st_size > 0) {
-			ssize_t some = sendfile(to, from, NULL, st.st_size);
-
-			if (some <= 0)
-				die("sendfile");
-			st.st_size -= some;
-		}
-		fexecve(to, args, environ);
-		die("fexecve");
-	} else if (!strcmp(act, "storm")) {
-		long execs = argc > 3 ? atol(argv[3]) : 0;
-		char *args[] = { self, "nothing", NULL };
-
-		for (long i = 0; i < n + execs; i++) {
-			pid = must_fork();
-			if (!pid) {
-				if (i >= n)
-					execv(self, args);
-				_exit(0);
-			}
-			if (i % 16 == 15)
-				while (wait(NULL) > 0)
-					;
-		}
-		while (wait(NULL) > 0)
-			;
-	} else if (!strcmp(act, "tree")) {
-		int left = 40, fds[2], waiters;
-		char byte;
-
-		if (pipe(fds))
-			die("pipe");
-		dice_state = n * 2654435761u;
-		pid = must_fork();
-		if (!pid) {
-			close(fds[0]);
-			prctl(PR_SET_CHILD_SUBREAPER, 1);
-			grow(1, &left, fds[1]);
-		}
-		close(fds[1]);
-		/* No process closes its end of the pipe: a quiet interval means that all processes are ready. */
-		for (waiters = 0; waiters < 10;) {
-			struct pollfd poller = { .fd = fds[0], .events = POLLIN };
-
-			if (poll(&poller, 1, 20) <= 0)
-				waiters++;
-			else if (read(fds[0], &byte, 1) == 1)
-				waiters = 0;
-		}
-		say(pid);
-		until_stdin_ends();
-		kill(pid, SIGKILL);
-	} else if (strcmp(act, "nothing")) {
-		fprintf(stderr, "unknown act: %s\n", act);
-		return 2;
+		send_pid(fds[1], pid);
+		_exit(0);
 	}
-	return 0;
+	say(pid);
+	say_received(fds[0]);
+	wait_for_all();
+}
+
+static void enter_root(const char *directory)
+{
+	if (chroot(directory) || chdir("/"))
+		die("chroot");
+}
+
+static void in_chroot(int count, char **arguments)
+{
+	enter_root(arguments[0]);
+	execl(arguments[1], arguments[1], "wait", NULL);
+	die("execl");
+}
+
+static void jail_fd(int count, char **arguments)
+{
+	char *args[] = { "jailed", "nothing", NULL };
+
+	enter_root(arguments[0]);
+	syscall(SYS_execveat, atoi(arguments[1]), "", args, environ, AT_EMPTY_PATH);
+	die("execveat");
+}
+
+static void in_memfd(int count, char **arguments)
+{
+	int from = open(self, O_RDONLY), to = memfd_create("action", 0);
+	struct stat st;
+	char *args[] = { "action", "nothing", NULL };
+
+	if (from < 0 || to < 0 || fstat(from, &st))
+		die("memfd");
+	while (st.st_size > 0) {
+		ssize_t some = sendfile(to, from, NULL, st.st_size);
+
+		if (some <= 0)
+			die("sendfile");
+		st.st_size -= some;
+	}
+	fexecve(to, args, environ);
+	die("fexecve");
+}
+
+static void storm(int count, char **arguments)
+{
+	long just_forks = number(count, arguments, 0), execs = number(count, arguments, 1);
+	char *args[] = { self, "nothing", NULL };
+
+	for (long i = 0; i < just_forks + execs; i++) {
+		if (!must_fork()) {
+			if (i >= just_forks)
+				execv(self, args);
+			_exit(0);
+		}
+		if (i % 16 == 15)
+			wait_for_all();
+	}
+	wait_for_all();
+}
+
+static void tree(int count, char **arguments)
+{
+	int left = 40, fds[2], waiters;
+	char byte;
+	pid_t pid;
+
+	if (pipe(fds))
+		die("pipe");
+	dice_state = number(count, arguments, 0) * 2654435761u;
+	pid = must_fork();
+	if (!pid) {
+		close(fds[0]);
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+		grow(1, &left, fds[1]);
+	}
+	close(fds[1]);
+	/* No process closes its end of the pipe: a quiet interval means that all processes are ready. */
+	for (waiters = 0; waiters < 10;) {
+		struct pollfd poller = { .fd = fds[0], .events = POLLIN };
+
+		if (poll(&poller, 1, 20) <= 0)
+			waiters++;
+		else if (read(fds[0], &byte, 1) == 1)
+			waiters = 0;
+	}
+	say(pid);
+	until_stdin_ends();
+	kill(pid, SIGKILL);
+}
+
+static void nothing(int count, char **arguments)
+{
+}
+
+static const struct {
+	const char *name;
+	void (*act)(int count, char **arguments);
+} ACTS[] = {
+	{ "chroot", in_chroot },
+	{ "clone-parent", clone_parent },
+	{ "empty-argv", empty_argv },
+	{ "ends", ends },
+	{ "forks", forks },
+	{ "group-exit", group_exit },
+	{ "jail-fd", jail_fd },
+	{ "leader-leaves", leader_leaves },
+	{ "lives", lives },
+	{ "memfd", in_memfd },
+	{ "newpid", newpid },
+	{ "nothing", nothing },
+	{ "orphan", orphan },
+	{ "own-facts", own_facts },
+	{ "rename", rename_all },
+	{ "run", run },
+	{ "signal", die_of_signal },
+	{ "storm", storm },
+	{ "thread-exec", thread_exec },
+	{ "threads", threads },
+	{ "tree", tree },
+	{ "wait", just_wait },
+};
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "nothing";
+
+	for (size_t i = 0; i < sizeof(ACTS) / sizeof(*ACTS); i++) {
+		if (!strcmp(name, ACTS[i].name)) {
+			ACTS[i].act(argc > 2 ? argc - 2 : 0, argv + 2);
+			return 0;
+		}
+	}
+	fprintf(stderr, "unknown act: %s\n", name);
+	return 2;
 }

@@ -11,18 +11,29 @@ from typing import NoReturn
 import pytest
 
 from pipeline.bpf.loader import Capture
+from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader
+from tests.bpf.tiers import ALL, Tier
 from tests.hierarchy import named_hierarchy
 
 
 @pytest.fixture(scope="session")
 def actions(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str], NoReturn]) -> Path:
-    """The compiled workload: a static program, so that it runs in an empty chroot too."""
+    """The compiled workload."""
+    return compiled("actions", tmp_path_factory.mktemp("actions"), missing)
+
+
+@pytest.fixture(scope="session")
+def spender(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str], NoReturn]) -> Path:
+    return compiled("spender", tmp_path_factory.mktemp("spender"), missing)
+
+
+def compiled(name: str, directory: Path, missing: Callable[[str], NoReturn]) -> Path:
+    """Compile a program of this directory: a static one, so that it runs in an empty chroot too."""
     gcc = shutil.which("gcc") or shutil.which("cc")
     if gcc is None:
         missing("no C compiler (gcc)")
-    program = tmp_path_factory.mktemp("actions") / "actions"
-    source = Path(__file__).with_name("actions.c")
+    program, source = directory / name, Path(__file__).with_name(f"{name}.c")
     subprocess.run(
         [gcc, "-static", "-O1", "-Wall", "-Wno-nonnull", "-Werror", "-pthread", source, "-o", program], check=True
     )
@@ -52,3 +63,16 @@ def reader(session_reader: Reader) -> Reader:
 def v1(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     """A cgroup hierarchy of version 1 for this test, with a name and no controllers, mounted until the test ends."""
     yield from named_hierarchy(missing)
+
+
+@pytest.fixture(scope="module", params=ALL)
+def tier(request: pytest.FixtureRequest, live_kernel: None) -> Iterator[Tier]:
+    one = Tier(request.param)
+    yield one
+    one.capture.close()
+
+
+@pytest.fixture
+def actor() -> Iterator[Actor]:
+    with Actor() as running:
+        yield running

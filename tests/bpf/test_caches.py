@@ -11,8 +11,8 @@ from pipeline.bpf import iterator, maps, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import TICK_NS
 from pipeline.records import declared
+from tests.bpf.acts import act, waiting
 from tests.bpf.ring_reader import Reader
-from tests.bpf.test_records import act, waiting
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

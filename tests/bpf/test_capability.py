@@ -12,7 +12,7 @@ from pipeline.bpf import features, loader, maps
 from pipeline.records import declared
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
-from tests.bpf.test_records import check_task
+from tests.bpf.task_check import check_task
 
 pytestmark = [
     pytest.mark.live,

@@ -18,8 +18,8 @@ from pipeline.records import declared
 from tests import compat
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader
-from tests.bpf.test_cred_tiers import ALL, CRED, IDS, SID, Tier, require_login_uid
-from tests.bpf.test_records import namespace, stat, status
+from tests.bpf.tiers import CRED, IDS, SID, Tier, require_login_uid
+from tests.proc import namespace, stat, status
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -51,13 +51,6 @@ EACH = [
 @pytest.fixture(scope="module", autouse=True)
 def emulation(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str], NoReturn]) -> None:
     compat.require(tmp_path_factory.mktemp("emulation"), missing)
-
-
-@pytest.fixture(scope="module", params=ALL)
-def tier(request: pytest.FixtureRequest, live_kernel: None) -> Iterator[Tier]:
-    one = Tier(request.param)
-    yield one
-    one.capture.close()
 
 
 @pytest.fixture

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import select
-import shutil
 import signal
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -27,17 +24,6 @@ US, MS = 1_000, 1_000_000
 END_NS = 100 * MS
 #: The same for each thread that ends with it.
 END_OF_A_THREAD_NS = 2 * MS
-
-
-@pytest.fixture(scope="session")
-def spender(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str], NoReturn]) -> Path:
-    gcc = shutil.which("gcc") or shutil.which("cc")
-    if gcc is None:
-        missing("no C compiler (gcc)")
-    program = tmp_path_factory.mktemp("spender") / "spender"
-    source = Path(__file__).with_name("spender.c")
-    subprocess.run([gcc, "-static", "-O1", "-Wall", "-Werror", "-pthread", source, "-o", program], check=True)
-    return program
 
 
 @dataclass

@@ -18,16 +18,15 @@ from pipeline.errors import UnsupportedError
 from pipeline.records import declared
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
-from tests.bpf.test_cred_tiers import IDS, LEADERLESS, NET_ADMIN, SYS_CHROOT
-from tests.bpf.test_records import namespace, status
+from tests.bpf.test_cred_tiers import LEADERLESS, NET_ADMIN, SYS_CHROOT
+from tests.bpf.tiers import CRED, IDS, SID
+from tests.proc import namespace, status
 
 pytestmark = [
     pytest.mark.live,
     pytest.mark.newer_programs("the method sampled"),
     pytest.mark.usefixtures("live_kernel"),
 ]
-
-CRED, SID = declared.KIND_CRED, declared.KIND_SID
 
 
 class Sampled:
@@ -58,12 +57,6 @@ def sampled(live_kernel: None) -> Iterator[Sampled]:
     one = Sampled()
     yield one
     one.capture.close()
-
-
-@pytest.fixture
-def actor() -> Iterator[Actor]:
-    with Actor() as running:
-        yield running
 
 
 def test_a_change_is_one_record_that_says_how_it_was_found(sampled: Sampled, actor: Actor) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,74 +20,14 @@ from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records import declared
 from tests.actor import Actor
-from tests.bpf.ring_reader import RING_BYTES, Reader, Record
-from tests.bpf.test_records import namespace, stat, status
+from tests.bpf.ring_reader import RING_BYTES, Reader
+from tests.bpf.tiers import ALL, CRED, IDS, SID, Tier, require_login_uid
+from tests.proc import namespace, stat, status
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
-CRED, SID = declared.KIND_CRED, declared.KIND_SID
+
 NET_ADMIN, SYS_CHROOT = 12, 18
-ALL = [
-    pytest.param("fentry", marks=pytest.mark.vm),
-    pytest.param("kprobe", marks=[pytest.mark.vm, pytest.mark.newer_programs("the method kprobe")]),
-    pytest.param("syscalls", marks=pytest.mark.newer_programs("the method syscalls")),
-]
-
-
-class Tier:
-    """A capture with one tier in use, and the records that it makes of a process in an interval."""
-
-    def __init__(self, name: str) -> None:
-        self.capture = Capture(ring_bytes=RING_BYTES, credentials=name)
-        self.pids = maps.PidMap(self.capture.fds.pid_owners, self.capture.fds.pid_cache)
-        self._reader = Reader(self.capture)
-        self._marks = 0
-
-    def during(self, actor: Actor, code: str) -> list[Record]:
-        """Run `code` in the actor; return the records of the process's changes from its start to its end."""
-        self._mark(actor)
-        actor.do(code)
-        end = self._mark(actor)
-        return [r for r in self._reader.of(actor.pid) if r.kind in (CRED, SID) and r is not end]
-
-    def _mark(self, actor: Actor) -> Record:
-        """Change the name, which is reported independently of the tier; return that record."""
-        self._marks += 1
-        name = f"mark{self._marks}".encode()
-        self._reader.poll()
-        self._reader.records.clear() if self._marks % 2 else None
-        actor.do(f"libc.prctl(15, {name!r}, 0, 0, 0)")
-
-        def found() -> list[Record]:
-            return [r for r in self._reader.of(actor.pid, declared.KIND_COMM) if r.task["comm"] == name]
-
-        (record,) = self._reader.until(found)
-        return record
-
-
-@pytest.fixture(scope="module", params=ALL)
-def tier(request: pytest.FixtureRequest, live_kernel: None) -> Iterator[Tier]:
-    one = Tier(request.param)
-    yield one
-    one.capture.close()
-
-
-def require_login_uid(tier: Tier) -> None:
-    """Skip the test if this kernel has no login uid, or no function at which `fentry` sees its changes."""
-    if not Path("/proc/self/loginuid").exists():
-        pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
-    for one in tier.capture.tiers:
-        if one.is_on and "pl_set_loginuid" in one.detail:
-            pytest.skip(f"{one.name}: {one.detail.rpartition('; ')[2]}")
-
-
-@pytest.fixture
-def actor() -> Iterator[Actor]:
-    with Actor() as running:
-        yield running
-
-
-IDS = ("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid")
 
 
 @pytest.mark.parametrize(

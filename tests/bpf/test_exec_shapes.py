@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,23 +15,15 @@ import pytest
 
 from pipeline.bpf.loader import Capture
 from pipeline.records import declared
+from tests.bpf.acts import act, waiting
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
-from tests.bpf.test_records import act, waiting
+from tests.proc import mount_point, namespace
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 
 def exe(pid: int) -> bytes:
     return os.readlink(os.fsencode(f"/proc/{pid}/exe"))  # noqa: PTH115 - bytes, as they are
-
-
-def mounted(pid: int | str, mount_id: int) -> bytes:
-    """The mount point of a mount, as the process sees it."""
-    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines():
-        fields = line.split()
-        if int(fields[0]) == mount_id:
-            return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
-    raise AssertionError(f"pid {pid} does not see mount {mount_id}")
 
 
 def mount_path(record: Record) -> bytes | None:
@@ -194,7 +185,7 @@ def test_chroot(reader: Reader, actions: Path, tmp_path: Path) -> None:
         assert record.path[record.body["root_offset"] :] == b"/bin/inner"
         assert record.name == b"/bin/inner"
         assert record.body["exec_flags"] == 0
-        assert mount_path(record) == mounted("self", record.body["mount_id"]), "that of the directory, not the jail"
+        assert mount_path(record) == mount_point("self", record.body["mount_id"]), "that of the directory, not the jail"
 
 
 def test_executable_outside_the_chroot(reader: Reader, actions: Path, tmp_path: Path) -> None:
@@ -213,7 +204,7 @@ def test_executable_outside_the_chroot(reader: Reader, actions: Path, tmp_path: 
     assert record.path == os.fsencode(actions)
     assert record.body["root_offset"] == 0
     assert record.body["exec_flags"] == declared.EXEC_NO_ROOT
-    assert mount_path(record) == mounted("self", record.body["mount_id"])
+    assert mount_path(record) == mount_point("self", record.body["mount_id"])
 
 
 def test_mount_that_only_its_namespace_has(reader: Reader, actions: Path, tmp_path: Path) -> None:
@@ -229,14 +220,14 @@ def test_mount_that_only_its_namespace_has(reader: Reader, actions: Path, tmp_pa
         assert record.path[record.body["root_offset"] :] == inner
         assert record.body["fs_magic"] == 0x01021994  # tmpfs
         assert record.body["exec_flags"] == 0
-        assert record.task["mnt_ns"] == Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+        assert record.task["mnt_ns"] == namespace(pid, "mnt")
         where = mount_path(record)
         assert where is not None
-        assert where[record.body["root_offset"] :] == os.fsencode(place) == mounted(pid, record.body["mount_id"])
+        assert where[record.body["root_offset"] :] == os.fsencode(place) == mount_point(pid, record.body["mount_id"])
         assert not (place / "inner").exists()
 
 
-def test_lazily_unmounted(reader: Reader, actions: Path, tmp_path: Path) -> None:
+def test_lazily_unmount_point(reader: Reader, actions: Path, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
     commands = (
@@ -277,7 +268,7 @@ def test_where_the_mount_of_an_executable_is(
         reader.until(lambda: [r for r in reader.of(pid, declared.KIND_EXEC) if r.name == name])
         record = reader.of(pid, declared.KIND_EXEC)[-1]
         assert record.path[record.body["root_offset"] :] == name
-        assert mounted(pid, record.body["mount_id"]) == os.fsencode(top / where)
+        assert mount_point(pid, record.body["mount_id"]) == os.fsencode(top / where)
         found = mount_path(record)
         assert found is not None
         assert found[record.body["root_offset"] :] == os.fsencode(top / where)

@@ -12,8 +12,10 @@ import pytest
 from pipeline.bpf import iterator, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.records import declared
+from tests.bpf.acts import waiting
 from tests.bpf.ring_reader import Parts, Record
-from tests.bpf.test_records import LEADERLESS, check_task, namespace, waiting
+from tests.bpf.task_check import LEADERLESS, check_task
+from tests.proc import live_pids, namespace
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -50,24 +52,11 @@ def test_a_process_of_the_iterator_equals_proc(link: int, actions: Path) -> None
 
 def test_every_process_of_proc_is_there(link: int) -> None:
     """Except pid 1, which some kernels hide from iterators. The test reads processes again that come and go."""
-
-    def processes() -> set[int]:
-        found = set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                except OSError:
-                    continue
-                if not int(fields[6]) & 0x200000 and fields[0] not in "ZX":
-                    found.add(int(entry.name))
-        return found
-
-    before = processes()
+    before = live_pids()
     seen = set(tasks_by_tgid(link))
-    after = processes()
+    after = live_pids()
     assert (before & after) - seen <= {1}
-    assert {pid for pid in seen - before if pid in processes()} <= after
+    assert {pid for pid in seen - before if pid in live_pids()} <= after
 
 
 def test_a_process_with_an_ended_leader(link: int, actions: Path) -> None:

@@ -43,15 +43,8 @@ def session_reader(capture: Capture) -> Reader:
     return Reader(capture)
 
 
-@pytest.fixture
-def reader(session_reader: Reader) -> Reader:
-    session_reader.poll()
-    session_reader.records.clear()
-    return session_reader
-
-
 for module in (test_records, test_exec_shapes):
     for name, value in vars(module).items():
         # Tests, and the fixtures that only they use.
-        if (name.startswith("test_") or isinstance(value, type(reader))) and name not in globals():
+        if (name.startswith("test_") or isinstance(value, type(session_reader))) and name not in globals():
             globals()[name] = value

@@ -17,8 +17,8 @@ from pipeline.bpf.loader import Capture
 from pipeline.host.boot import now_boot_ns
 from pipeline.records import declared
 from pipeline.resolver.daemon._losses import SharedCounters
+from tests.bpf.acts import act
 from tests.bpf.ring_reader import RING_BYTES, Reader
-from tests.bpf.test_records import act
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -16,7 +16,7 @@ import pytest
 from pipeline.host.boot import is_same_start
 from pipeline.records import declared
 from tests.bpf.ring_reader import Reader
-from tests.bpf.test_records import stat
+from tests.proc import stat
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,91 +20,16 @@ from pipeline.procfs.hierarchies import Hierarchies, lines_of
 from pipeline.records import declared
 from pipeline.records.cgroup_sets import cgroup_set
 from tests.actor import Actor
-from tests.bpf.ring_reader import Reader, Record
+from tests.bpf.acts import act, ended, waiting
+from tests.bpf.ring_reader import Reader
+from tests.bpf.task_check import LEADERLESS, cgroup_root, check_task, codes_of_separate_ends
+from tests.proc import namespace, stat
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 
 # include/uapi/linux/sched.h
 CLONE_VM, CLONE_VFORK, CLONE_PARENT, CLONE_NEWPID = 0x100, 0x4000, 0x8000, 0x20000000
-
-
-def act(program: Path, *arguments: str | Path, expect: int = 0) -> tuple[int, list[int]]:
-    """Run an act to its end; return its pid and the numbers that it printed."""
-    pid, numbers, code = ended(program, *arguments)
-    assert code == expect
-    return pid, numbers
-
-
-def ended(program: Path, *arguments: str | Path) -> tuple[int, list[int], int]:
-    """Run an act to its end; return its pid, the numbers that it printed, and the exit code that wait() reports."""
-    child = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    output, _ = child.communicate(timeout=60)
-    return child.pid, [int(line) for line in output.split()], child.returncode
-
-
-@contextmanager
-def waiting(*command: str | bytes | Path, env: dict[str, str] | None = None) -> Iterator[int]:
-    """Run a command that waits until its stdin ends; yield its pid."""
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
-    try:
-        # Popen returns in the middle of the exec: /proc has no arguments yet.
-        while not Path(f"/proc/{child.pid}/cmdline").read_bytes() and child.poll() is None:
-            time.sleep(0.001)
-        yield child.pid
-    finally:
-        child.communicate(timeout=60)
-
-
-def status(pid: int) -> dict[str, list[str]]:
-    # Another test's process can have any bytes as its name.
-    lines = Path(f"/proc/{pid}/status").read_text(errors="surrogateescape").splitlines()
-    return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
-
-
-def stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the third on."""
-    return Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape").rpartition(")")[2].split()
-
-
-def namespace(pid: int, name: str) -> int:
-    return int(re.findall(r"\d+", str(Path(f"/proc/{pid}/ns/{name}").readlink()))[0])
-
-
-def check_task(record: Record, pid: int) -> None:
-    """Compare HEAD and TASK with /proc for the live process."""
-    head, task, now, fields = record.head, record.task, status(pid), stat(pid)
-    assert task is not None
-    assert (head["tgid"], head["tid"]) == (pid, pid)
-    assert head["ppid"] == int(now["PPid"][0])
-    assert is_same_start(int(head["start_boot_ns"]), int(fields[19]))
-    assert is_same_start(int(head["parent_start_boot_ns"]), int(stat(int(head["ppid"]))[19]))
-    assert [task[f] for f in ("uid", "euid", "suid", "fsuid")] == [int(x) for x in now["Uid"]]
-    assert [task[f] for f in ("gid", "egid", "sgid", "fsgid")] == [int(x) for x in now["Gid"]]
-    assert task["cap_effective"] == int(now["CapEff"][0], 16)
-    assert task["cap_permitted"] == int(now["CapPrm"][0], 16)
-    assert task["auid"] == int(Path(f"/proc/{pid}/loginuid").read_text())
-    assert task["audit_session"] == int(Path(f"/proc/{pid}/sessionid").read_text())
-    assert (task["pgid"], task["sid"]) == (int(fields[2]), int(fields[3]))
-    assert task["ns_pid"] == int(now["NSpid"][-1])
-    for name in ("pid", "mnt", "net", "user"):
-        assert task[f"{name}_ns"] == namespace(pid, name), name
-    assert task["comm"] == Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n")
-    assert task["cgroup_id"] == cgroup_id(pid)
-    assert not task["task_flags"] & 0x200000
-
-
-def cgroup_id(pid: int) -> int:
-    """Return the inode of the process's directory in the cgroup v2 hierarchy."""
-    path = next(line[3:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if line.startswith("0::"))
-    root = cgroup_root()
-    return 1 if root is None else (root / path.lstrip("/")).stat().st_ino
-
-
-def cgroup_root() -> Path | None:
-    """Return where the cgroup v2 hierarchy is mounted."""
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    return next((Path(line.split()[4]) for line in mounts if " - cgroup2 " in line), None)
 
 
 def kernel_dev(dev: int) -> int:
@@ -211,14 +134,6 @@ def test_exec_from_a_thread_keeps_the_process(reader: Reader, actions: Path) -> 
     assert second.body["prev_cookie"] == first.task["cookie"] != second.task["cookie"]
     assert second.body["prev_inode"] == second.task["exe_inode"] == first.body["inode"]
     assert not reader.of(tid)
-
-
-def codes_of_separate_ends() -> set[int]:
-    """Return the codes that wait() can report if a leader ends with 5, and the last thread then ends with 7.
-
-    A kernel that counts threads for this reports the code of the last one, an older kernel that of the leader.
-    """
-    return {7} if b"\0quick_threads\0" in Path("/sys/kernel/btf/vmlinux").read_bytes() else {5}
 
 
 def test_exit_is_the_groups_not_the_leaders(reader: Reader, actions: Path) -> None:
@@ -385,22 +300,6 @@ def test_cgroup_move(reader: Reader, actions: Path, group: Path) -> None:
     made = next(r for r in reader.records if r.is_about_a_cgroup and r.path == record.path)
     assert made.named["named_id"] == group.stat().st_ino and made.head["time_boot_ns"] < record.head["time_boot_ns"]
     assert (made.tgid, made.members) == (os.getpid(), [])
-
-
-#: The leader ends, and a thread prints that; when it reads a line, it renames the leader. It lives until stdin ends.
-LEADERLESS = """
-import ctypes, os, sys, threading, time
-def live():
-    while open("/proc/self/stat").read().rpartition(")")[2].split()[0] != "Z":
-        time.sleep(0.001)
-    print("ready", flush=True)
-    if sys.stdin.readline():
-        open("/proc/self/comm", "w").write("leaderless")
-    sys.stdin.read()
-    os._exit(0)
-threading.Thread(target=live).start()
-ctypes.CDLL(None).pthread_exit(None)
-"""
 
 
 def test_a_leader_that_has_ended_is_where_it_was(reader: Reader, capture: Capture, group: Path) -> None:

@@ -22,7 +22,7 @@ from pipeline.host import pid_namespace
 from pipeline.records import declared
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
-from tests.bpf.test_cred_tiers import ALL
+from tests.bpf.tiers import ALL
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

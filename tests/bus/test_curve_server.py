@@ -15,6 +15,7 @@ from pipeline.bus import curve_server
 from pipeline.bus.auth import generate_keys, secure_client
 from pipeline.bus.curve_server import CurveServer
 from pipeline.bus.sockets import Bus
+from tests.waiting import until
 
 CLIENTS = ("one", "two")
 
@@ -69,6 +70,9 @@ class Stream:
         self.server.note(frame)
         return bytes(frame.bytes)
 
+    def until(self, condition: Callable[[], object]) -> None:
+        until(condition, meanwhile=lambda: self.told(0))
+
     def close(self) -> None:
         self.xpub.disable_monitor()
         self.xpub.close()
@@ -81,21 +85,6 @@ def stream(tmp_path: Path) -> Iterator[Stream]:
     made = Stream(tmp_path)
     yield made
     made.close()
-
-
-@pytest.fixture
-def peers() -> Iterator[zmq.Context]:
-    context = zmq.Context()
-    yield context
-    context.destroy(linger=0)
-
-
-def _until(condition: Callable[[], object], stream: Stream, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        stream.told(0)
-        assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.01)
 
 
 _numbers = itertools.count()
@@ -116,26 +105,26 @@ def test_a_revoked_key_loses_its_connection_and_others_keep_theirs(stream: Strea
     assert [stream.told(), stream.told()] == [b"\x01a", b"\x01a"]
     assert _receives(stream, one) and _receives(stream, two)
     stream.revoke("one")
-    _until(lambda: stream.server.revoked, stream)
+    stream.until(lambda: stream.server.revoked)
     assert stream.server.revoked == 1
     assert not _receives(stream, one, 300)
     assert _receives(stream, two)
     # It connects again, and is refused.
-    _until(lambda: stream.server.refused, stream)
+    stream.until(lambda: stream.server.refused)
     assert stream.server.last_refused == (stream.directory / "keys/one.key").read_text().split('"')[1]
     # Allowed again, a new client can connect without a restart of the server. ZeroMQ gives up after a refusal.
     stream.allow(stream.directory / "keys" / "one.key")
     again = stream.client(peers, "one")
-    _until(lambda: _receives(stream, again, 50), stream)
+    stream.until(lambda: _receives(stream, again, 50))
 
 
 def test_a_key_that_is_replaced_in_its_file_is_revoked(stream: Stream, peers: zmq.Context) -> None:
     one = stream.client(peers, "one")
     assert stream.told() == b"\x01a" and _receives(stream, one)
     (stream.directory / "allowed/one.key").write_bytes((stream.directory / "keys/stranger.key").read_bytes())
-    _until(lambda: stream.server.revoked, stream)
+    stream.until(lambda: stream.server.revoked)
     stranger = stream.client(peers, "stranger")
-    _until(lambda: _receives(stream, stranger, 50), stream)
+    stream.until(lambda: _receives(stream, stranger, 50))
     assert not _receives(stream, one, 300)
 
 
@@ -156,7 +145,7 @@ def test_a_file_that_cannot_be_used_concerns_no_other_key(
     two = stream.client(peers, "two")
     assert stream.told() == b"\x01a" and _receives(stream, two) and _receives(stream, one)
     stream.revoke("one")  # and the watch still works
-    _until(lambda: stream.server.revoked, stream)
+    stream.until(lambda: stream.server.revoked)
     assert not _receives(stream, one, 300) and _receives(stream, two)
 
 
@@ -166,9 +155,9 @@ def test_a_client_that_connects_before_the_watch_is_watched_too(tmp_path: Path, 
         one = made.client(peers, "one")
         assert made.told() == b"\x01a"
         made.server.watch(made.xpub)
-        _until(lambda: made.server.clients, made)
+        made.until(lambda: made.server.clients)
         made.revoke("one")
-        _until(lambda: made.server.revoked, made)
+        made.until(lambda: made.server.revoked)
         assert not _receives(made, one, 300)
     finally:
         made.close()
@@ -190,7 +179,7 @@ def test_the_loss_of_the_list_revokes_all_keys(stream: Stream, peers: zmq.Contex
     one = stream.client(peers, "one")
     assert stream.told() == b"\x01a" and _receives(stream, one)
     (stream.directory / "allowed").rename(stream.directory / "away")
-    _until(lambda: stream.server.revoked, stream)
+    stream.until(lambda: stream.server.revoked)
 
 
 def test_refused_clients_are_counted(stream: Stream, peers: zmq.Context) -> None:
@@ -198,7 +187,7 @@ def test_refused_clients_are_counted(stream: Stream, peers: zmq.Context) -> None
     plain = peers.socket(zmq.SUB)
     plain.subscribe(b"")
     plain.connect(stream.endpoint)
-    _until(lambda: stream.server.refused >= 2, stream)
+    stream.until(lambda: stream.server.refused >= 2)
     assert stream.server.last_refused == (stream.directory / "keys/stranger.key").read_text().split('"')[1]
     assert not _receives(stream, stranger, 200)
 
@@ -221,13 +210,13 @@ def test_an_allowed_client_that_sends_too_much_loses_its_connection(stream: Stre
 def test_connections_without_a_handshake_are_limited(stream: Stream, peers: zmq.Context) -> None:
     healthy = stream.client(peers, "two")
     assert stream.told() == b"\x01a"
-    _until(lambda: stream.server.clients == 1, stream)
+    stream.until(lambda: stream.server.clients == 1)
     held = [socket.create_connection(("127.0.0.1", stream.port)) for _ in range(curve_server.NEWCOMERS_MAX + 40)]
     # A connection is counted before it is ended.
-    _until(lambda: stream.server.crowded >= 40 and stream.server.clients <= curve_server.NEWCOMERS_MAX + 1, stream)
+    stream.until(lambda: stream.server.crowded >= 40 and stream.server.clients <= curve_server.NEWCOMERS_MAX + 1)
     # The oldest connections were closed, and a client with a key can still connect.
     late = stream.client(peers, "one")
-    _until(lambda: _receives(stream, late, 50), stream)
+    stream.until(lambda: _receives(stream, late, 50))
     assert _receives(stream, healthy)
     for each in held:
         each.close()
@@ -238,10 +227,10 @@ def test_subscribed_connections_are_limited(
 ) -> None:
     monkeypatch.setattr(curve_server, "CLIENTS_MAX", 3)
     first = [stream.client(peers, "one") for _ in range(3)]
-    _until(lambda: stream.server.clients == 3, stream)
+    stream.until(lambda: stream.server.clients == 3)
     time.sleep(4 * curve_server.CHECK_S)
     late = stream.client(peers, "two")
-    _until(lambda: stream.server.crowded, stream)
+    stream.until(lambda: stream.server.crowded)
     assert all(_receives(stream, each) for each in first)
     late.close()
 
@@ -251,7 +240,7 @@ def test_a_client_that_never_subscribes_is_closed(
 ) -> None:
     monkeypatch.setattr(curve_server, "NEWCOMER_S", 0.5)
     client = stream.client(peers, "one", zmq.XSUB)
-    _until(lambda: stream.server.crowded, stream)
+    stream.until(lambda: stream.server.crowded)
     client.close()
 
 
@@ -259,7 +248,7 @@ def test_a_client_that_only_answers_heartbeats_stays(stream: Stream, peers: zmq.
     """The bytes that a client may send cover its answers to heartbeats."""
     one = stream.client(peers, "one")
     assert stream.told() == b"\x01a"
-    _until(lambda: stream.server.clients == 1, stream)
+    stream.until(lambda: stream.server.clients == 1)
     (connection,) = stream.server._connections.values()
     assert 100 < stream.server._received(connection) < curve_server.BYTES_AT_ONCE / 10
     assert _receives(stream, one)

@@ -16,6 +16,7 @@ from pipeline.bus._libzmq import PushSocket
 from pipeline.bus._push import FramePush
 from pipeline.bus.sockets import PUSH_HWM_FRAMES, Bus
 from pipeline.resolver.daemon._waiting import FrameSocket
+from tests.waiting import until
 
 Connect = Callable[..., "zmq.Socket[bytes] | PushSocket"]
 
@@ -44,10 +45,7 @@ def connect(request: pytest.FixtureRequest, bus: Bus) -> Iterator[Connect]:
 
 def offered(push: FramePush, message: bytes) -> None:
     """Offer the message until the socket accepts it, because connecting takes a moment."""
-    deadline = time.monotonic() + 60
-    while not push(message):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    until(lambda: push(message), pause_s=0.001)
 
 
 def received(frames: FrameSocket) -> bytes:

@@ -25,8 +25,9 @@ from pipeline.bus.stream.declared import SUBSCRIPTION_MAX_BYTES
 from pipeline.errors import ConfigError, WriterExistsError
 from tests import zmtp
 from tests.bus.publishers import bind_publisher
+from tests.nobody import NOBODY
+from tests.waiting import until
 
-NOBODY = 65534
 #: More than one client may send: it earns new frames every second, so a slow test must send more than the limit alone.
 MANY_FRAMES = 4 * _relay.FRAMES_AT_ONCE
 HASTY_MS = 2000
@@ -75,13 +76,6 @@ def hasty(directory: Path) -> Iterator[Stream]:
     made.close()
 
 
-@pytest.fixture
-def peers() -> Iterator[zmq.Context]:
-    context = zmq.Context()
-    yield context
-    context.destroy(linger=0)
-
-
 def _subscriber(peers: zmq.Context, stream: Stream, *topics: bytes) -> zmq.Socket:
     made = peers.socket(zmq.SUB)
     made.setsockopt(zmq.RECONNECT_IVL, 10)
@@ -89,13 +83,6 @@ def _subscriber(peers: zmq.Context, stream: Stream, *topics: bytes) -> zmq.Socke
         made.subscribe(topic)
     made.connect(f"ipc://{stream.path}")
     return made
-
-
-def _until(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.005)
 
 
 def test_a_subscriber_of_zeromq_subscribes_receives_and_unsubscribes(stream: Stream, peers: zmq.Context) -> None:
@@ -149,11 +136,11 @@ def test_a_client_that_answers_heartbeats_stays(stream: Stream, peers: zmq.Conte
 )
 def test_a_client_that_breaks_a_limit_loses_its_connection(stream: Stream, sent: bytes, why: str) -> None:
     with zmtp.subscriber(stream.path) as client:
-        _until(lambda: stream.relay.clients == 1)
+        until(lambda: stream.relay.clients == 1)
         with suppress(ConnectionError):
             client.sendall(sent)
         assert zmtp.is_closed(client), why
-    _until(lambda: stream.relay.clients == 0)
+    until(lambda: stream.relay.clients == 0)
     assert stream.relay.rejected == 1
 
 
@@ -369,13 +356,13 @@ def test_a_user_with_few_connections_gets_a_place_from_one_with_many(stream: Str
 @is_root
 def test_places_of_root_and_the_daemons_user_are_limited_too(stream: Stream) -> None:
     held = [zmtp.subscriber(stream.path, b"a") for _ in range(_relay.CLIENTS_OWN)]
-    _until(lambda: stream.relay.clients == _relay.CLIENTS_OWN)
+    until(lambda: stream.relay.clients == _relay.CLIENTS_OWN)
     with zmtp.connect(stream.path) as excess:
         assert zmtp.is_closed(excess)
     assert stream.relay.refused == 1
     for client in held:
         client.close()
-    _until(lambda: stream.relay.clients == 0)
+    until(lambda: stream.relay.clients == 0)
 
 
 def _frozen(stream: Stream, uid: int, count: int) -> list[socket.socket]:
@@ -415,12 +402,12 @@ def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_re
             assert healthy.poll(60_000)
             healthy.recv_multipart()
         grown = max(grown, _rss_bytes())  # on a busy machine, some of them may be closed already
-    _until(lambda: hasty.relay.rejected == 3)
+    until(lambda: hasty.relay.rejected == 3)
     assert time.monotonic() - began > HASTY_MS / 1000, "they had too little time to read"
-    _until(lambda: hasty.relay.clients == 1 + _relay.STALLED_PER_USER)
+    until(lambda: hasty.relay.clients == 1 + _relay.STALLED_PER_USER)
     for each in frozen:
         each.setblocking(False)
-    _until(lambda: sum(map(_is_over, frozen)) == 3)
+    until(lambda: sum(map(zmtp.is_closed, frozen)) == 3)
 
     # What libzmq frees when its owner calls it goes back to the kernel, a little later.
     def is_returned() -> bool:
@@ -428,23 +415,11 @@ def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_re
             pass
         return _rss_bytes() < grown - (6 << 20)
 
-    _until(is_returned)
+    until(is_returned)
     hasty.xpub.send(b"a")
     assert healthy.poll(60_000)
     for each in frozen:
         each.close()
-
-
-def _is_over(client: socket.socket) -> bool:
-    """Whether the server has closed the connection; read what it has sent until then."""
-    try:
-        while client.recv(1 << 20):
-            pass
-    except BlockingIOError:
-        return False
-    except ConnectionError:
-        pass
-    return True
 
 
 @is_root
@@ -454,8 +429,8 @@ def test_stalled_connections_of_all_users_are_limited_too(hasty: Stream) -> None
     frozen = [_frozen(hasty, user, 1) for user in users]
     for _ in range(100):
         hasty.xpub.send_multipart([b"a", b"x" * 60_000])
-    _until(lambda: hasty.relay.rejected == 2)
-    _until(lambda: hasty.relay.clients == _relay.STALLED_MAX)
+    until(lambda: hasty.relay.rejected == 2)
+    until(lambda: hasty.relay.clients == _relay.STALLED_MAX)
     assert len(frozen) == len(users)
 
 
@@ -546,7 +521,7 @@ def test_the_socket_replaces_a_dead_one_and_never_a_live_one(directory: Path) ->
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         with pytest.raises(WriterExistsError, match="listens"):
             Relay(path, inner, mode=0o660)
-        _until(lambda: relay.clients == 0)  # to see that it listens, the second had connected for a moment
+        until(lambda: relay.clients == 0)  # to see that it listens, the second had connected for a moment
     path.write_text("a file")
     with pytest.raises(SocketError, match="not a socket"):
         Relay(path, inner, mode=0o660)

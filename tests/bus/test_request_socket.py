@@ -10,7 +10,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgpack
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pipeline.bus import requests
 from pipeline.bus.requests import Answer, Asker, RequestSocket
 from pipeline.errors import AccessError, ConfigError, FrameError, NotRunningError, StaleError
+from tests.nobody import NOBODY, held_by_nobody, run_by_nobody
 
 
 @pytest.fixture
@@ -249,17 +250,13 @@ def test_no_listener_no_answer_and_no_permission_are_three_errors(path: Path) ->
     server = RequestSocket(path, mode=0o600)
     with pytest.raises(StaleError, match=r"no answer after 1[0-9][0-9] ms: .* did not answer"):
         exchange(path, 1, 100)
+
+    def is_refused() -> None:
+        with pytest.raises(AccessError):
+            exchange(path, 1, 100)
+
     if os.geteuid() == 0:
-        child = os.fork()
-        if child == 0:
-            os.setgid(65534)
-            os.setuid(65534)
-            try:
-                exchange(path, 1, 100)
-            except AccessError:
-                os._exit(0)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        run_by_nobody(is_refused)
     server.close()
 
 
@@ -331,39 +328,13 @@ def test_connections_are_bounded_and_the_longest_silent_one_is_closed(path: Path
             client.close()
 
 
-@contextlib.contextmanager
-def as_nobody(act: Callable[[], object]) -> Iterator[None]:
-    """Run `act` in a process of another user, and keep its result alive while the body runs."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to act as another user")
-    ready, go = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgid(65534)
-            os.setuid(65534)
-            held = act()
-            os.write(go, b"x" if held else b"-")
-            time.sleep(20)
-        finally:
-            os._exit(0)
-    try:
-        assert os.read(ready, 1) == b"x"
-        yield
-    finally:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        os.close(ready)
-        os.close(go)
-
-
 def test_the_connections_of_one_user_leave_room_for_others(path: Path) -> None:
     def flood() -> list[socket.socket]:
         return [connect(path) for _ in range(60)]  # those beyond the limit stay in the backlog
 
     with RequestSocket(path) as server, connect(path) as ours:
         server.receive(1)
-        with as_nobody(flood):
+        with held_by_nobody(flood):
             for _ in range(50):
                 server.receive(64)
             assert server.clients == requests.CLIENTS_PER_UID + 1
@@ -420,7 +391,7 @@ def test_a_flood_at_the_public_socket_does_not_block_root(path: Path) -> None:
                 held.append(client)
         return held
 
-    with RequestSocket(path) as server, as_nobody(flood):
+    with RequestSocket(path) as server, held_by_nobody(flood):
         for _ in range(20):
             with connect(path.with_name(requests.OWN_SOCKET)) as ours:
                 ours.send(b"root")
@@ -428,7 +399,7 @@ def test_a_flood_at_the_public_socket_does_not_block_root(path: Path) -> None:
                 [client_id] = [client for client, data in questions if data == b"root"]
                 assert server.user_of(client_id) == requests.OWN
         assert server.dropped > 0
-        assert sum(client.user == 65534 for client in server._clients.values()) == requests.CLIENTS_PER_UID
+        assert sum(client.user == NOBODY for client in server._clients.values()) == requests.CLIENTS_PER_UID
 
 
 def test_the_socket_of_root_is_closed_to_others(path: Path) -> None:

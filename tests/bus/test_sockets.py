@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import zmq
 
 from pipeline.bus.sockets import Bus, SocketError, is_listening
 from pipeline.errors import ConfigError, WriterExistsError
+from tests.waiting import until
 
 
 def test_a_frame_is_sent_from_push_to_pull(tmp_path: Path) -> None:
@@ -129,10 +129,7 @@ def test_push_finds_a_pull_that_starts_later_and_again(tmp_path: Path) -> None:
                 push.send(b"frame")
                 assert pull.poll(60_000) and pull.recv() == b"frame"
             # Until the socket notices the disconnection, it would still send to the closed peer.
-            deadline = time.monotonic() + 60
-            while push.poll(0, zmq.POLLOUT):
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
+            until(lambda: not push.poll(0, zmq.POLLOUT))
 
 
 def _use_in_child(bus: Bus, out: multiprocessing.connection.Connection) -> None:

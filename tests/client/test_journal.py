@@ -30,6 +30,7 @@ from pipeline.errors import FrameError
 from pipeline.resolver.daemon.answering import Answering
 from pipeline.resolver.stream.journal_writer import JournalWriter
 from tests.stream_host import Host, MiniResolver, now_boot_ns
+from tests.waiting import until
 
 LONG_S = 60.0
 JOURNAL_BYTES = 32 << 20
@@ -509,10 +510,7 @@ def test_who_may_ask_for_the_journal(host: Host, mode: int) -> None:
             children.append(
                 subprocess.Popen([sys.executable, "-c", ask], user=user, group=65534, extra_groups=[group], cwd="/")
             )
-            deadline = time.monotonic() + LONG_S
-            while not (asked := channel.receive(1)):
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
+            asked = until(lambda: channel.receive(1))
             connections.append(asked[0][0])
         assert [channel.may_read(client, status) for client in connections] == [
             True, mode & 0o044 != 0, mode & 0o004 != 0

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +11,9 @@ import zmq
 
 from pipeline import Selection, Subscriber
 from pipeline.bus.stream.declared import FILTERS_MAX
-from tests.stream_host import Host, MiniResolver, now_boot_ns
+from tests.client.polled_host import PolledHost
+from tests.stream_host import MiniResolver, now_boot_ns
+from tests.waiting import until
 
 LONG_S = 60.0
 HEARTBEAT_NS = 20_000_000
@@ -23,25 +21,11 @@ MAKE = Selection(paths=["make"])
 TOPICS = ("fork", "exec", "exit")
 
 
-class Instance:
-    """A host of fake processes; a thread lets its publisher work, and `step` makes events."""
+class Instance(PolledHost):
+    """A host of fake processes whose resolver can be replaced."""
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-        self.host = Host(MiniResolver(self.directory, heartbeat_ns=HEARTBEAT_NS))
-        self.is_over = False
-        self.thread = threading.Thread(target=self._poll)
-        self.thread.start()
-
-    def _poll(self) -> None:
-        while not self.is_over:
-            with self.host.lock:
-                self.host.resolver.do_work()
-            time.sleep(0.002)
-
-    def step(self, count: int, *, commit: bool = True) -> None:
-        with self.host.lock:
-            self.host.step(count, commit=commit)
+        super().__init__(heartbeat_ns=HEARTBEAT_NS)
 
     def replace(self, prepare: Callable[[MiniResolver], None] = lambda _: None, *, kill: bool = True) -> None:
         """End the resolver, by a kill or in order, and start the next one."""
@@ -57,25 +41,12 @@ class Instance:
     def subscribe(self, **options: Any) -> Subscriber:
         return Subscriber("test", TOPICS, path=self.directory, connect_timeout=LONG_S, **options)
 
-    def close(self) -> None:
-        self.is_over = True
-        self.thread.join()
-        self.host.resolver.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
 
 @pytest.fixture
 def instance() -> Iterator[Instance]:
     made = Instance()
     yield made
     made.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.005)
 
 
 def is_narrow(subscriber: Subscriber) -> bool:

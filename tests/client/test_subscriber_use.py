@@ -35,33 +35,18 @@ from pipeline.errors import (
     ProclineError,
 )
 from pipeline.shm.layout import layout
+from tests.client.polled_host import PolledHost
 from tests.sampling import times
-from tests.stream_host import Host, MiniResolver, now_boot_ns
+from tests.stream_host import now_boot_ns
+from tests.waiting import until
 
 EXEC = TOPICS.index("proc.exec")
 #: Far longer than anything here takes, also on a busy machine.
 LONG_S = 60.0
 
 
-class Polled:
-    """A host of fake processes. Its publisher answers in a thread."""
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-        self.host = Host(MiniResolver(self.directory))
-        self.is_over = False
-        self.thread = threading.Thread(target=self._poll)
-        self.thread.start()
-
-    def _poll(self) -> None:
-        while not self.is_over:
-            with self.host.lock:
-                self.host.resolver.do_work()
-            time.sleep(0.002)
-
-    def step(self, count: int) -> None:
-        with self.host.lock:
-            self.host.step(count)
+class Polled(PolledHost):
+    """A host of fake processes that can lose records, and whose subscribers can miss events."""
 
     def lose(self, count: int) -> None:
         """Report that the kernel lost records."""
@@ -75,12 +60,6 @@ class Polled:
 
     def subscribe(self, *topics: str, **options: Any) -> Subscriber:
         return Subscriber("test", topics, path=self.directory, connect_timeout=LONG_S, **options)
-
-    def close(self) -> None:
-        self.is_over = True
-        self.thread.join()
-        self.host.resolver.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @pytest.fixture
@@ -354,13 +333,6 @@ def test_a_callback_may_not_read(polled: Polled) -> None:
 # -- threads and closing -----------------------------------------------------------------------------------------------
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def reading(subscriber: Subscriber) -> tuple[threading.Thread, list[BaseException]]:
     """A thread that waits in a read, and what ended it."""
     errors: list[BaseException] = []
@@ -373,7 +345,7 @@ def reading(subscriber: Subscriber) -> tuple[threading.Thread, list[BaseExceptio
 
     thread = threading.Thread(target=run)
     thread.start()
-    wait_until(subscriber._lock.locked)
+    until(subscriber._lock.locked)
     return thread, errors
 
 

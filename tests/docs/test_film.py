@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.docs.test_site import load
+from tests.docs.citations import ROOT
+from tests.loading import load
 
 pytest.importorskip("rich")
 
@@ -17,7 +18,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @pytest.fixture(scope="module")
 def film() -> ModuleType:
-    return load("film")
+    return load(ROOT / "docs" / "site" / "film.py", "film")
 
 
 def groups(picture: str) -> list[ElementTree.Element]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,23 +14,14 @@ from pipeline.config.schema import Config, settings
 from pipeline.export import prometheus
 from pipeline.shm.layout import layout
 from tests.docs.citations import ROOT
+from tests.loading import load
 
 SITE = ROOT / "docs" / "site"
 
 
-def load(name: str) -> ModuleType:
-    """Import a module of the site, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, SITE / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def generated() -> ModuleType:
-    return load("generated")
+    return load(SITE / "generated.py", "generated")
 
 
 def test_every_command_has_a_section_with_all_its_options(generated: ModuleType) -> None:

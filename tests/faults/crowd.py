@@ -25,8 +25,9 @@ from pipeline.host import processes
 from pipeline.host.boot import pid_max
 from pipeline.records.limits import KTHREADD
 from tests.live.agreement import agrees_s
-from tests.live.harness import Daemon, build_workload, eventually, patience
+from tests.live.harness import Daemon, build_workload, patience
 from tests.live.memory import kernel_bytes, process_bytes
+from tests.waiting import eventually
 
 #: At least that many pids stay free for other programs of the host.
 PIDS_LEFT = 4096

@@ -28,8 +28,9 @@ from pipeline.shm.check.validate import violations
 from tests.faults import stores
 from tests.faults.rounds import Tally, preloaded, sleepers
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, build_workload, eventually
+from tests.live.harness import Daemon, build_workload
 from tests.live.storms import Watcher, images_of
+from tests.waiting import eventually
 
 NAME = "kill the resolver in the update of one process"
 PROGRAM = "every-store"

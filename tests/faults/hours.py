@@ -28,7 +28,8 @@ from pipeline.shm.layout import layout
 from pipeline.sources.recording.file import RecordingWriter
 from tests.faults import faults
 from tests.faults.rounds import anonymous_bytes, descriptors, patience
-from tests.live.harness import CHECKOUT, Daemon, eventually
+from tests.live.harness import CHECKOUT, Daemon
+from tests.waiting import eventually
 
 sys.path.append(str(CHECKOUT / "bench"))
 import loads

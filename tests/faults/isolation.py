@@ -26,9 +26,10 @@ from pipeline import ProcessTable
 from pipeline.load.program import Load
 from pipeline.load.scenarios import SCENARIOS, Settings
 from tests.faults import cgroups
-from tests.live.harness import Daemon, eventually, patience
+from tests.live.harness import Daemon, patience
 from tests.live.storms import busy, prefer
 from tests.live.subscribers import LONG_S, Reader, delays_s, identity, mark, numbers
+from tests.waiting import eventually
 
 SCENARIO = "forks"
 WORKERS = 2

@@ -19,9 +19,10 @@ from pipeline import ProcessTable, paths
 from pipeline.shm.writer.segments import SEGMENTS
 from tests import zmtp
 from tests.attacks.harness import as_nobody
-from tests.attacks.test_request_churn import CHURN
-from tests.live.harness import Daemon, build_workload, eventually
+from tests.attacks.programs import CHURN
+from tests.live.harness import Daemon, build_workload
 from tests.live.storms import Storm
+from tests.waiting import eventually
 
 MIB = 1 << 20
 CONFIG = """
@@ -46,10 +47,10 @@ SHOWN = ("hot", "cold", "costs", "names", "args", _JOURNAL, "rest")
 #: Programs whose path, name and arguments nobody has seen before.
 NAMES = """
 import os, random, sys
-folder = sys.argv[1]
-print(folder, flush=True)
+directory = sys.argv[1]
+print(directory, flush=True)
 while True:
-    name = "%s/%0200x" % (folder, random.getrandbits(800))
+    name = "%s/%0200x" % (directory, random.getrandbits(800))
     os.symlink("/bin/true", name)
     pid = os.posix_spawn(name, [os.urandom(99).replace(b"\\0", b"\\n"), os.urandom(3000).replace(b"\\0", b"\\n")], {})
     os.waitpid(pid, 0)
@@ -120,10 +121,10 @@ def largest(pid: int) -> str:
     return ", ".join(f"{name} {size / 1e6:.1f}" for size, name in sorted(found, reverse=True)[:6])
 
 
-def attacks_of(daemon: Daemon, folder: str) -> tuple[tuple[str, str, tuple[str | int, ...]], ...]:
-    """Return the attacks: name, script and its arguments; `folder` is one that every user may write to."""
+def attacks_of(daemon: Daemon, directory: str) -> tuple[tuple[str, str, tuple[str | int, ...]], ...]:
+    """Return the attacks: name, script and its arguments; `directory` is one that every user may write to."""
     return (
-        ("names and arguments", NAMES, (folder,)),
+        ("names and arguments", NAMES, (directory,)),
         ("questions", CHURN, (str(paths.requests_socket(daemon.directory)), 2)),
         (
             "subscribers",
@@ -146,18 +147,18 @@ def run(rows: int, rounds: int, seconds: float, workload: Path, only: str = "") 
     own = []
     settings = CONFIG.format(rows=rows) + '[access]\nstream_mode = "0666"\n'
     with (
-        tempfile.TemporaryDirectory(prefix="procline-names-") as folder,
+        tempfile.TemporaryDirectory(prefix="procline-names-") as directory,
         Daemon(settings) as daemon,
         daemon.attach() as table,
     ):
-        Path(folder).chmod(0o777)
+        Path(directory).chmod(0o777)
         (resolver,) = daemon.pids("resolver")
         print("| after | all | allocated | " + " | ".join(SHOWN) + " |\n|" + " --- |" * (3 + len(SHOWN)))
         print(row("the start", parts_of(resolver)), flush=True)
         fill(table, workload)
         print(row("the tables were full", parts_of(resolver)), flush=True)
         for number in range(rounds):
-            for what, script, arguments in attacks_of(daemon, folder):
+            for what, script, arguments in attacks_of(daemon, directory):
                 if only not in what:
                     continue
                 with ExitStack() as stack:

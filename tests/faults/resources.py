@@ -33,9 +33,11 @@ from tests.faults import cgroups, crowd, faults
 from tests.faults.rounds import RECOVERS_S, Tally, patience, recovery
 from tests.hierarchy import cgroup_v2_root
 from tests.live.agreement import assert_agrees, differences
-from tests.live.harness import CHECKOUT, Daemon, eventually
-from tests.live.namespaces import inside
+from tests.live.harness import Daemon
+from tests.live.namespaced_daemon import inside
+from tests.live.recordings import record
 from tests.live.storms import SHARED, Storm, images_of
+from tests.waiting import eventually
 
 RAW = "[args]\nshow = 'raw'\n"
 SMALL = RAW + "[tables]\nchunk_rows = 64\nretention_s = 3600\n"
@@ -132,7 +134,7 @@ def tiny_rings(name: str, scene: Scene) -> None:
     storm = scene.storm()
     assert eventually(lambda: sum(table.stats()["lost"].values()), 20 * patience()) > 0
     # Repairs end the processes whose exits were lost.
-    eventually(lambda: assert_agrees(table, complete=False), timeout=RECOVERS_S * patience())
+    eventually(lambda: assert_agrees(table, complete=False), limit_s=RECOVERS_S * patience())
     # If the exec of a workload was lost, its children have the name of the program that started it.
     found = images_of(daemon.directory, storm.parents, None)
     made, lost = storm.made["fork"] + storm.made["exec"], table.stats()["lost"]
@@ -206,7 +208,7 @@ def full_disk_of_a_recording(name: str, scene: Scene) -> None:
     daemon, table = scene.start()
     with small_disk(scene, "2m") as disk:
         file = disk / "storm.rec"
-        process = _recorder(file)
+        process = record(file)
         try:
             while process.poll() is None:
                 scene.storm(0.3)
@@ -224,7 +226,7 @@ def killed_recorder(name: str, scene: Scene) -> None:
     """What a recorder had written when it was killed can be replayed; its BPF programs are gone."""
     daemon, table = scene.start()
     file = scene.directory / "killed.rec"
-    process = _recorder(file)
+    process = record(file)
     try:
         with Storm(scene.workload, pause_s=0.05, **SHARED):
             eventually(lambda: file.exists() and file.stat().st_size > 100_000, 60 * patience())
@@ -239,17 +241,6 @@ def killed_recorder(name: str, scene: Scene) -> None:
             frames += 1
     assert frames > 1
     scene.check(name, daemon, table)
-
-
-def _recorder(file: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli.main", "record", str(file)], cwd=CHECKOUT,
-        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    assert line.startswith("recording from"), line + process.stderr.read()
-    return process
 
 
 def limits_of_a_process(name: str, scene: Scene) -> None:

@@ -25,9 +25,10 @@ from pipeline.shm.layout import layout
 from tests.faults import faults, stores, truth
 from tests.faults.faults import Fault
 from tests.live.agreement import agrees_s, assert_agrees
-from tests.live.harness import CHECKOUT, Daemon, eventually, patience
+from tests.live.harness import CHECKOUT, Daemon, patience
 from tests.live.memory import fdinfo
 from tests.live.storms import Storm, Watcher, is_found
+from tests.waiting import eventually
 
 T = TypeVar("T")
 #: Small enough that tables grow all the time; large enough that no image of a storm is evicted before it is counted.
@@ -83,7 +84,7 @@ class Tally:
             AssertionError: it took too long.
         """
         due_s = begin_s + max(agrees_s(), least_s)
-        value: T = eventually(check, timeout=due_s - time.monotonic())
+        value: T = eventually(check, limit_s=due_s - time.monotonic())
         self.agreed_s[kind].append(time.monotonic() - begin_s)
         return value
 
@@ -207,7 +208,7 @@ def recovery(daemon: Daemon, table: Any, workload: Path) -> float:
     begin = time.monotonic()
     child = subprocess.Popen([str(workload), "sleep", "60000"])
     try:
-        eventually(lambda: is_found(table, child.pid), timeout=RECOVERS_S * patience())
+        eventually(lambda: is_found(table, child.pid), limit_s=RECOVERS_S * patience())
         return time.monotonic() - begin
     finally:
         child.kill()

@@ -1,4 +1,4 @@
-"""The commands of docs/fleet.md answer as shown, on the store of test_named_queries.py and on a real server."""
+"""The commands of docs/fleet.md answer as shown, on the store of tests/fleet/filled_store.py and on a real server."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from typing import NoReturn
 import pytest
 
 from tests.docs.blocks import Block, run_by
+from tests.fleet.filled_store import Fleet
 from tests.fleet.jetstream import publish
-from tests.fleet.test_named_queries import Fleet, fleet
 from tests.fleet.traffic import SimulatedHost
 from tests.forward.credentials import Operator, certificates
 from tests.forward.world import wait_for
 from tests.nats_server import NatsServer, require_nats_server
 from tests.private_root import PrivateRoot, private_root
 
-__all__ = ["fleet"]
 #: Where the documented commands keep a store.
 STORE = "/var/lib/procline-fleet/store"
 #: Times, and what depends on them.

@@ -14,8 +14,7 @@ import pytest
 from pipeline.bus.stream.messages import MAJOR, MINOR
 from pipeline.fleet.open_store import OpenStore
 from tests.fleet.jetstream import ingest, ingesting
-from tests.forward.test_forward import all_stored, begin
-from tests.forward.world import Command, published, wait_for
+from tests.forward.world import Command, all_stored, begin, published, wait_for
 from tests.nats_server import NatsServer
 from tests.nats_server import nats_server as nats_server
 
@@ -25,8 +24,8 @@ from tests.nats_server import nats_server as nats_server
 def test_every_published_event_is_stored_once_whoever_is_killed(tmp_path: Path, nats_server: NatsServer) -> None:
     store = tmp_path / "store"
     with (
-        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder,
-        published(Path(folder)) as host,
+        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory,
+        published(Path(directory)) as host,
     ):
         forward = Command(host.runtime, "--to", nats_server.url, log=tmp_path / "log")
         assert forward.run("--create-stream").returncode == 0

@@ -19,8 +19,7 @@ import pytest
 
 from pipeline.fleet.open_store import OpenStore
 from tests.fleet.jetstream import ingest
-from tests.forward.test_forward import all_stored, begin
-from tests.forward.world import LIMIT_S, Command, Published, check_stored, host, messages, wait_for
+from tests.forward.world import LIMIT_S, Command, Published, all_stored, begin, check_stored, host, messages, wait_for
 from tests.nats_server import NatsServer, hub_and_leaf, nats_server, require_nats_server, source_from_leaf
 
 __all__ = ["host", "nats_server"]

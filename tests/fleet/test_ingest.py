@@ -27,6 +27,7 @@ from tests.forward.credentials import user_key
 from tests.nats_server import NatsServer, require_nats_server
 from tests.nats_server import nats_server as nats_server
 from tests.ports import free_port
+from tests.waiting import until
 
 #: Each test starts a server and the command.
 pytestmark = [pytest.mark.programs, pytest.mark.slow]
@@ -38,13 +39,6 @@ LIMIT_S = 120.0
 def host() -> Iterator[SimulatedHost]:
     with SimulatedHost("web-1", 1, time.time_ns() - 3600 * NS) as made:
         yield made
-
-
-def until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def numbers(store: Path) -> list[tuple[str, str, int]]:
@@ -99,7 +93,7 @@ def test_a_stopped_ingester_stores_what_it_has(tmp_path: Path, nats_server: Nats
         return found[0].num_ack_pending if found else 0
 
     with ingesting(nats_server.url, tmp_path / "store", "--commit-seconds", "30") as process:
-        until(lambda: asyncio.run(delivered()) > 0)
+        until(lambda: asyncio.run(delivered()) > 0, limit_s=LIMIT_S)
         assert numbers(tmp_path / "store") == []
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=LIMIT_S)
@@ -123,7 +117,7 @@ def test_every_event_is_stored_once_although_ingester_and_server_are_killed(
                 nats_server.kill()
                 nats_server.start()
             if turn % 2:
-                until(lambda least=before: len(numbers(store)) > least)  # type: ignore[misc]
+                until(lambda least=before: len(numbers(store)) > least, limit_s=LIMIT_S)  # type: ignore[misc]
             time.sleep(chance.random() / 2)
     deadline = time.monotonic() + LIMIT_S
     while numbers(store) != expected(host):
@@ -141,7 +135,7 @@ def test_a_server_that_comes_later_is_waited_for(tmp_path: Path, host: Simulated
         nats_server.start()
         work(host, 2)
         publish(nats_server.url, host.sent())
-        until(lambda: numbers(tmp_path / "store") == expected(host))
+        until(lambda: numbers(tmp_path / "store") == expected(host), limit_s=LIMIT_S)
         process.terminate()
         _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0
@@ -169,7 +163,7 @@ def test_once_fails_without_server_or_stream(tmp_path: Path, nats_server: NatsSe
 
 def test_a_second_ingester_is_rejected(tmp_path: Path, nats_server: NatsServer) -> None:
     with ingesting(nats_server.url, tmp_path / "store") as first:
-        until(lambda: (tmp_path / "store" / "tmp" / "spool.ndjson").exists())
+        until(lambda: (tmp_path / "store" / "tmp" / "spool.ndjson").exists(), limit_s=LIMIT_S)
         with ingesting(nats_server.url, tmp_path / "store") as second:
             _, err = second.communicate(timeout=LIMIT_S)
         assert second.returncode == 2 and "another `procline fleet ingest`" in err

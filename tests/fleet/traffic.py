@@ -21,8 +21,7 @@ from pipeline.forward.batches import token
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout.declared import STREAM_VERSION, TOPICS
-from tests.resolver.apply.test_interleavings import enter_init
-from tests.resolver.story import Event, Process, Story, make_tables
+from tests.resolver.story import Event, Process, Story, enter_init, make_tables
 
 NS = 10**9
 

@@ -76,11 +76,11 @@ class Operator:
         return path
 
 
-def certificates(folder: Path) -> None:
+def certificates(directory: Path) -> None:
     """Write ca.pem, and for server and client NAME.pem and NAME.key."""
 
     def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
 
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     openssl(
@@ -100,7 +100,7 @@ def certificates(folder: Path) -> None:
     )
     for name in ("server", "client"):
         openssl("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:hub\n")
+        (directory / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:hub\n")
         openssl(
             "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2", "-extfile",
             f"{name}.ext", "-out", f"{name}.pem",

@@ -42,12 +42,12 @@ def test_the_first_commands_say_what_is_shown(nats_server: NatsServer) -> None:
         pytest.skip("only root can make a private root")
     shown = block("console").replace(HUB, nats_server.url)
     with (
-        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder,
-        published(Path(folder)) as host,
+        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory,
+        published(Path(directory)) as host,
         private_root() as root,
     ):
         environment = dict(
-            os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", PROCLINE_RUNTIME_DIR=folder,
+            os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", PROCLINE_RUNTIME_DIR=directory,
             PROCLINE_INSTANCE=NAME,
         )  # fmt: skip
         *quick, last = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", shown, re.MULTILINE)
@@ -87,8 +87,8 @@ def test_the_hub_fetches_from_the_leaf(tmp_path: Path, missing: Callable[[str], 
         + f'leafnodes {{ reconnect: "1s", remotes: [ {{ url: "nats://127.0.0.1:{port}" }} ] }}',
     )  # fmt: skip
     with (
-        hub, leaf, tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder,
-        published(Path(folder)) as host,
+        hub, leaf, tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory,
+        published(Path(directory)) as host,
     ):  # fmt: skip
         forward = Command(host.runtime, "--to", leaf.url, log=tmp_path / "log")
         assert forward.run("--create-stream").returncode == 0

@@ -6,7 +6,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ from tests.forward.world import (
     Command,
     Message,
     Published,
+    all_stored,
+    begin,
     check_stored,
     configure,
     host,
@@ -46,20 +48,6 @@ def command(tmp_path: Path, host: Published, nats_server: NatsServer) -> Iterato
         yield forward
     finally:
         forward.kill()
-
-
-def begin(host: Published, command: Command, server: NatsServer) -> dict[str, int]:
-    """Start forwarding; return the last number of each topic before."""
-    command.start()
-    wait_for(lambda: messages(server), "the record of the begin")
-    [found] = [message for message in messages(server) if message.kind == "gap"]
-    assert found.events[0]["reason"] == "begin"
-    return {topic: number - 1 for topic, number in found.events[0]["next"].items()}
-
-
-def all_stored(host: Published, server: NatsServer) -> Callable[[], bool]:
-    """Return whether the last event of each topic is stored. If it is in a gap, another one must follow."""
-    return lambda: last(server, host.events) == {kind: max(made) for kind, made in host.events.items()}
 
 
 def test_each_event_is_stored_once_in_order(host: Published, command: Command, nats_server: NatsServer) -> None:
@@ -194,9 +182,9 @@ def test_beyond_the_limit_the_oldest_events_become_a_gap(
         assert gap["to_ns"] == made[gap["first"] + gap["count"] - 1].time_ns
 
 
-def spool_bytes(folder: Path) -> int:
+def spool_bytes(directory: Path) -> int:
     total = 0
-    for file in folder.iterdir():
+    for file in directory.iterdir():
         with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
             total += file.stat().st_size
     return total

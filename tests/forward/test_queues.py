@@ -33,8 +33,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     return made
 
 
-def spool_in(folder: Path, max_bytes: int = 16 * MIB) -> Spool:
-    return Spool(folder, max_bytes, Figures())
+def spool_in(directory: Path, max_bytes: int = 16 * MIB) -> Spool:
+    return Spool(directory, max_bytes, Figures())
 
 
 def take_all(queue: Queue) -> list[Batch]:
@@ -45,8 +45,8 @@ def take_all(queue: Queue) -> list[Batch]:
     return found
 
 
-def segments(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.spool"))
+def segments(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.spool"))
 
 
 def numbers(batches: list[Batch]) -> list[int]:
@@ -226,16 +226,16 @@ def test_a_file_that_changes_while_it_is_read_is_survived(tmp_path: Path) -> Non
 
 
 def test_the_files_are_for_the_forwarder_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "spool"
-    spool = spool_in(folder)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(file.stat().st_mode) for file in segments(folder)} == {0o600}
+    directory = tmp_path / "a" / "spool"
+    spool = spool_in(directory)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in segments(directory)} == {0o600}
     with pytest.raises(ConfigError, match="is in use"):
-        spool_in(folder)
+        spool_in(directory)
     spool.close()
-    folder.chmod(0o770)
+    directory.chmod(0o770)
     with pytest.raises(ConfigError, match="other users could change"):
-        spool_in(folder)
+        spool_in(directory)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be opened"):
         spool_in(tmp_path / "file")

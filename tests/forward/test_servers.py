@@ -410,12 +410,12 @@ def test_a_key_alone_and_the_directory_of_systemds_credentials(
 ) -> None:
     require_nats_server(missing)
     key = user_key()
-    folder = tmp_path / "credentials"
-    folder.mkdir()
-    (folder / "procline-forward.creds").write_bytes(key.seed + b"\n")
+    directory = tmp_path / "credentials"
+    directory.mkdir()
+    (directory / "procline-forward.creds").write_bytes(key.seed + b"\n")
     with NatsServer(tmp_path, config=f"authorization {{ users: [ {{ nkey: {key.public} }} ] }}") as server:
         assert command("--to", server.url).run("--create-stream").returncode == 3
-        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
         assert "created" in checked(command("--to", server.url).run("--create-stream"))
 
 

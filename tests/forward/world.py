@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +28,7 @@ from pipeline.client.subscriber import Subscriber
 from pipeline.forward.batches import Batch
 from tests.nats_server import NatsServer
 from tests.stream_host import Host, MiniResolver
+from tests.waiting import until
 
 NAME = "test"
 #: Events that the host may be ahead of the server while it is paced; the journal holds about three times as many.
@@ -41,15 +41,8 @@ BOOT = "00112233445566778899aabbccddeeff"
 
 
 def wait_for(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S, *, pause_s: float = 0.05) -> None:
-    """Wait until a condition holds; between two checks for `pause_s`, or as long as the check took."""
-    deadline = time.monotonic() + limit_s
-    while True:
-        began = time.monotonic()
-        if condition():
-            return
-        ended = time.monotonic()
-        assert ended < deadline, f"not in {limit_s:g} s: {what}"
-        time.sleep(max(pause_s, ended - began))
+    """Wait until a condition holds, as `until` does, for as long as servers need."""
+    until(condition, what, limit_s, pause_s)
 
 
 def batch(first: int, count: int, *, topic: str = "proc.exec", stream: int = 7, fill: int = 0) -> Batch:
@@ -153,9 +146,9 @@ class Published:
 
 
 @contextlib.contextmanager
-def published(folder: Path) -> Iterator[Published]:
+def published(directory: Path) -> Iterator[Published]:
     """A host that does nothing yet."""
-    host = Published(folder)
+    host = Published(directory)
     try:
         yield host
     finally:
@@ -166,8 +159,8 @@ def published(folder: Path) -> Iterator[Published]:
 def host() -> Iterator[Published]:
     """A host whose events a test makes."""
     with (
-        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder,
-        published(Path(folder)) as made,
+        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory,
+        published(Path(directory)) as made,
     ):
         yield made
 
@@ -372,3 +365,17 @@ def check_stored(found: list[Message], host: Published, *, after: dict[str, int]
             for event in events:
                 assert digest(event) == made[event["seq"]].digest
     return missing
+
+
+def begin(host: Published, command: Command, server: NatsServer) -> dict[str, int]:
+    """Start forwarding; return the last number of each topic before."""
+    command.start()
+    wait_for(lambda: messages(server), "the record of the begin")
+    [found] = [message for message in messages(server) if message.kind == "gap"]
+    assert found.events[0]["reason"] == "begin"
+    return {topic: number - 1 for topic, number in found.events[0]["next"].items()}
+
+
+def all_stored(host: Published, server: NatsServer) -> Callable[[], bool]:
+    """Return whether the last event of each topic is stored. If it is in a gap, another one must follow."""
+    return lambda: last(server, host.events) == {kind: max(made) for kind, made in host.events.items()}

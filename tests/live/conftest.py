@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from tests.actor import Actor
 from tests.live.harness import Daemon, build_workload
+from tests.live.ssh_server import PROGRAM, USER, Server, change_users
+from tests.live.watch import Watch
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +39,26 @@ show_values = ["WORKLOAD_MS"]
 [capture]
 envs_bytes = 4096
 """
+
+
+@pytest.fixture
+def actor(watch: Watch) -> Iterator[Actor]:
+    """A process that is in the tables of the module's own `watch`."""
+    with Actor() as running:
+        eventually(lambda: watch.table.resolve(running.pid) is not None)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(missing: Callable[[str], NoReturn]) -> Iterator[Server]:
+    if os.geteuid() != 0 or not PROGRAM.exists() or shutil.which("ssh") is None:
+        missing("a real sshd needs root, openssh-server and openssh-client")
+    # The account has no valid password but is not locked, because sshd rejects keys of locked accounts.
+    change_users("useradd", "--no-create-home", "--home-dir", "/", "--shell", "/bin/bash", "-p", "*", USER)
+    directory = Path(tempfile.mkdtemp(prefix="procline-sshd-", dir="/dev/shm"))
+    directory.chmod(0o755)  # sshd reads the key as this user
+    running = Server(directory)
+    yield running
+    running.close()
+    change_users("userdel", "--force", USER)
+    shutil.rmtree(directory)

@@ -23,12 +23,13 @@ from pipeline import ProcessTable
 from pipeline.bpf import probe
 from pipeline.cli.common import FORKED_JUST_NOW_MS, facts, patiently
 from pipeline.cli.operate import wait as wait_command
-from pipeline.errors import BusyError, ProclineError, StaleError
+from pipeline.errors import ProclineError
 from pipeline.export.json import dumps
 from pipeline.host import processes
 from pipeline.records.limits import PID_MAX
 from tests import older_programs
 from tests.live.memory import fdinfo
+from tests.waiting import WAIT_S, until
 
 SOURCE = Path(__file__).with_name("workload.c")
 CHECKOUT = Path(__file__).parents[2]
@@ -38,8 +39,6 @@ EMULATION_FACTOR = 15 if _IS_GUEST else 1
 READY_SECONDS = 1200 if _IS_GUEST else 120
 STARTED_SECONDS = 300 if _IS_GUEST else 120
 STOP_SECONDS = 200 if _IS_GUEST else 60
-#: How long a test waits for a state that it expects. On an idle machine this takes milliseconds; a busy one needs more.
-EVENTUALLY_SECONDS = 300 if _IS_GUEST else 60
 _PIDFD_GETFD = 438
 
 
@@ -232,12 +231,12 @@ class Recorder:
             time.sleep(0.05)
         return self
 
-    def wait_for(self, predicate, timeout: float = EVENTUALLY_SECONDS) -> None:
+    def wait_for(self, predicate, timeout: float = WAIT_S) -> None:
         """Wait until `predicate(events)` is true; fails after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while not predicate(self.events):
-            assert time.monotonic() < deadline, f"after {timeout} s: {len(self.events)} events: {self.events[-3:]}"
-            time.sleep(0.05)
+        until(lambda: predicate(self.events), self._last_events, timeout, 0.05)
+
+    def _last_events(self) -> str:
+        return f"{len(self.events)} events: {self.events[-3:]}"
 
     def stop(self) -> list[dict]:
         """Send SIGINT and read all remaining events; the command must exit with 0."""
@@ -304,36 +303,3 @@ def resolve(table: ProcessTable, pid: int) -> Any:
 def unused_pid() -> int:
     """Return a pid that no process has; above `pid_max`, where possible, so that no retained process had it either."""
     return next(pid for pid in range(PID_MAX - 1, 1, -1) if not Path(f"/proc/{pid}").exists())
-
-
-def kernel_forks() -> int:
-    """Return the number of processes and threads created since boot (proc_stat(5), `processes`)."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("processes "):
-            return int(line.split()[1])
-    raise AssertionError("no line `processes` in /proc/stat")
-
-
-def eventually(check, timeout: float = EVENTUALLY_SECONDS, interval: float = 0.02):
-    """Call `check` until it returns a true value, or None without an error; return that value.
-
-    The pause is `interval`, or as long as the check took, whichever is longer: half of a CPU at most.
-
-    Raises:
-        AssertionError: the last error of `check`, or its value was still false, after `timeout` s.
-        BusyError, StaleError: the last error of `check`. Tables that are behind or filling are ready soon.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        began = time.monotonic()
-        try:
-            result = check()
-            if result or result is None:
-                return result
-            error: Exception = AssertionError(f"still {result!r}")
-        except (AssertionError, BusyError, StaleError) as failure:
-            error = failure
-        ended = time.monotonic()
-        if ended > deadline:
-            raise error
-        time.sleep(max(interval, ended - began))

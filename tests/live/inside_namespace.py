@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, each_change, eventually, has_exact_method
+from tests.live.harness import Daemon, Recorder, each_change, has_exact_method
+from tests.waiting import eventually
 
 #: Arguments are stored raw, because they are compared with /proc.
 CONFIG = '[args]\nshow = "raw"\n'
@@ -106,12 +107,12 @@ class Inside:
 
     def agree(self) -> int:
         """Compare the table with /proc of this namespace; return the number of compared processes."""
-        return eventually(lambda: assert_agrees(self.table), timeout=30, interval=0.2)
+        return eventually(lambda: assert_agrees(self.table), limit_s=30, pause_s=0.2)
 
     def entry(self, comm: str) -> dict[str, Any]:
         """Return the live process with this name."""
         found = eventually(
-            lambda: [e for e in self.table.walk() if e.comm == comm and e.exit_time_ns is None], timeout=20
+            lambda: [e for e in self.table.walk() if e.comm == comm and e.exit_time_ns is None], limit_s=20
         )
         return found[0].to_dict()
 
@@ -145,7 +146,7 @@ class Inside:
             others = {process["pid"] for process in now["processes"] if process["role"].startswith(role)} - {pid}
             return now["state"] == "ready" and bool(others) and now["takeovers"] > takeovers
 
-        eventually(is_replaced, timeout=30, interval=0.2)
+        eventually(is_replaced, limit_s=30, pause_s=0.2)
         return int(self.daemon.stat()["takeovers"] - takeovers)
 
 

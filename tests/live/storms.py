@@ -20,7 +20,8 @@ from pipeline import ProcessTable
 from pipeline.errors import BusyError, StaleError
 from pipeline.load.program import Load
 from pipeline.shm.layout.layout import HOT, ROW_GAP, ROW_IS_EXEC
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 #: A storm beside other tests: their daemons record it too, so each of its processes costs as much as ten.
 SHARED = {"forks": 140, "execs": 34}
@@ -134,7 +135,7 @@ class Watcher(threading.Thread):
         self.stop = False
         # What was started just now can still have the name of the program that forked it.
         eventually(
-            lambda: (entry := table.resolve(pid, wait_ms=1000)) is not None and entry.comm == "sleep", timeout=60
+            lambda: (entry := table.resolve(pid, wait_ms=1000)) is not None and entry.comm == "sleep", limit_s=60
         )
 
     def run(self) -> None:

@@ -13,15 +13,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.live.harness import CHECKOUT, Daemon, eventually, resolve
-from tests.live.reader import FIELDS, lines
+from tests.live.harness import CHECKOUT, Daemon, resolve
+from tests.live.subscriber_process import FIELDS, lines
+from tests.waiting import eventually
 
 #: How long a test waits for a subscriber. On an idle machine it takes less than a second.
 LONG_S = 180.0
 
 
 class Reader:
-    """A subscriber in Python that writes to a file; see `reader.py`.
+    """A subscriber in Python that writes to a file; see `subscriber_process.py`.
 
     Args:
         stack: ends it.
@@ -34,8 +35,8 @@ class Reader:
     def __init__(self, stack: ExitStack, daemon: Daemon, name: str, root: str, mode: str = "") -> None:
         self.name = name
         self.file = daemon.root / f"{name}.events"
-        self._command = [sys.executable, "-m", "tests.live.reader", str(daemon.directory), str(self.file), root]
-        self._command += [mode] * bool(mode)
+        self._command = [sys.executable, "-m", "tests.live.subscriber_process", str(daemon.directory), str(self.file)]
+        self._command += [root, mode] if mode else [root]
         self._environment = daemon.environment
         self.joined_ns = 0
         self.start()
@@ -48,7 +49,7 @@ class Reader:
         self._process = subprocess.Popen(
             self._command, cwd=CHECKOUT, env=self._environment, stdin=subprocess.PIPE, start_new_session=True
         )
-        eventually(lambda: self.file.exists() and self.file.stat().st_size > size, timeout=LONG_S)
+        eventually(lambda: self.file.exists() and self.file.stat().st_size > size, limit_s=LONG_S)
         self.joined_ns = self.joined_ns or time.time_ns()
 
     def go_on(self) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.live.agreement import agrees_s, assert_agrees
-from tests.live.harness import Daemon, eventually, run_workload, running_workload
+from tests.live.harness import Daemon, run_workload, running_workload
 from tests.live.storms import full_rings
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 

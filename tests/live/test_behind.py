@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.errors import BehindError
 from pipeline.shm.reader._view import ABANDONED_AFTER_NS
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live]
 

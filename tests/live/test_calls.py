@@ -20,7 +20,8 @@ from pipeline.bpf import probe
 from pipeline.shm.layout.layout import HOT
 from tests.actor import Actor
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, eventually, resolve
+from tests.live.harness import Daemon, Recorder, resolve
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.live,

@@ -9,7 +9,8 @@ from itertools import pairwise
 import pytest
 
 from tests.actor import Actor
-from tests.live.harness import Daemon, Recorder, eventually, patience
+from tests.live.harness import Daemon, Recorder, patience
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live]
 

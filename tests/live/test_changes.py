@@ -11,16 +11,19 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from pipeline.errors import StaleError
 from tests import compat
 from tests.actor import Actor
-from tests.hierarchy import cgroup_v2_root, named_hierarchy
+from tests.hierarchy import cgroup_v2_root, named_hierarchy, remove_cgroup
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, each_change, eventually, exact_method
+from tests.live.harness import Daemon, Recorder, each_change, exact_method
+from tests.live.watch import Watch
+from tests.proc import namespace, status
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -40,36 +43,6 @@ check_interval_s = 0
 """
 
 
-class Watch:
-    """A daemon, a reader and a subscriber."""
-
-    def __init__(self, daemon: Daemon, recorder: Recorder, table: Any) -> None:
-        self.daemon, self.recorder, self.table = daemon, recorder, table
-
-    def events(self, pid: int, *kinds: str) -> list[dict]:
-        return [e for e in self.recorder.events if e["pid"] == pid and e["event"] in kinds]
-
-    def events_of(self, kind: str, **expected: object) -> list[dict]:
-        return [
-            e for e in self.recorder.events if e["event"] == kind and all(e[k] == v for k, v in expected.items())
-        ]  # fmt: skip
-
-    def see(self, pid: int, act: Callable[[], object], **expected: object) -> float:
-        """Make a change, and wait until the process's entry is as expected; returns how long that took, in seconds."""
-        act()
-        began = time.monotonic()
-
-        def is_seen() -> bool:
-            entry = self.table.resolve(pid)
-            assert entry is not None
-            found = {name: getattr(entry, name) for name in expected}
-            assert found == expected
-            return True
-
-        eventually(is_seen, interval=0.001)
-        return time.monotonic() - began
-
-
 @pytest.fixture(scope="module")
 def watch(live_kernel: None) -> Iterator[Watch]:
     with (
@@ -79,18 +52,6 @@ def watch(live_kernel: None) -> Iterator[Watch]:
     ):
         yield Watch(daemon, recorder, table)
         recorder.stop()
-
-
-@pytest.fixture
-def actor(watch: Watch) -> Iterator[Actor]:
-    with Actor() as running:
-        eventually(lambda: watch.table.resolve(running.pid) is not None)
-        yield running
-
-
-def status(pid: int) -> dict[str, list[str]]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
 
 
 def assert_as_status_says(watch: Watch, pid: int) -> None:
@@ -147,7 +108,7 @@ def test_session_and_terminal(watch: Watch, actor: Actor) -> None:
     actor.do("import fcntl, signal, termios; master, slave = os.openpty(); name = os.ttyname(slave)")
     actor.do("signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     actor.do("fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
-    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), timeout=VISIBLE_SECONDS)
+    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), limit_s=VISIBLE_SECONDS)
     took = watch.see(actor.pid, lambda: actor.do("fcntl.ioctl(slave, termios.TIOCNOTTY)"), tty=None)
     assert took < VISIBLE_SECONDS
     eventually(lambda: len(watch.events(actor.pid, "sid")) >= 3)
@@ -156,7 +117,7 @@ def test_session_and_terminal(watch: Watch, actor: Actor) -> None:
 
 def test_namespaces(watch: Watch, actor: Actor) -> None:
     actor.do("os.unshare(os.CLONE_NEWNS | os.CLONE_NEWNET)")
-    inodes = {f"{name}_ns": Path(f"/proc/{actor.pid}/ns/{name}").stat().st_ino for name in ("mnt", "net")}
+    inodes = {f"{name}_ns": namespace(actor.pid, name) for name in ("mnt", "net")}
     assert watch.see(actor.pid, lambda: None, **inodes) < VISIBLE_SECONDS
 
 
@@ -201,7 +162,7 @@ def test_a_terminal_that_a_session_leader_opens(watch: Watch, actor: Actor) -> N
     actor.do("os.setsid(); master, slave = os.openpty(); name = os.ttyname(slave)")
     actor.do("fd = os.open(name, os.O_RDWR)")
     began = time.monotonic()
-    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), interval=0.001)
+    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), pause_s=0.001)
     assert time.monotonic() - began < VISIBLE_SECONDS
     eventually(lambda: any((e["tty"] or "").startswith("pts") for e in watch.events(actor.pid, "sid")))
 
@@ -221,7 +182,7 @@ def have_terminals(watch: Watch, *pids: int) -> bool:
 def test_a_terminal_that_a_member_of_a_session_leaves(watch: Watch, actor: Actor, call: str) -> None:
     """A member detaches itself from the terminal; the leader keeps it."""
     leader = actor.join_session()
-    eventually(lambda: have_terminals(watch, leader, actor.pid), timeout=VISIBLE_SECONDS)
+    eventually(lambda: have_terminals(watch, leader, actor.pid), limit_s=VISIBLE_SECONDS)
     sid = actor.pid if "setsid" in call else leader
     assert watch.see(actor.pid, lambda: actor.do(call), tty=None, sid=sid) < VISIBLE_SECONDS
     assert (tty_number(actor.pid), os.getsid(actor.pid)) == (0, sid)
@@ -254,7 +215,7 @@ def test_a_terminal_that_a_session_loses_with_its_leader(watch: Watch, actor: Ac
     (leader,) = children(actor.pid)
     (member,) = children(leader)
     assert tty_number(member)
-    eventually(lambda: have_terminals(watch, member), timeout=VISIBLE_SECONDS)
+    eventually(lambda: have_terminals(watch, member), limit_s=VISIBLE_SECONDS)
     actor.do("os.kill(leader, 9); os.waitpid(leader, 0)")
     assert tty_number(member) == 0
     assert watch.see(member, lambda: None, tty=None, sid=leader) < VISIBLE_SECONDS
@@ -343,16 +304,7 @@ def cgroup(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     for group in (*path.glob("*/*/"), *path.glob("*/"), path):
         for pid in (group / "cgroup.procs").read_text().split():
             (CGROUPS / "cgroup.procs").write_text(pid)
-        eventually(lambda group=group: remove(group))
-
-
-def remove(group: Path) -> bool:
-    """Remove a cgroup, which is busy for a moment after its last process has ended."""
-    try:
-        group.rmdir()
-    except OSError:
-        return False
-    return True
+        remove_cgroup(group)
 
 
 def test_cgroups(watch: Watch, actor: Actor, cgroup: Path) -> None:

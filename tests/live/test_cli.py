@@ -15,7 +15,8 @@ from typing import NoReturn
 
 import pytest
 
-from tests.live.harness import Daemon, Recorder, eventually, unused_pid
+from tests.live.harness import Daemon, Recorder, unused_pid
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 

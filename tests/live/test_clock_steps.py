@@ -20,7 +20,8 @@ import pytest
 
 from pipeline import ProcessTable, StreamPosition, Subscriber
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, eventually, resolve
+from tests.live.harness import Daemon, resolve
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.vm]
 

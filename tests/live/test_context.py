@@ -16,7 +16,8 @@ import pytest
 from pipeline import paths
 from pipeline.bus.context_events import ContextSender
 from tests.hierarchy import cgroup_v2_root
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -23,8 +23,10 @@ import pytest
 
 from pipeline import ProcessTable
 from tests.cgroup_paths import cgroups_of_the_fixture
-from tests.hierarchy import cgroup_v2_root
-from tests.live.harness import Daemon, Recorder, each_change, eventually, resolve
+from tests.hierarchy import cgroup_v2_root, remove_cgroup
+from tests.live.harness import Daemon, Recorder, each_change, resolve
+from tests.proc import exe, mount, mount_point, namespace, status
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
@@ -86,19 +88,6 @@ def process(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[s
         child.wait()
 
 
-def exe(pid: int) -> str:
-    return str(Path(f"/proc/{pid}/exe").readlink())
-
-
-def namespace(pid: int, kind: str) -> int:
-    return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
-
-
-def status(pid: int) -> dict[str, list[int]]:
-    lines = (line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {name: [int(value) for value in rest.split()] for name, rest in lines if name in ("Uid", "Gid")}
-
-
 def compile_c(source: str, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["gcc", "-O1", "-static", "-o", target, "-x", "c", "-"], input=source, text=True, check=True)
@@ -119,8 +108,8 @@ def test_names_of_the_hosts_users(table: ProcessTable, daemon: Daemon) -> None:
             eventually(lambda child=child, name=name: resolve(table, child.pid).user == name)
             entry = resolve(table, child.pid)
             now = status(child.pid)
-            users = [pwd.getpwuid(uid).pw_name for uid in now["Uid"]]
-            groups = [grp.getgrgid(gid).gr_name for gid in now["Gid"]]
+            users = [pwd.getpwuid(int(uid)).pw_name for uid in now["Uid"]]
+            groups = [grp.getgrgid(int(gid)).gr_name for gid in now["Gid"]]
             assert [entry.user, entry.euser, entry.fsuser] == [users[0], users[1], users[3]]
             assert [entry.group, entry.egroup, entry.fsgroup] == [groups[0], groups[1], groups[3]]
 
@@ -192,14 +181,7 @@ def cgroup(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     try:
         yield path
     finally:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                path.rmdir()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        remove_cgroup(path)
 
 
 INSIDE = """
@@ -243,7 +225,7 @@ def test_names_in_a_container_are_its_own(
                 "insiders",
             )
             assert (entry.file["uid"], entry.file["user"], entry.file["group"]) == (1000, "inside", None)
-            assert (entry.uid, entry.container_id) == (status(child.pid)["Uid"][0], CONTAINER)
+            assert (entry.uid, entry.container_id) == (int(status(child.pid)["Uid"][0]), CONTAINER)
             assert entry.mnt_ns == namespace(child.pid, "mnt") != namespace(os.getpid(), "mnt")
             pid = child.pid
         recorder.wait_for(lambda events: any(e["event"] == "exit" and e["pid"] == pid for e in events))
@@ -308,15 +290,6 @@ def test_containers_of_every_runtime(table: ProcessTable, missing: Callable[[str
 # -- file systems ------------------------------------------------------------------------------------------------------
 
 
-def mounted(pid: int, mount_id: int) -> str:
-    """Return the file system type of a mount, as a process sees it."""
-    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
-        fields, _, tail = line.partition(" - ")
-        if int(fields.split()[0]) == mount_id:
-            return tail.split()[0]
-    raise AssertionError(f"pid {pid} does not see mount {mount_id}")
-
-
 def test_the_file_system_of_the_executable(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
     other = Path("/dev/shm", f"procline-test-{os.getpid()}-sleep")
     shared = {"ext2": "ext4", "ext3": "ext4", "devtmpfs": "tmpfs", "virtiofs": "fuse", "nfs4": "nfs"}
@@ -333,7 +306,7 @@ def test_the_file_system_of_the_executable(table: ProcessTable, daemon: Daemon, 
             for pid, path in ((usual.pid, sleep), (in_memory.pid, str(other))):
                 eventually(lambda pid=pid, path=path: resolve(table, pid).argv == [path, "60"])
                 file = resolve(table, pid).file
-                kind = mounted(pid, file["mount_id"])
+                kind = mount(pid, file["mount_id"])[1][0].decode()
                 kinds[pid] = shared.get(kind, kind)
                 assert file["filesystem"] == kinds[pid]
             assert kinds[in_memory.pid] == "tmpfs"
@@ -346,14 +319,6 @@ def test_the_file_system_of_the_executable(table: ProcessTable, daemon: Daemon, 
 
 
 # -- mounts ------------------------------------------------------------------------------------------------------------
-
-
-def mount_point(pid: int, mount_id: int) -> str:
-    """Return the mount point of a mount, as a process sees it; the paths in these tests need no unescaping."""
-    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
-        if int(line.split()[0]) == mount_id:
-            return line.split()[4]
-    raise AssertionError(f"pid {pid} does not see mount {mount_id}")
 
 
 def mount_facts(file: dict[str, Any]) -> dict[str, Any]:
@@ -389,7 +354,7 @@ def test_the_mount_of_an_executable(table: ProcessTable, daemon: Daemon, tmp_pat
         usual = {"source": "mount_id", "origin": "event", "visible": True, "detached": False}
         first = entries["/first" + long].load()
         assert mount_facts(first.file) == usual | {"id": first.file["mount_id"], "path": str(place)}
-        assert mount_point(first.pid, first.file["mount_id"]) == str(place)
+        assert os.fsdecode(mount_point(first.pid, first.file["mount_id"])) == str(place)
         assert shell.stdin is not None
         shell.stdin.write("\n")
         shell.stdin.close()
@@ -418,7 +383,7 @@ def test_the_mount_of_a_process_from_before_the_start(table: ProcessTable) -> No
     """The task iterator walks the mounts as the exec program does."""
     file = resolve(table, os.getpid()).file
     assert mount_facts(file) == {
-        "id": file["mount_id"], "path": mount_point(os.getpid(), file["mount_id"]), "source": "snapshot",
+        "id": file["mount_id"], "path": os.fsdecode(mount_point(os.getpid(), file["mount_id"])), "source": "snapshot",
         "origin": "procfs", "visible": True, "detached": False,
     }  # fmt: skip
 
@@ -444,11 +409,12 @@ def test_the_mount_of_a_process_that_only_proc_showed(live_kernel: None, tmp_pat
             eventually(lambda child=child, name=name: exe(child.pid).endswith(name))
         with Daemon('[capture]\ntask_iterator = "off"\n', name="mounts") as daemon, daemon.attach() as table:
             here = resolve(table, os.getpid()).file
+            path = os.fsdecode(mount_point(os.getpid(), here["mount_id"]))
             assert mount_facts(here) == {
-                "id": here["mount_id"], "path": mount_point(os.getpid(), here["mount_id"]), "source": "snapshot",
+                "id": here["mount_id"], "path": path, "source": "snapshot",
                 "origin": "procfs", "visible": True, "detached": False,
             }  # fmt: skip
-            assert here["filesystem"] == mounted(os.getpid(), here["mount_id"])
+            assert here["filesystem"] == mount(os.getpid(), here["mount_id"])[1][0].decode()
             usual = {"source": "snapshot", "origin": "procfs"}
             found = {child.pid: resolve(table, child.pid).file for child in (first, second, third)}
             for child, kind, where, visible, detached in (

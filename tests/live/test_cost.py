@@ -14,7 +14,8 @@ import pytest
 
 from pipeline import Subscriber
 from pipeline.shm.layout.entry_fields import EXIT_FIELDS
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 

@@ -16,9 +16,10 @@ from pipeline import Subscriber
 from pipeline.bus.auth import load_public_key
 from pipeline.errors import NotRunningError
 from tests.docs.blocks import run_by
-from tests.live.harness import CHECKOUT, Daemon, eventually
+from tests.live.harness import CHECKOUT, Daemon
 from tests.ports import free_port
 from tests.private_root import private_root
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 LIMIT_S = 60

@@ -29,8 +29,9 @@ import pytest
 
 from tests.docs.blocks import Block, all_blocks
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
-from tests.live.harness import CHECKOUT, Daemon, eventually
+from tests.live.harness import CHECKOUT, Daemon
 from tests.private_root import entering
+from tests.waiting import eventually
 
 #: What a block may take, until its end or, if it runs until it is stopped, until it prints something.
 LIMIT_S = 120
@@ -53,19 +54,19 @@ DOCUMENTED_CONTAINER = "4f1c" * 16
 @pytest.fixture(scope="module")
 def place(live_kernel: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """An instance with the default name, as the documents assume, on a host where something happens."""
-    folder = tmp_path_factory.mktemp("busy")
+    directory = tmp_path_factory.mktemp("busy")
     # One example names the senders of signals.
-    with Daemon("[capture]\nsignal_senders = 'on'\n", name="default") as daemon, busy(folder):
+    with Daemon("[capture]\nsignal_senders = 'on'\n", name="default") as daemon, busy(directory):
         yield daemon
 
 
 @contextmanager
-def busy(folder: Path) -> Iterator[None]:
+def busy(directory: Path) -> Iterator[None]:
     """Let processes come and go: also those that some documents look for.
 
     These are a shell below a web server, a build, a failing job, a process of www-data, an sshd, and a container.
     """
-    server, build, logins = folder / "nginx", folder / "make", folder / "sshd"
+    server, build, logins = directory / "nginx", directory / "make", directory / "sshd"
     for program in (server, build, logins):
         shutil.copy("/bin/sh", program)
     over = threading.Event()
@@ -106,45 +107,45 @@ def busy(folder: Path) -> Iterator[None]:
         remove_cgroups(group, root)
 
 
-def run(block: Block, folder: Path, environment: dict[str, str], limit_s: float = LIMIT_S) -> str | None:
-    """Run a block in a folder; return what went wrong, or None."""
+def run(block: Block, directory: Path, environment: dict[str, str], limit_s: float = LIMIT_S) -> str | None:
+    """Run a block in a directory; return what went wrong, or None."""
     if block.mark == "needs" and importlib.util.find_spec(block.detail) is None and shutil.which(block.detail) is None:
         return None
-    folder.mkdir()
+    directory.mkdir()
     for name in ("examples", "docs", "script", "tests"):
-        (folder / name).symlink_to(CHECKOUT / name)
-    (folder / ".venv").symlink_to(sys.prefix)
-    (folder / "Makefile").write_text("all:\n\techo made > $@\n")
+        (directory / name).symlink_to(CHECKOUT / name)
+    (directory / ".venv").symlink_to(sys.prefix)
+    (directory / "Makefile").write_text("all:\n\techo made > $@\n")
     if (found := _OPENED.search(block.script)) and f"record {found[1]}" not in block.script:
         # Some ask for what was five seconds before the end.
         record = ["procline", "record", found[1], "--seconds", "6"]
-        subprocess.run(record, cwd=folder, env=environment, capture_output=True, check=True)
+        subprocess.run(record, cwd=directory, env=environment, capture_output=True, check=True)
     if block.mark == "runs in a terminal":
-        wrongs = (in_terminal(line, folder, environment, limit_s) for line in block.script.splitlines())
+        wrongs = (in_terminal(line, directory, environment, limit_s) for line in block.script.splitlines())
         wrong_lines = [each for each in wrongs if each]
         return f"{block.page}:{block.line}: {wrong_lines}" if wrong_lines else None
     if block.mark == "runs until stopped" and block.language == "sh":
         # Else the second one would never begin.
-        ends = (run_alone(block, line, folder, environment, limit_s) for line in block.script.splitlines())
+        ends = (run_alone(block, line, directory, environment, limit_s) for line in block.script.splitlines())
         return "\n".join(filter(None, ends)) or None
     for _ in range(BEHIND_MAX):
-        wrong = run_alone(block, block.script, folder, environment, limit_s)
+        wrong = run_alone(block, block.script, directory, environment, limit_s)
         # On a busy machine, tables can be behind, or the resolver late. The messages say: try again.
         if wrong is None or not ("behind by " in wrong or "does not answer at " in wrong):
             break
     return wrong
 
 
-def run_alone(block: Block, script: str, folder: Path, environment: dict[str, str], limit_s: float) -> str | None:
+def run_alone(block: Block, script: str, directory: Path, environment: dict[str, str], limit_s: float) -> str | None:
     """Run the script of a block, a shell's in a root of its own; return what went wrong, or None."""
     command = [sys.executable, "-c"]
     if block.language != "python":
-        (folder / ".root").mkdir(exist_ok=True)
-        command = [*entering(folder / ".root"), "sh", "-euc"]
+        (directory / ".root").mkdir(exist_ok=True)
+        command = [*entering(directory / ".root"), "sh", "-euc"]
     wanted = int(block.detail) if block.mark == "fails with" else 0
-    with (folder / ".output").open("w+b") as output:
+    with (directory / ".output").open("w+b") as output:
         process = subprocess.Popen(
-            [*command, script], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            [*command, script], cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, process_group=0,
         )  # fmt: skip
         endless = block.mark == "runs until stopped"
@@ -171,11 +172,11 @@ def run_alone(block: Block, script: str, folder: Path, environment: dict[str, st
     return f"{block.page}:{block.line}: exit code {code}\n{script}\n{text[-2000:]}" if wrong else None
 
 
-def in_terminal(line: str, folder: Path, environment: dict[str, str], limit_s: float) -> str | None:
+def in_terminal(line: str, directory: Path, environment: dict[str, str], limit_s: float) -> str | None:
     """Run a command in a terminal, press q when it has drawn something; return what went wrong, or None."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        ["sh", "-c", f"exec {line}"], cwd=folder, env=environment | {"TERM": "xterm-256color", "LINES": "24"},
+        ["sh", "-c", f"exec {line}"], cwd=directory, env=environment | {"TERM": "xterm-256color", "LINES": "24"},
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
     )  # fmt: skip
     os.close(theirs)

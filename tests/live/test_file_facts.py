@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from pipeline import Subscriber
-from tests.live.harness import Daemon, eventually, resolve
+from tests.live.harness import Daemon, resolve
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -50,7 +51,7 @@ def test_entries_events_and_commands_have_package_and_hash(daemon: Daemon) -> No
             entry = resolve(table, process.pid)
             return entry.file_package, entry.file_sha256
 
-        eventually(lambda: found() == (package, digest), timeout=60)
+        eventually(lambda: found() == (package, digest), limit_s=60)
         subscriber = stack.enter_context(Subscriber(daemon.name, ["proc.exec"], path=daemon.directory, idle_timeout=30))
         again = subprocess.Popen([SLEEP, "0"])
         again.wait()
@@ -64,8 +65,8 @@ def test_entries_events_and_commands_have_package_and_hash(daemon: Daemon) -> No
 def test_files_that_must_not_be_read_are_counted(daemon: Daemon) -> None:
     """A user can make an executable of any size that takes no room."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp")))
-        copy, huge = folder / "copy", folder / "huge"
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp")))
+        copy, huge = directory / "copy", directory / "huge"
         for path in (copy, huge):
             shutil.copy(SLEEP, path)
         os.truncate(huge, 1 << 40)
@@ -76,11 +77,11 @@ def test_files_that_must_not_be_read_are_counted(daemon: Daemon) -> None:
             stack.callback(process.wait)
             stack.callback(process.kill)
         digest = hashlib.sha256(copy.read_bytes()).hexdigest()
-        eventually(lambda: resolve(table, processes[1].pid).file_sha256 == digest, timeout=60)
-        eventually(lambda: table.stats()["counters"]["files_refused"] > before, timeout=60)
+        eventually(lambda: resolve(table, processes[1].pid).file_sha256 == digest, limit_s=60)
+        eventually(lambda: table.stats()["counters"]["files_refused"] > before, limit_s=60)
         assert resolve(table, processes[0].pid).file_sha256 is None
         unowned = {"name": None, "version": None, "architecture": None}
-        eventually(lambda: resolve(table, processes[1].pid).file_package == unowned, timeout=60)
+        eventually(lambda: resolve(table, processes[1].pid).file_package == unowned, limit_s=60)
 
 
 def test_a_sealed_executable_in_memory_has_a_hash(daemon: Daemon) -> None:
@@ -96,7 +97,7 @@ def test_a_sealed_executable_in_memory_has_a_hash(daemon: Daemon) -> None:
         child = os.posix_spawn(f"/proc/self/fd/{file}", ["sleep", "600"], {})
         with daemon.attach() as table:
             digest = hashlib.sha256(content).hexdigest()
-            eventually(lambda: resolve(table, child).file_sha256 == digest, timeout=60)
+            eventually(lambda: resolve(table, child).file_sha256 == digest, limit_s=60)
             assert resolve(table, child).is_memfd
     finally:
         os.close(file)

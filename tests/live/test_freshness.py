@@ -15,7 +15,8 @@ import pytest
 from pipeline.config.schema import Config
 from pipeline.errors import ClosedError
 from pipeline.shm.layout import layout
-from tests.live.harness import EMULATION_FACTOR, Daemon, Recorder, eventually, patience
+from tests.live.harness import EMULATION_FACTOR, Daemon, Recorder, patience
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -129,7 +130,7 @@ def test_a_program_that_opens_the_tables_finds_what_was_forked_before(live_kerne
         audience = stack.enter_context(audience_of(daemon))
         took = []
         for _ in range(5):
-            eventually(lambda: audience() == layout.AUDIENCE_NOBODY, timeout=15)
+            eventually(lambda: audience() == layout.AUDIENCE_NOBODY, limit_s=15)
             time.sleep(0.3)
             child = stack.enter_context(subprocess.Popen(["sleep", "60"]))
             stack.callback(child.kill)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Daemon, eventually, run_workload
+from tests.live.harness import Daemon, run_workload
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live]
 

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from pipeline.supervisor.vitals import VitalsReader
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.tolerant]
 
@@ -37,4 +38,4 @@ def test_an_idle_resolver_leaves_no_sign_of_life_out(live_kernel: None) -> None:
     with Daemon() as daemon, contextlib.closing(VitalsReader(daemon.directory)) as reader:
         time.sleep(WINDOW_S)
         # One good window is enough, because the machine may have stopped in another.
-        eventually(lambda: max(gaps_ns(reader)) < GAP_NS, timeout=3 * WINDOW_S)
+        eventually(lambda: max(gaps_ns(reader)) < GAP_NS, limit_s=3 * WINDOW_S)

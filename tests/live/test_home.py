@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.host import processes
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
@@ -54,7 +55,7 @@ def cpus(daemon: Daemon) -> list[set[int]]:
 
 def settles(check: Callable[[], bool]) -> None:
     """Wait with few checks, so that the test does not make CPUs busy."""
-    eventually(check, timeout=SETTLES_S, interval=0.25)
+    eventually(check, limit_s=SETTLES_S, pause_s=0.25)
 
 
 def idle_s() -> dict[int, float]:

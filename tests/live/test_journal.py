@@ -23,8 +23,9 @@ from typing import Any
 import pytest
 
 from pipeline import ProclineError, StreamPosition, Subscriber
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
 from tests.live.storms import SHARED, Storm
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -112,7 +113,7 @@ def catch_up(daemon: Daemon) -> None:
         except ProclineError:
             return False
 
-    eventually(has_caught_up, timeout=LONG_S)
+    eventually(has_caught_up, limit_s=LONG_S)
 
 
 def workers(daemon: Daemon, role: str) -> list[tuple[int, int]]:
@@ -136,7 +137,7 @@ def test_kills_of_shards_and_resolver_cost_a_subscriber_nothing(live_kernel: Non
             while len(killed) < KILLS:
                 time.sleep(chance.uniform(0.05, 1.0))
                 role = chance.choice(["resolver", "resolver", "shard"])
-                victim = eventually(lambda role=role: set(workers(daemon, role)) - killed, timeout=LONG_S).pop()
+                victim = eventually(lambda role=role: set(workers(daemon, role)) - killed, limit_s=LONG_S).pop()
                 with suppress(ProcessLookupError):
                     os.kill(victim[0], signal.SIGKILL)
                     killed.add(victim)
@@ -164,12 +165,12 @@ def test_kills_of_the_supervisor_are_one_gap_each(live_kernel: None, workload: P
         with Storm(workload, pause_s=0.05, **SHARED) as storm:
             for _ in range(SUPERVISOR_KILLS):
                 before = len(storm.parents)
-                eventually(lambda before=before: len(storm.parents) > before, timeout=LONG_S)
+                eventually(lambda before=before: len(storm.parents) > before, limit_s=LONG_S)
                 daemon.kill()
                 killed.append(time.time_ns())
                 daemon.start()
         # A heartbeat tells it, up to a second after the first events.
-        eventually(lambda: len(follower.gaps) >= SUPERVISOR_KILLS, timeout=LONG_S)
+        eventually(lambda: len(follower.gaps) >= SUPERVISOR_KILLS, limit_s=LONG_S)
         follower.stop(workload)
         subscriber = follower.subscriber
         print(f"{SUPERVISOR_KILLS} kills, {sum(follower.identities.values())} events")

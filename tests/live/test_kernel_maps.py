@@ -16,7 +16,8 @@ from pipeline.bpf import maps
 from pipeline.host import boot
 from pipeline.procfs.proc_reader import ProcReader
 from pipeline.resolver.entries.kernel_maps import is_rounded
-from tests.live.harness import Daemon, each_change, eventually
+from tests.live.harness import Daemon, each_change
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -19,10 +19,12 @@ from pipeline.bus.frames.encode import FrameEncoder
 from pipeline.bus.sockets import Bus
 from pipeline.host import processes
 from pipeline.host.boot import boot_id
+from pipeline.load.measuring import kernel_forks
 from pipeline.shm.layout import layout
 from tests.live.agreement import assert_agrees
-from tests.live.harness import EMULATION_FACTOR, Daemon, Recorder, eventually, kernel_forks
+from tests.live.harness import EMULATION_FACTOR, Daemon, Recorder
 from tests.live.storms import Storm, Watcher, images_of, is_found
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
@@ -68,7 +70,7 @@ def _assert_right_within_2s(table, pid: int, workload: Path) -> None:
     child = subprocess.Popen([str(workload), "sleep", "3000"])
     try:
         eventually(
-            lambda: is_found(table, child.pid) and table.resolve(pid) is not None, timeout=2.0 * EMULATION_FACTOR
+            lambda: is_found(table, child.pid) and table.resolve(pid) is not None, limit_s=2.0 * EMULATION_FACTOR
         )
     finally:
         child.kill()
@@ -140,8 +142,8 @@ def test_a_resolver_that_was_killed_during_the_start_has_a_successor_that_knows_
         daemon = Daemon()
         stack.callback(daemon.close)
         daemon.start(wait=False)
-        resolvers = eventually(lambda: _listed(daemon, "resolver"), timeout=30)
-        eventually(lambda: (daemon.directory / "control").exists(), timeout=30)
+        resolvers = eventually(lambda: _listed(daemon, "resolver"), limit_s=30)
+        eventually(lambda: (daemon.directory / "control").exists(), limit_s=30)
         time.sleep(after_s)
         os.kill(resolvers[0], signal.SIGKILL)
         done = daemon.cli("wait", "--timeout", "60")

@@ -23,7 +23,8 @@ from pipeline.errors import ClosedError
 from tests.bus.stream import validation
 from tests.client import languages
 from tests.docs.blocks import run_by
-from tests.live.harness import Daemon, each_change, eventually
+from tests.live.harness import Daemon, each_change
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.usefixtures("live_kernel")]
 
@@ -219,7 +220,7 @@ def test_events_of_a_live_daemon_are_valid(daemon: Daemon) -> None:
 def test_the_documented_commands_print_events(daemon: Daemon, tmp_path: Path) -> None:
     """Those of docs/wire-schema.md, with the socket of this instance; of npm's only what it does not download."""
     (block,) = run_by("tests/live/test_languages.py")
-    folder, *lines = block.script.splitlines()
+    enter, *lines = block.script.splitlines()
     documented = paths.endpoint(Path("/run/procline/default/stream/stream.ipc"))
     (tmp_path / "examples").mkdir()
     shutil.copytree(languages.EXAMPLES, tmp_path / "examples" / "subscribers")
@@ -235,7 +236,7 @@ def test_the_documented_commands_print_events(daemon: Daemon, tmp_path: Path) ->
         output = tmp_path / language
         with output.open("wb") as printed:
             process = subprocess.Popen(
-                ["sh", "-euc", f"{folder}\n{command}"], cwd=tmp_path, env=languages.environment(), stdout=printed,
+                ["sh", "-euc", f"{enter}\n{command}"], cwd=tmp_path, env=languages.environment(), stdout=printed,
                 stderr=printed, start_new_session=True,
             )  # fmt: skip
         try:

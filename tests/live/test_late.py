@@ -13,8 +13,9 @@ import pytest
 from pipeline.bpf.host import online_cpus
 from tests.faults import truth
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, eventually, patience
+from tests.live.harness import Daemon, patience
 from tests.live.storms import Storm
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -52,7 +53,7 @@ def test_what_a_frozen_shard_sends_late_is_applied_once_and_counted(workload: Pa
                     time.sleep(FROZEN_S)
                 finally:
                     os.kill(shard, signal.SIGCONT)
-        eventually(lambda: assert_agrees(table, complete=False), timeout=30 * patience())
+        eventually(lambda: assert_agrees(table, complete=False), limit_s=30 * patience())
         stats = table.stats()
         found = truth.read(daemon.directory, storm.processes)
         assert stats["late"] > 0 and stats["repairs"] > 0, stats

@@ -16,7 +16,8 @@ from pipeline import Subscriber
 from pipeline.errors import TooOldError
 from pipeline.shm.layout.layout import HOT
 from pipeline.shm.reader._entry import Entry
-from tests.live.harness import Daemon, eventually, resolve, run_workload, running_workload
+from tests.live.harness import Daemon, resolve, run_workload, running_workload
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import BusyError, StaleError
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 

@@ -16,10 +16,11 @@ import pytest
 from pipeline.load import fields
 from pipeline.load.scenarios import SCENARIOS
 from tests.docs.blocks import run_by
-from tests.live.harness import Daemon, eventually, exact_method
-from tests.live.test_sshd import Server
-from tests.live.test_sshd import server as server  # a fixture
+from tests.live.harness import Daemon, exact_method
+from tests.live.ssh_server import Server
 from tests.load.test_program import left
+from tests.nobody import NOBODY
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.live
 
@@ -88,18 +89,18 @@ def test_the_table_and_the_page_of_a_run(daemon: Daemon, tmp_path: Path) -> None
     assert page.read_text().endswith("</html>\n")
 
 
-def as_nobody(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+def cli_of_nobody(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user without privileges."""
     return subprocess.run(
         [*COMMAND, *arguments, "--name", daemon.name], env=daemon.environment, capture_output=True, text=True,
-        user=65534, group=65534, extra_groups=[], timeout=60,
+        user=NOBODY, group=NOBODY, extra_groups=[], timeout=60,
     )  # fmt: skip
 
 
 def test_a_user_who_may_read_the_stream_can_test_a_running_instance(live_kernel: None) -> None:
     arguments = ["mix", "--rate", "200", "--duration", "0.5", "--json"]
     with Daemon('[access]\nstream_mode = "0666"\n') as open_daemon:
-        report = report_of(as_nobody(open_daemon, *arguments))
+        report = report_of(cli_of_nobody(open_daemon, *arguments))
     assert report["ring"] == {"size_bytes": None, "fill_max_bytes": None}
     assert not any(report["lost"].values()) and sum(report["seen"].values()) > 50
 
@@ -109,7 +110,7 @@ def test_what_a_user_may_not_do_is_explained(daemon: Daemon) -> None:
         (["forks"], "permission to read the stream"), (["namespaces"], "CAP_SYS_ADMIN"),
         (["forks", "--own"], "only root may"),
     ):  # fmt: skip
-        done = as_nobody(daemon, *arguments)
+        done = cli_of_nobody(daemon, *arguments)
         assert (done.returncode, done.stdout) == (2, "") and word in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
@@ -198,10 +199,7 @@ def test_nothing_is_left_after_a_signal(idle: Daemon, number: signal.Signals, tm
         eventually(lambda: len(processes_of(idle.root)) > 6)
         process.send_signal(number)
         assert process.wait(60) == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
-    deadline = time.monotonic() + 40
-    while remaining := processes_of(idle.root):
-        assert time.monotonic() < deadline, remaining
-        time.sleep(0.1)
+    until(lambda: not processes_of(idle.root), lambda: processes_of(idle.root), limit_s=40, pause_s=0.1)
     assert not (idle.root / "load").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["errors"]
     assert (tmp_path / "errors").read_text().strip() == ""  # click ends the line after Ctrl-C
@@ -227,11 +225,11 @@ def documented(word: str) -> str:
     return text
 
 
-def shell(daemon: Daemon, text: str, folder: Path, programs: str = "") -> str:
+def shell(daemon: Daemon, text: str, directory: Path, programs: str = "") -> str:
     environment = dict(daemon.environment)
     environment["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
-        ["sh", "-euc", text], env=environment, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        ["sh", "-euc", text], env=environment, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout[-2000:]

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import Entry, ProcessTable
-from tests.live.harness import Daemon, eventually, resolve
+from tests.live.harness import Daemon, resolve
 from tests.live.storms import full_rings
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.bpf import maps
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -20,9 +20,10 @@ import pytest
 
 from pipeline import paths
 from tests.client import languages
-from tests.live.harness import Daemon, eventually
-from tests.live.reader import FACTS, FIELDS, Family
+from tests.live.harness import Daemon
+from tests.live.subscriber_process import FACTS, FIELDS, Family
 from tests.live.subscribers import LONG_S, Reader, delays_s, has, identity, mark, numbers
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.alone, pytest.mark.tolerant]
 
@@ -142,7 +143,7 @@ def test_each_of_eight_subscribers_builds_the_state_of_the_table(live_kernel: No
             )  # fmt: skip
         stack.callback(foreign.wait)
         stack.callback(foreign.kill)
-        eventually(lambda: has(foreign_file, mark(daemon)) or has(foreign_file, "exec"), timeout=LONG_S, interval=0.2)
+        eventually(lambda: has(foreign_file, mark(daemon)) or has(foreign_file, "exec"), limit_s=LONG_S, pause_s=0.2)
         foreign_ns = time.time_ns()
 
         without = [time.time_ns()]
@@ -155,7 +156,7 @@ def test_each_of_eight_subscribers_builds_the_state_of_the_table(live_kernel: No
             process = load.begin(part)
             before = returning.last_line["position"]
             if number == 1:
-                eventually(lambda before=before: returning.last_line["position"] != before, timeout=LONG_S)
+                eventually(lambda before=before: returning.last_line["position"] != before, limit_s=LONG_S)
                 returning.kill()
             elif number == 2:
                 late = Reader(stack, daemon, "late", root)
@@ -167,10 +168,10 @@ def test_each_of_eight_subscribers_builds_the_state_of_the_table(live_kernel: No
 
         name = mark(daemon)
         for reader in (*healthy, returning, late):
-            eventually(lambda reader=reader: reader.has(name), timeout=LONG_S)
-        eventually(lambda: has(foreign_file, name), timeout=LONG_S)
+            eventually(lambda reader=reader: reader.has(name), limit_s=LONG_S)
+        eventually(lambda: has(foreign_file, name), limit_s=LONG_S)
         slow.go_on()
-        eventually(lambda: slow.has(name), timeout=LONG_S)
+        eventually(lambda: slow.has(name), limit_s=LONG_S)
         time.sleep(1)  # the exit of the last program
         table = table_of(daemon, root)
         lost = daemon.stat()["lost"]

@@ -12,8 +12,9 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
 from tests.ports import free_port
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

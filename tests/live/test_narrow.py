@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline import Selection, Subscriber
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 LIMIT_S = 60

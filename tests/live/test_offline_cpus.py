@@ -16,8 +16,9 @@ import pytest
 from pipeline import ProcessTable
 from pipeline.bpf.host import online_cpus
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
 from tests.live.storms import Storm, images_of
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.live,

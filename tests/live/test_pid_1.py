@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
 from tests.live.test_last_thread import daemon as one_daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live]
 daemon = one_daemon

@@ -8,52 +8,27 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from pipeline import ProcessTable
 from tests.docs.blocks import run_by
-from tests.live.harness import CHECKOUT, Daemon, eventually, resolve
+from tests.live.harness import CHECKOUT, Daemon, resolve
+from tests.live.podman import ROOTFS, podman, runtime
+from tests.proc import namespace
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
-#: What the image of the commands consists of here: the root directory below a layer that is thrown away.
-ROOTFS = ("--rootfs", "/:O")
 #: The commands of the documents.
 BLOCKS = run_by("tests/live/test_podman.py")
 PROCLINE = (sys.executable, "-P", "-m", "pipeline.cli.main")
-
-
-@cache
-def runtime() -> tuple[str, ...]:
-    """Return the options that select a runtime which works here.
-
-    crun needs cgroup v2 alone, or no controllers in it; runc does not.
-    """
-    if shutil.which("podman") is None:
-        pytest.skip("podman is not installed")
-    errors = []
-    for options in ((), ("--runtime", "runc")):
-        done = podman(*options, "run", "--rm", "--network=none", *ROOTFS, "true")
-        if done.returncode == 0:
-            return options
-        errors.append(done.stderr.strip())
-    pytest.skip(f"podman cannot start a container here: {errors}")
-
-
-def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["podman", *arguments], env=dict(os.environ, PODMAN_IGNORE_CGROUPSV1_WARNING="1"),
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
 
 
 def documented(name: str) -> list[str]:
@@ -109,7 +84,7 @@ def test_the_processes_of_the_host() -> None:
             entry = resolve(table, child.pid)
             assert eventually(lambda: resolve(table, child.pid).argv == ["sleep", "60"])
             assert (entry.ppid, resolve(table, os.getpid()).ppid) == (os.getpid(), os.getppid())
-            assert table.resolve(1).ppid == 0 and entry.pid_ns == Path("/proc/self/ns/pid").stat().st_ino
+            assert table.resolve(1).ppid == 0 and entry.pid_ns == namespace("self", "pid")
         finally:
             child.kill()
             child.wait()

@@ -22,11 +22,13 @@ from pipeline.errors import UnsupportedError
 from pipeline.procfs.proc_reader import WANT_ALL, read_process
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
-from tests.hierarchy import cgroup_v2_root, v1_hierarchy
+from tests.hierarchy import cgroup_v2_root, remove_cgroup, v1_hierarchy
 from tests.live.agreement import Difference, differences
-from tests.live.harness import Daemon, Recorder, eventually, resolve, run_workload, running_workload
+from tests.live.harness import Daemon, Recorder, resolve, run_workload, running_workload
 from tests.live.storms import Storm, Watcher, images_of
 from tests.live.test_changes import CONTAINER, STORM
+from tests.proc import namespace
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -82,7 +84,7 @@ def assert_soon_agrees(table, timeout: float, ours: Collection[int] = ()) -> int
         assert not wrong, "\n".join(wrong)
         return late, compared
 
-    late, compared = eventually(look, timeout=timeout, interval=0.2)
+    late, compared = eventually(look, limit_s=timeout, pause_s=0.2)
 
     def settle() -> None:
         nonlocal late
@@ -91,7 +93,7 @@ def assert_soon_agrees(table, timeout: float, ours: Collection[int] = ()) -> int
         assert not late, "\n".join(one.text for one in late)
 
     if late:
-        eventually(settle, timeout=REPAIRED_S, interval=0.5)
+        eventually(settle, limit_s=REPAIRED_S, pause_s=0.5)
     return compared
 
 
@@ -176,7 +178,7 @@ def test_a_change_of_ids_is_in_the_table_at_once(running: Daemon, table, actor: 
         assert (entry.gid, entry.egid, entry.sgid, entry.fsgid) == info.gids
         assert (entry.cap_effective, entry.cap_permitted) == (info.cap_effective, info.cap_permitted)
 
-    eventually(agrees, timeout=0.8)
+    eventually(agrees, limit_s=0.8)
 
 
 def test_session_and_name_are_in_the_table_at_once(table, actor: Actor) -> None:
@@ -191,7 +193,7 @@ def test_changed_capabilities_are_found(table, actor: Actor) -> None:
         pytest.skip("needs root to drop capabilities")
     actor.do("import site; site.main(); from pipeline.host.privileges import drop_capabilities")
     actor.do("drop_capabilities((19,))")
-    eventually(lambda: resolve(table, actor.pid).cap_permitted == 1 << 19, interval=0.1)
+    eventually(lambda: resolve(table, actor.pid).cap_permitted == 1 << 19, pause_s=0.1)
 
 
 def test_events_of_changes_are_published(running: Daemon, actor: Actor) -> None:
@@ -255,7 +257,7 @@ def test_names_of_users_and_the_namespaces_of_a_process(table) -> None:
             assert (entry.user, entry.euser, entry.group) == ("nobody", "nobody", grp.getgrgid(65534).gr_name)
             spaces = (entry.pid_ns, entry.mnt_ns, entry.net_ns, entry.user_ns)
             assert spaces == (info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns)
-            assert entry.net_ns != Path("/proc/self/ns/net").stat().st_ino
+            assert entry.net_ns != namespace("self", "net")
             assert entry.tty == "pts" + Path(f"/proc/{pid}/fd/0").readlink().name and entry.sid == pid
         finally:
             child.kill()
@@ -269,7 +271,7 @@ def test_a_container_by_its_cgroup(running: Daemon, table, missing: Callable[[st
         root = container_root(missing, stack, version)
         group = root / (f"docker-{CONTAINER}.scope" if version == 2 else "docker/" + CONTAINER)
         group.mkdir(parents=True)
-        stack.callback(lambda: eventually(lambda: removed(group)))
+        stack.callback(lambda: remove_cgroup(group))
         inside = subprocess.Popen(["sh", "-c", f"echo $$ > {group}/cgroup.procs; exec sleep 600"])
         moved = stack.enter_context(Actor())
         for process in (inside, moved):
@@ -279,7 +281,7 @@ def test_a_container_by_its_cgroup(running: Daemon, table, missing: Callable[[st
         eventually(lambda: resolve(table, inside.pid).container_id == CONTAINER)
         assert resolve(table, moved.pid).container_id is None
         (group / "cgroup.procs").write_text(str(moved.pid))
-        eventually(lambda: resolve(table, moved.pid).container_id == CONTAINER, interval=0.1)
+        eventually(lambda: resolve(table, moved.pid).container_id == CONTAINER, pause_s=0.1)
         entry = json.loads(running.cli("resolve", str(inside.pid), "--json").stdout)
         assert entry["container_id"] == CONTAINER
         assert (entry["cgroup"] == f"/{group.name}") is (version == 2)
@@ -294,15 +296,6 @@ def container_root(missing: Callable[[str], NoReturn], stack: ExitStack, version
     if root is None:
         missing("no cgroup v2 hierarchy is mounted")
     return root
-
-
-def removed(group: Path) -> bool:
-    """Remove a cgroup, which is busy for a moment after its last process has ended."""
-    try:
-        group.rmdir()
-    except OSError:
-        return False
-    return True
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -337,7 +330,7 @@ def test_a_child_in_a_pid_namespace_has_both_numbers(table, workload: Path) -> N
     with running_workload(workload, "pidns", 30_000) as (_, ((_, pid, _),)):
         entry = resolve(table, pid)
         assert entry.ns_pid == 1
-        assert entry.pid_ns == Path(f"/proc/{pid}/ns/pid").stat().st_ino
+        assert entry.pid_ns == namespace(pid, "pid")
 
 
 def test_threads_are_not_processes(running: Daemon, workload: Path) -> None:

@@ -18,32 +18,13 @@ import pytest
 from pipeline.errors import StaleError, UnsupportedError
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from pipeline.sources.recording.file import Recording
-from tests.live.harness import Daemon, Recorder, eventually, run_workload
+from tests.live.harness import Daemon, Recorder, run_workload
+from tests.live.recordings import finish, record
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
 FORKS, EXECS = 211, 53
-
-
-def record(file: Path, *options: str, output: Path = Path(os.devnull)) -> subprocess.Popen[str]:
-    """Start `procline record`, and wait until it records."""
-    with output.open("w") as standard_output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli.main", "record", str(file), *options],
-            stdin=subprocess.DEVNULL, stdout=standard_output, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    assert line.startswith("recording from"), line + process.stderr.read()
-    return process
-
-
-def finish(process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
-    """Stop the recording; returns its output."""
-    process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 0, said
-    return said
 
 
 @pytest.fixture(scope="module", params=["ebpf", "proc-connector"])
@@ -175,7 +156,7 @@ def test_a_killed_resolver_replays_the_rest_once(replayed: tuple[Daemon, int]) -
                 return False
             return now == before and table.stats()["takeovers"] == 1
 
-        eventually(same, interval=0.2)
+        eventually(same, pause_s=0.2)
 
 
 def test_replay_is_a_command_of_its_own(recorded: tuple[Path, int]) -> None:

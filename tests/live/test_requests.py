@@ -23,7 +23,8 @@ from pipeline.client.ask import ask, resolve
 from pipeline.errors import StaleError
 from tests.actor import Actor
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, eventually, patience, unused_pid
+from tests.live.harness import Daemon, patience, unused_pid
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

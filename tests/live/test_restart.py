@@ -10,7 +10,8 @@ import pytest
 
 from pipeline import ProcessTable
 from pipeline.errors import StaleError
-from tests.live.harness import Daemon, Recorder, eventually, patience
+from tests.live.harness import Daemon, Recorder, patience
+from tests.waiting import eventually, until
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -110,19 +111,13 @@ def test_other_sizes_begin_new_tables_and_readers_follow(daemon: Daemon) -> None
 
 def test_a_process_that_ended_between_two_daemons_is_not_alive(daemon: Daemon) -> None:
     with daemon.attach() as table, subprocess.Popen(["/bin/sleep", "100"]) as sleeper:
-        deadline = time.monotonic() + 60
-        while table.resolve(sleeper.pid) is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: table.resolve(sleeper.pid) is not None)
         assert daemon.stop() == 0
         sleeper.kill()
         sleeper.wait()
         daemon.start()
-        deadline = time.monotonic() + 60
-        while not (entry := table.resolve(sleeper.pid)) or not entry.exit_time_ns:
-            assert time.monotonic() < deadline, entry
-            time.sleep(0.05)
-        assert entry.marks == ["exit_unseen"]
+        until(lambda: (entry := table.resolve(sleeper.pid)) and entry.exit_time_ns, pause_s=0.05)
+        assert table.resolve(sleeper.pid).marks == ["exit_unseen"]
 
 
 def test_a_subscriber_goes_on_after_a_restart(daemon: Daemon) -> None:

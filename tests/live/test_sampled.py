@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,8 +16,11 @@ from pipeline.bpf.sampling import CPU_SHARE
 from pipeline.load.measuring import cpu_ns
 from tests.actor import Actor
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, eventually
-from tests.live.test_replay import record
+from tests.live.harness import Daemon, Recorder
+from tests.live.recordings import record
+from tests.live.watch import Watch
+from tests.proc import namespace
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.newer_programs("the method sampled")]
 
@@ -36,27 +38,6 @@ INTERVAL_S = 2.0
 PATIENCE_S = 60
 
 
-class Watch:
-    """A daemon, a reader and a subscriber."""
-
-    def __init__(self, daemon: Daemon, recorder: Recorder, table: Any) -> None:
-        self.daemon, self.recorder, self.table = daemon, recorder, table
-
-    def events(self, pid: int, *kinds: str) -> list[dict]:
-        return [e for e in self.recorder.events if e["pid"] == pid and e["event"] in kinds]
-
-    def until(self, pid: int, **expected: object) -> Any:
-        """Wait until the entry is as expected; return it."""
-
-        def found() -> Any:
-            entry = self.table.resolve(pid)
-            assert entry is not None
-            assert {name: getattr(entry, name) for name in expected} == expected
-            return entry
-
-        return eventually(found, timeout=PATIENCE_S)
-
-
 @pytest.fixture(scope="module")
 def watch(live_kernel: None) -> Iterator[Watch]:
     with (
@@ -66,13 +47,6 @@ def watch(live_kernel: None) -> Iterator[Watch]:
     ):
         yield Watch(daemon, recorder, table)
         recorder.stop()
-
-
-@pytest.fixture
-def actor(watch: Watch) -> Iterator[Actor]:
-    with Actor() as running:
-        eventually(lambda: watch.table.resolve(running.pid) is not None)
-        yield running
 
 
 def test_a_change_is_seen_and_marked_as_sampled(watch: Watch, actor: Actor) -> None:
@@ -94,10 +68,10 @@ def test_session_terminal_and_namespaces(watch: Watch, actor: Actor) -> None:
     actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     actor.do("os.setsid(); master, slave = os.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     entry = watch.until(actor.pid, sid=actor.pid, pgid=actor.pid)
-    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), timeout=PATIENCE_S)
+    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), limit_s=PATIENCE_S)
     assert "change_sampled" in entry.marks
     actor.do("os.unshare(os.CLONE_NEWNS)")
-    inode = Path(f"/proc/{actor.pid}/ns/mnt").stat().st_ino
+    inode = namespace(actor.pid, "mnt")
     watch.until(actor.pid, mnt_ns=inode)
 
 
@@ -107,7 +81,7 @@ def test_a_terminal_that_a_session_loses_is_one_event_for_each_process(watch: Wa
         member.do("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
         leader = member.join_session()
         watch.until(member.pid, sid=leader)
-        eventually(lambda: (watch.table.resolve(member.pid).tty or "").startswith("pts"), timeout=PATIENCE_S)
+        eventually(lambda: (watch.table.resolve(member.pid).tty or "").startswith("pts"), limit_s=PATIENCE_S)
         before = len(watch.events(member.pid, "sid"))
         subprocess.run(["kill", "-KILL", str(leader)], check=True)
         watch.until(member.pid, tty=None)
@@ -120,7 +94,7 @@ def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
     actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     actor.do("os.setsid(); master, slave = os.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     watch.until(actor.pid, sid=actor.pid)
-    assert eventually(lambda: watch.table.resolve(actor.pid).tty or False, timeout=PATIENCE_S).startswith("pts")
+    assert eventually(lambda: watch.table.resolve(actor.pid).tty or False, limit_s=PATIENCE_S).startswith("pts")
     actor.do("os.close(master)")
     assert "change_sampled" in watch.until(actor.pid, tty=None).marks
 
@@ -144,11 +118,11 @@ def test_what_ends_before_the_comparison_is_in_its_last_records(watch: Watch) ->
     """The change has no event of its own. The exit contains it, and so does an exec of another process."""
     done = subprocess.Popen([sys.executable, "-c", "import os; os.setuid(8)"])
     assert done.wait() == 0
-    (event,) = eventually(lambda: watch.events(done.pid, "exit") or False, timeout=PATIENCE_S)
+    (event,) = eventually(lambda: watch.events(done.pid, "exit") or False, limit_s=PATIENCE_S)
     assert event["uid"] == 8
     changed = subprocess.Popen([sys.executable, "-c", "import os; os.setuid(7); os.execv('/bin/true', ['true'])"])
     assert changed.wait() == 0
-    eventually(lambda: watch.events(changed.pid, "exit") or False, timeout=PATIENCE_S)
+    eventually(lambda: watch.events(changed.pid, "exit") or False, limit_s=PATIENCE_S)
     assert [event["uid"] for event in watch.events(changed.pid, "exec") if event["comm"] == "true"] == [7]
 
 
@@ -158,7 +132,7 @@ def test_a_killed_resolver_misses_nothing(watch: Watch, actor: Actor) -> None:
     subprocess.run(["kill", "-KILL", str(resolver)], check=True)
     actor.do("libc.setuid(1077)")
     with watch.daemon.attach() as table:
-        eventually(lambda: table.resolve(actor.pid).uid == 1077, timeout=3 * PATIENCE_S)
+        eventually(lambda: table.resolve(actor.pid).uid == 1077, limit_s=3 * PATIENCE_S)
 
 
 @pytest.mark.alone  # processes of other tests change meanwhile
@@ -170,7 +144,7 @@ def test_the_table_agrees_with_proc_after_many_changes(watch: Watch) -> None:
                 one.do(f"os.setresgid({number}, 0, 0); libc.setfsuid({number})")
         for one in actors:
             watch.until(one.pid, gid=19, fsuid=19)
-        eventually(lambda: assert_agrees(watch.table), timeout=PATIENCE_S)
+        eventually(lambda: assert_agrees(watch.table), limit_s=PATIENCE_S)
 
 
 @pytest.mark.alone

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import ProcessTable
-from tests.live.harness import CHECKOUT, Daemon, eventually, resolve, run_workload
-from tests.live.namespaces import INIT, NAMESPACE, Inside, inside
+from tests.live.harness import CHECKOUT, Daemon, resolve, run_workload
+from tests.live.namespaced_daemon import INIT, NAMESPACE, Inside, inside
+from tests.proc import namespace
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -56,7 +58,7 @@ def test_storms_inside_and_outside(workload: Path, outsider: Path, depth: int) -
     """Every process inside is counted once, none outside; the table agrees with the inner /proc."""
     with inside(workload, depth) as there:
         assert there.facts["level"] == 1  # its /proc shows nothing above
-        assert there.facts["pid_ns"] == there.facts["own_pid_ns"] != Path("/proc/self/ns/pid").stat().st_ino
+        assert there.facts["pid_ns"] == there.facts["own_pid_ns"] != namespace("self", "pid")
         with storms_outside(outsider, depth):
             made = there.ask("storm", 700, 170, 1)
             assert made["fork"] > 800 and made["exec"] > 170

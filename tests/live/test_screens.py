@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.proc import live_pids
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
@@ -32,24 +34,6 @@ def sleepers() -> Iterator[list[subprocess.Popen[bytes]]]:
             stack.callback(process.wait)
             stack.callback(process.kill)
         yield made
-
-
-#: A kernel thread, in the flags of proc_pid_stat(5). The tables do not have them.
-PF_KTHREAD = 0x00200000
-
-
-def live_pids() -> set[int]:
-    """Return the pids of /proc without zombies and kernel threads."""
-    found = set()
-    for each in Path("/proc").iterdir():
-        if each.name.isdigit():
-            try:
-                fields = each.joinpath("stat").read_text().rpartition(") ")[2].split()
-            except OSError:
-                continue
-            if fields[0] not in "ZX" and not int(fields[6]) & PF_KTHREAD:
-                found.add(int(each.name))
-    return found
 
 
 def test_ps_and_tree_have_the_processes_of_proc(daemon: Daemon, sleepers: list[subprocess.Popen[bytes]]) -> None:

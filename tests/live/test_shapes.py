@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Daemon, Recorder, eventually, resolve, running_workload
+from tests.live.harness import Daemon, Recorder, resolve, running_workload
+from tests.proc import exe, namespace
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
@@ -21,14 +23,6 @@ pytestmark = pytest.mark.live
 def table(daemon: Daemon):
     with daemon.attach() as attached:
         yield attached
-
-
-def exe(pid: int) -> str:
-    return str(Path(f"/proc/{pid}/exe").readlink())
-
-
-def namespace(pid: int | str, kind: str) -> int:
-    return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
 
 
 def argv(pid: int) -> list[str]:

@@ -15,8 +15,9 @@ import pytest
 
 from pipeline.bpf.host import online_cpus
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
 from tests.live.storms import Storm, Watcher, images_of
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -43,7 +44,7 @@ def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload:
                 watcher = Watcher(daemon.attach(), sleeper.pid)
                 watcher.start()
                 with Storm(workload, pause_s=0.2) as storm:
-                    eventually(lambda: len(changes(daemon)) >= CHANGES, timeout=120)
+                    eventually(lambda: len(changes(daemon)) >= CHANGES, limit_s=120)
                 made = storm.made
                 assert made["fork"] > 1000
                 wanted = made["fork"] + made["exec"]
@@ -54,7 +55,7 @@ def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload:
                     missing = found["unforked"] if stats["counters"]["stalls"] else 0
                     assert found["fork"] + missing == wanted, (wanted, found, stats["lost"], changes(daemon))
 
-                eventually(all_are_there, timeout=30)
+                eventually(all_are_there, limit_s=30)
                 stats = table.stats()
                 watcher.stop = True
                 watcher.join()
@@ -62,8 +63,8 @@ def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload:
                 assert sum(stats["lost"].values()) == 0, stats["lost"]
                 identities = images_of(daemon.directory, storm.parents)
                 assert identities["exec"] == made["exec"]
-                eventually(lambda: images_of(daemon.directory, storm.parents)["alive"] == 0, timeout=30)
-                eventually(lambda: assert_agrees(table, complete=False), timeout=30)
+                eventually(lambda: images_of(daemon.directory, storm.parents)["alive"] == 0, limit_s=30)
+                eventually(lambda: assert_agrees(table, complete=False), limit_s=30)
                 assert {before != after for before, after in changes(daemon)} == {True}
                 assert daemon.stop() == 0
         finally:
@@ -95,7 +96,7 @@ def test_an_event_after_a_change_is_not_delayed(live_kernel: None, workload: Pat
     daemon = Daemon('[log]\nformat = "json"\n')
     daemon.wrapper = EAGER
     with daemon, daemon.attach() as table:
-        eventually(lambda: len(changes(daemon)) >= 2, timeout=60)
+        eventually(lambda: len(changes(daemon)) >= 2, limit_s=60)
         for _ in range(5):
             with subprocess.Popen([str(workload), "sleep", "30000"]) as child:
                 entry = table.resolve(child.pid, wait_ms=60_000)

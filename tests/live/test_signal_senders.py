@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline import Subscriber
-from tests.live.harness import Daemon, eventually, resolve
+from tests.live.harness import Daemon, resolve
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 

@@ -25,7 +25,8 @@ from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from pipeline.sources.proc_connector.proc_records import About
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live]
 

@@ -2,95 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from pipeline import ProcessTable
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder
+from tests.live.ssh_server import PROGRAM, USER, Server
 from tests.ports import free_port
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
-
-PROGRAM = Path("/usr/sbin/sshd")
-#: Of this test process alone: others have their own servers at the same time, and delete their users.
-USER = f"procline-ssh-{os.getpid()}"
-
-
-class Server:
-    """An sshd of root, and a user that can log in with a key."""
-
-    def __init__(self, folder: Path) -> None:
-        self.key = folder / "key"
-        for name in ("key", "host_key"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-        authorized = folder / "authorized_keys"
-        shutil.copy(self.key.with_suffix(".pub"), authorized)
-        self.port = free_port()
-        authorized.chmod(0o644)
-        config = folder / "sshd_config"
-        config.write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\n"
-            f"AuthorizedKeysFile {authorized}\nStrictModes no\nPasswordAuthentication no\nExposeAuthInfo yes\n"
-            "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
-        )
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        self.log = folder / "log"
-        self.process = subprocess.Popen([PROGRAM, "-D", "-f", config, "-E", self.log])
-        eventually(self.answers)
-
-    def answers(self) -> bool:
-        with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def ssh(self, user: str, command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["ssh", *self.options, f"{user}@127.0.0.1", command], stdout=subprocess.PIPE, stdin=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-
-    @property
-    def options(self) -> list[str]:
-        """What a client needs to reach it."""
-        return [
-            "-i", str(self.key), "-p", str(self.port), "-F", "none", "-o", "StrictHostKeyChecking=no",
-            "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes",
-        ]  # fmt: skip
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(60)
-
-
-def change_users(*command: str) -> None:
-    """Run a command that changes the host's users; it refuses while another one does, in other test processes too."""
-    with PROGRAM.open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run(command, check=True)
-
-
-@pytest.fixture(scope="module")
-def server(missing: Callable[[str], NoReturn]) -> Iterator[Server]:
-    if os.geteuid() != 0 or not PROGRAM.exists() or shutil.which("ssh") is None:
-        missing("a real sshd needs root, openssh-server and openssh-client")
-    # The account has no valid password but is not locked, because sshd rejects keys of locked accounts.
-    change_users("useradd", "--no-create-home", "--home-dir", "/", "--shell", "/bin/bash", "-p", "*", USER)
-    folder = Path(tempfile.mkdtemp(prefix="procline-sshd-", dir="/dev/shm"))
-    folder.chmod(0o755)  # sshd reads the key as this user
-    running = Server(folder)
-    yield running
-    running.close()
-    change_users("userdel", "--force", USER)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

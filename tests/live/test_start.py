@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.shm.layout.layout import CONTROL, HOT
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -43,7 +44,7 @@ def settled(daemon: Daemon) -> None:
     """Wait until all events so far are in the tables."""
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     with daemon.attach() as table:
-        eventually(lambda: table.watermark_boot_ns > now, timeout=30)
+        eventually(lambda: table.watermark_boot_ns > now, limit_s=30)
 
 
 def test_a_start_during_a_fork_storm_misses_no_process(live_kernel: None, workload: Path) -> None:

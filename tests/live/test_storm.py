@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.load.measuring import kernel_forks
 from pipeline.resolver.daemon.duty_cycle import IDLE_HOUSEKEEPING_NS, IDLE_MS
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, eventually, kernel_forks, run_workload
+from tests.live.harness import Daemon, Recorder, run_workload
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 

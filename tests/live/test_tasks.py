@@ -18,9 +18,9 @@ from typing import NoReturn
 import pytest
 
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
-from tests.live.harness import Daemon, eventually
-from tests.live.test_sshd import Server
-from tests.live.test_sshd import server as server  # a fixture
+from tests.live.harness import Daemon
+from tests.live.ssh_server import Server
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.live.harness import Daemon, eventually
-from tests.live.test_replay import finish, record
+from tests.live.harness import Daemon
+from tests.live.recordings import finish, record
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 

@@ -21,8 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.harness import Daemon
-from tests.live.test_sshd import Server
-from tests.live.test_sshd import server as server  # a fixture
+from tests.live.ssh_server import Server
 
 pytest.importorskip("textual")
 pytestmark = pytest.mark.live

@@ -19,8 +19,9 @@ from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import WANT_ALL, read_process
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.proc_records import About
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder
 from tests.live.test_contexts import SSHD, compile_c
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.live,

@@ -19,7 +19,8 @@ from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
 from tests.cgroup_paths import cgroups_of_the_fixture
 from tests.hierarchy import v1_hierarchy
-from tests.live.harness import Daemon, each_change, eventually
+from tests.live.harness import Daemon, each_change
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live]
 
@@ -30,8 +31,8 @@ MOVERS = 8
 
 @pytest.fixture
 def v1(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
-    with v1_hierarchy(missing) as folder:
-        yield folder
+    with v1_hierarchy(missing) as directory:
+        yield directory
 
 
 @pytest.mark.parametrize("source", ["ebpf", "proc-connector"])

@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -16,8 +17,8 @@ def test_a_stopped_resolver_is_replaced() -> None:
     with Daemon() as daemon:
         (stopped,) = daemon.pids("resolver")
         os.kill(stopped, signal.SIGSTOP)
-        eventually(lambda: "resolver shows no sign of life" in daemon.log.read_text(), timeout=60)
-        eventually(lambda: daemon.log.read_text().count('"event": "ready"') == 2, timeout=60)
+        eventually(lambda: "resolver shows no sign of life" in daemon.log.read_text(), limit_s=60)
+        eventually(lambda: daemon.log.read_text().count('"event": "ready"') == 2, limit_s=60)
         assert daemon.pids("resolver") != [stopped]
         assert daemon.stat()["takeovers"] == 1
         assert daemon.stop() == 0

@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
-from tests.live.harness import Daemon, each_change, eventually, unused_pid
-from tests.live.test_podman import ROOTFS, podman, runtime
-from tests.live.test_sshd import USER, Server
-from tests.live.test_sshd import server as server  # a fixture
+from tests.live.harness import Daemon, each_change, unused_pid
+from tests.live.podman import ROOTFS, podman, runtime
+from tests.live.ssh_server import USER, Server
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
@@ -86,13 +86,13 @@ def sleeper(seconds: str, limit_s: float = 5) -> int:
 
     def found() -> int:
         youngest = (0, 0)
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
+        for directory in Path("/proc").iterdir():
+            if directory.name.isdigit():
                 try:
-                    words = (folder / "cmdline").read_bytes().split(b"\0")[:-1]
-                    if words == [b"sleep", seconds.encode()] and (folder / "exe").readlink().name == "sleep":
-                        start = int((folder / "stat").read_text().rpartition(")")[2].split()[19])
-                        youngest = max(youngest, (start, int(folder.name)))
+                    words = (directory / "cmdline").read_bytes().split(b"\0")[:-1]
+                    if words == [b"sleep", seconds.encode()] and (directory / "exe").readlink().name == "sleep":
+                        start = int((directory / "stat").read_text().rpartition(")")[2].split()[19])
+                        youngest = max(youngest, (start, int(directory.name)))
                 except OSError:
                     continue
         return youngest[1]
@@ -178,10 +178,10 @@ def test_a_change_that_only_the_next_exec_shows(comparing: Daemon) -> None:
 
 def test_a_user_who_becomes_root_through_a_set_user_id_file(daemon: Daemon, tmp_path: Path) -> None:
     """The file is a copy of sleep, so its name and place say nothing; the kernel's facts do."""
-    folder = Path("/usr/local/lib/procline-test-why")
-    folder.mkdir()
+    directory = Path("/usr/local/lib/procline-test-why")
+    directory.mkdir()
     try:
-        copy = folder / "sudo"
+        copy = directory / "sudo"
         shutil.copy("/usr/bin/sleep", copy)
         copy.chmod(0o4755)
         with running(*SETPRIV, "sh", "-c", f"{copy} 7320; true"):
@@ -194,7 +194,7 @@ def test_a_user_who_becomes_root_through_a_set_user_id_file(daemon: Daemon, tmp_
             assert "a set-user-ID file of root" in last["text"]
             assert "with the rights of root" in story["summary"]
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
 
 
 def _child_with(daemon: Daemon, path: Path) -> int:
@@ -245,10 +245,10 @@ def test_a_program_in_memory(daemon: Daemon) -> None:
 
 
 def test_a_deleted_and_a_replaced_executable(daemon: Daemon) -> None:
-    folder = Path("/usr/local/lib/procline-test-why-files")
-    folder.mkdir()
+    directory = Path("/usr/local/lib/procline-test-why-files")
+    directory.mkdir()
     try:
-        program = folder / "service"
+        program = directory / "service"
         shutil.copy("/usr/bin/sleep", program)
         with running(program, "7350") as process:
             eventually(lambda: one(why(daemon, process.pid), "program")["facts"]["path"] == str(program))
@@ -258,7 +258,7 @@ def test_a_deleted_and_a_replaced_executable(daemon: Daemon) -> None:
             shutil.copy("/usr/bin/cat", program)
             assert one(why(daemon, process.pid), "executable_replaced")["facts"]["path"] == str(program)
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
 
 
 def test_a_script_and_how_it_ended(daemon: Daemon, tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 /* A process workload that says exactly what it did: one line for each process made, "KIND PID [PPID]".
  *
  *   storm FORKS EXECS WIDTH [N]  FORKS children that end at once, EXECS children that run "nop" and end; WIDTH at a
- * time. N: the
- *                                forks have N more threads, and all end at the same moment
+ *                                time. N: the forks have N more threads, and all end at the same moment
  *   crowd N MS                   N children live at the same time; says "crowd N PID", sleeps MS and ends, and they
- * with it
+ *                                with it
  *   threads N                    N threads, one after another, then ends
  *   nest DEPTH MS                DEPTH nested forks; the leaf prints its pid and sleeps MS milliseconds
  *   execs N MS                   N execs in one pid, then sleeps MS
@@ -164,6 +163,195 @@ static void *just_sleep(void *ms)
 	_exit(7);
 }
 
+/* The modes. Each gets the number of its arguments and the arguments themselves; those that are missing are "0". */
+
+static int do_nop(int count, char **arguments)
+{
+	return 0;
+}
+
+static int do_sleep(int count, char **arguments)
+{
+	nap(atol(arguments[0]));
+	return 0;
+}
+
+static int do_storm(int count, char **arguments)
+{
+	return storm(atoi(arguments[0]), atoi(arguments[1]), count > 2 ? atoi(arguments[2]) : 8,
+		     count > 3 ? atoi(arguments[3]) : 0);
+}
+
+static int do_crowd(int count, char **arguments)
+{
+	return crowd(atoi(arguments[0]), atol(arguments[1]));
+}
+
+static int do_threads(int count, char **arguments)
+{
+	for (int i = 0; i < atoi(arguments[0]); i++) {
+		pthread_t t;
+		if (pthread_create(&t, NULL, nothing, NULL))
+			die("pthread_create");
+		pthread_join(t, NULL);
+	}
+	return 0;
+}
+
+static int nest(int depth, long ms)
+{
+	if (depth == 0) {
+		say("leaf", getpid(), getppid());
+		nap(ms);
+		return 0;
+	}
+	pid_t pid = fork();
+	if (!pid)
+		return nest(depth - 1, ms);
+	say("level", getpid(), getppid());
+	waitpid(pid, NULL, 0);
+	return 0;
+}
+
+static int do_nest(int count, char **arguments)
+{
+	return nest(atoi(arguments[0]), atol(arguments[1]));
+}
+
+static int do_execs(int count, char **arguments)
+{
+	int left = atoi(arguments[0]);
+	char next[16];
+
+	if (left == 0) {
+		say("done", getpid(), getppid());
+		nap(atol(arguments[1]));
+		return 0;
+	}
+	snprintf(next, sizeof(next), "%d", left - 1);
+	execl(self, "workload", "execs", next, arguments[1], NULL);
+	die("exec");
+	return 1;
+}
+
+static int do_doublefork(int count, char **arguments)
+{
+	pid_t middle = fork();
+	if (!middle) {
+		int creator = getpid();
+		pid_t orphan = fork();
+		if (!orphan) {
+			while (getppid() == creator)
+				nap(1);
+			say("orphan", getpid(), creator);
+			nap(atol(arguments[0]));
+			_exit(0);
+		}
+		_exit(0);
+	}
+	waitpid(middle, NULL, 0);
+	say("middle", middle, getpid());
+	nap(atol(arguments[0]));
+	return 0;
+}
+
+static int do_threadexec(int count, char **arguments)
+{
+	pthread_t t;
+	say("threadexec", getpid(), getppid());
+	pthread_create(&t, NULL, exec_sleep, arguments[0]);
+	pthread_join(t, NULL);
+	return 0;
+}
+
+static int do_leaderexit(int count, char **arguments)
+{
+	pthread_t t;
+	say("leaderexit", getpid(), getppid());
+	pthread_create(&t, NULL, just_sleep, arguments[0]);
+	syscall(SYS_exit, 3);
+	return 0;
+}
+
+static int do_vfork(int count, char **arguments)
+{
+	pid_t pid = vfork();
+	if (!pid) {
+		execl(self, "workload", "sleep", arguments[0], NULL);
+		_exit(99);
+	}
+	say("vfork", pid, getpid());
+	waitpid(pid, NULL, 0);
+	return 0;
+}
+
+static int do_reuse(int count, char **arguments)
+{
+	pid_t first = 0;
+	for (int i = 0; i < atoi(arguments[0]); i++) {
+		struct clone_args args = { .exit_signal = SIGCHLD };
+		if (first) {
+			args.set_tid = (uint64_t)(uintptr_t)&first;
+			args.set_tid_size = 1;
+		}
+		long pid = syscall(SYS_clone3, &args, sizeof(args));
+		if (pid < 0)
+			die("clone3");
+		if (!pid) {
+			char number[16];
+			snprintf(number, sizeof(number), "%d", i);
+			execl(self, "workload", "nop", number, NULL);
+			_exit(99);
+		}
+		waitpid(pid, NULL, 0);
+		first = pid;
+		say("reuse", pid, getpid());
+	}
+	return 0;
+}
+
+static int do_pidns(int count, char **arguments)
+{
+	if (unshare(CLONE_NEWPID))
+		die("unshare");
+	pid_t pid = fork();
+	if (!pid)
+		run("sleep", arguments[0]);
+	say("pidns", pid, getpid());
+	waitpid(pid, NULL, 0);
+	return 0;
+}
+
+static int do_emptyargv(int count, char **arguments)
+{
+	char *none[] = { NULL };
+	setenv("WORKLOAD_MS", arguments[0], 1);
+	say("emptyargv", getpid(), getppid());
+	execve(self, none, environ);
+	die("execve");
+	return 1;
+}
+
+static const struct {
+	const char *name;
+	int (*run)(int count, char **arguments);
+} MODES[] = {
+	{ "crowd", do_crowd },
+	{ "doublefork", do_doublefork },
+	{ "emptyargv", do_emptyargv },
+	{ "execs", do_execs },
+	{ "leaderexit", do_leaderexit },
+	{ "nest", do_nest },
+	{ "nop", do_nop },
+	{ "pidns", do_pidns },
+	{ "reuse", do_reuse },
+	{ "sleep", do_sleep },
+	{ "storm", do_storm },
+	{ "threadexec", do_threadexec },
+	{ "threads", do_threads },
+	{ "vfork", do_vfork },
+};
+
 int main(int argc, char **argv)
 {
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -174,135 +362,12 @@ int main(int argc, char **argv)
 		nap(ms ? atol(ms) : 0);
 		return 0;
 	}
-	const char *mode = argv[1], *a = argc > 2 ? argv[2] : "0", *b = argc > 3 ? argv[3] : "0";
-
-	if (!strcmp(mode, "nop"))
-		return 0;
-	if (!strcmp(mode, "sleep")) {
-		nap(atol(a));
-		return 0;
-	}
-	if (!strcmp(mode, "storm"))
-		return storm(atoi(a), atoi(b), argc > 4 ? atoi(argv[4]) : 8, argc > 5 ? atoi(argv[5]) : 0);
-	if (!strcmp(mode, "crowd"))
-		return crowd(atoi(a), atol(b));
-	if (!strcmp(mode, "threads")) {
-		for (int i = 0; i < atoi(a); i++) {
-			pthread_t t;
-			if (pthread_create(&t, NULL, nothing, NULL))
-				die("pthread_create");
-			pthread_join(t, NULL);
-		}
-		return 0;
-	}
-	if (!strcmp(mode, "nest")) {
-		int depth = atoi(a);
-		if (depth == 0) {
-			say("leaf", getpid(), getppid());
-			nap(atol(b));
-			return 0;
-		}
-		pid_t pid = fork();
-		if (!pid) {
-			char next[16];
-			snprintf(next, sizeof(next), "%d", depth - 1);
-			argv[2] = next;
-			return main(argc, argv);
-		}
-		say("level", getpid(), getppid());
-		waitpid(pid, NULL, 0);
-		return 0;
-	}
-	if (!strcmp(mode, "execs")) {
-		int left = atoi(a);
-		if (left == 0) {
-			say("done", getpid(), getppid());
-			nap(atol(b));
-			return 0;
-		}
-		char next[16];
-		snprintf(next, sizeof(next), "%d", left - 1);
-		execl(self, "workload", "execs", next, b, NULL);
-		die("exec");
-	}
-	if (!strcmp(mode, "doublefork")) {
-		pid_t middle = fork();
-		if (!middle) {
-			int creator = getpid();
-			pid_t orphan = fork();
-			if (!orphan) {
-				while (getppid() == creator)
-					nap(1);
-				say("orphan", getpid(), creator);
-				nap(atol(a));
-				_exit(0);
-			}
-			_exit(0);
-		}
-		waitpid(middle, NULL, 0);
-		say("middle", middle, getpid());
-		nap(atol(a));
-		return 0;
-	}
-	if (!strcmp(mode, "threadexec") || !strcmp(mode, "leaderexit")) {
-		pthread_t t;
-		say(mode, getpid(), getppid());
-		pthread_create(&t, NULL, mode[0] == 't' ? exec_sleep : just_sleep, (void *)a);
-		if (mode[0] == 'l')
-			syscall(SYS_exit, 3);
-		pthread_join(t, NULL);
-		return 0;
-	}
-	if (!strcmp(mode, "vfork")) {
-		pid_t pid = vfork();
-		if (!pid) {
-			execl(self, "workload", "sleep", a, NULL);
-			_exit(99);
-		}
-		say("vfork", pid, getpid());
-		waitpid(pid, NULL, 0);
-		return 0;
-	}
-	if (!strcmp(mode, "reuse")) {
-		pid_t first = 0;
-		for (int i = 0; i < atoi(a); i++) {
-			struct clone_args args = { .exit_signal = SIGCHLD };
-			if (first) {
-				args.set_tid = (uint64_t)(uintptr_t)&first;
-				args.set_tid_size = 1;
-			}
-			long pid = syscall(SYS_clone3, &args, sizeof(args));
-			if (pid < 0)
-				die("clone3");
-			if (!pid) {
-				char number[16];
-				snprintf(number, sizeof(number), "%d", i);
-				execl(self, "workload", "nop", number, NULL);
-				_exit(99);
-			}
-			waitpid(pid, NULL, 0);
-			first = pid;
-			say("reuse", pid, getpid());
-		}
-		return 0;
-	}
-	if (!strcmp(mode, "pidns")) {
-		if (unshare(CLONE_NEWPID))
-			die("unshare");
-		pid_t pid = fork();
-		if (!pid)
-			run("sleep", a);
-		say("pidns", pid, getpid());
-		waitpid(pid, NULL, 0);
-		return 0;
-	}
-	if (!strcmp(mode, "emptyargv")) {
-		char *none[] = { NULL };
-		setenv("WORKLOAD_MS", a, 1);
-		say("emptyargv", getpid(), getppid());
-		execve(self, none, environ);
-		die("execve");
-	}
-	fprintf(stderr, "workload: unknown mode %s\n", mode);
+	char *arguments[4] = { "0", "0", "0", "0" };
+	int count = argc - 2 < 4 ? argc - 2 : 4;
+	memcpy(arguments, argv + 2, count * sizeof(*arguments));
+	for (size_t i = 0; i < sizeof(MODES) / sizeof(*MODES); i++)
+		if (!strcmp(argv[1], MODES[i].name))
+			return MODES[i].run(count, arguments);
+	fprintf(stderr, "workload: unknown mode %s\n", argv[1]);
 	return 2;
 }

@@ -19,6 +19,7 @@ from pipeline.load.measuring import kernel_forks
 from pipeline.load.program import Bounded, Load
 from pipeline.load.scenarios import SCENARIOS, Settings, effective_capabilities
 from pipeline.records.declared import KIND_EXIT, KIND_FORK
+from tests.waiting import until
 
 pytestmark = pytest.mark.programs
 
@@ -101,10 +102,7 @@ def test_it_waits_for_its_start_and_runs_on_the_cpus() -> None:
         assert load.events_so_far() == 0
         assert os.sched_getaffinity(load.pid) == {cpu}
         load.begin()
-        deadline = time.monotonic() + 60
-        while load.events_so_far() < 10:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: load.events_so_far() >= 10)
     assert nothing_is_left(load.comm, 0)
 
 

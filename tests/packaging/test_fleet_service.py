@@ -20,9 +20,10 @@ import pytest
 from tests.fleet.jetstream import deliver_again_after, publish
 from tests.fleet.traffic import NS, SimulatedHost, split
 from tests.forward.credentials import Operator
-from tests.live.test_privileges import status
 from tests.nats_server import NatsServer, require_nats_server
 from tests.packaging.namespaces import remove_cgroup, require_systemd
+from tests.proc import status
+from tests.waiting import until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -62,8 +63,8 @@ class Machine:
         )
         self._init = 0
         try:
-            self._init = until(self._find_init)
-            until(lambda: self.run("systemctl", "is-active", "test.target").returncode == 0)
+            self._init = until(self._find_init, limit_s=TIMEOUT_S)
+            until(lambda: self.run("systemctl", "is-active", "test.target").returncode == 0, limit_s=TIMEOUT_S)
             (work / "command").write_text(COMMAND)
             done = self.run("sh", "-c", INSTALL, "sh", str(work))
             assert done.returncode == 0, done.stderr
@@ -109,7 +110,7 @@ class Machine:
         inner = self.properties("MainPID")["MainPID"]
         for pid in children(self._init):
             with suppress(FileNotFoundError, ProcessLookupError):
-                if status(pid)["NSpid"].split()[-1] == inner:
+                if status(pid)["NSpid"][-1] == inner:
                     return pid
         return 0
 
@@ -129,20 +130,12 @@ class Machine:
                 os.kill(self._init, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
-        until(lambda: not self._init or not Path(f"/proc/{self._init}").exists())
+        until(lambda: not self._init or not Path(f"/proc/{self._init}").exists(), limit_s=TIMEOUT_S)
         remove_cgroup(self._cgroup)
 
 
 def children(pid: int) -> list[int]:
     return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def until(check: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (found := check()):
-        assert time.monotonic() < deadline, check
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture
@@ -208,16 +201,16 @@ def test_each_event_is_stored_once_whatever_is_restarted(machine: Machine, host:
                 answered.append(files)
             return found == made(host)
 
-        until(is_complete)
+        until(is_complete, limit_s=TIMEOUT_S)
 
     # The server does not exist yet, and the service waits for it.
     assert machine.systemctl("start", UNIT) == 0, machine.log()
     with server:
         happen(100)
         arrived()
-        found = status(until(machine.pid))
-        assert "0" not in found["Uid"].split() and found["NoNewPrivs"] == "1" and found["Seccomp"] == "2"
-        assert int(found["CapEff"], 16) == int(found["CapBnd"], 16) == 0
+        found = status(until(machine.pid, limit_s=TIMEOUT_S))
+        assert "0" not in found["Uid"] and found["NoNewPrivs"] == ["1"] and found["Seccomp"] == ["2"]
+        assert int(found["CapEff"][0], 16) == int(found["CapBnd"][0], 16) == 0
         # Only root can read the store. The user that owns the directory on the disk cannot, either.
         nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
         assert machine.run(*nobody, "ls", f"{STATE}/").returncode != 0 == machine.run("ls", f"{STATE}/").returncode
@@ -225,9 +218,9 @@ def test_each_event_is_stored_once_whatever_is_restarted(machine: Machine, host:
         happen(100)
         assert machine.systemctl("restart", UNIT) == 0, machine.log()
         happen(100)
-        pid = until(machine.pid)
+        pid = until(machine.pid, limit_s=TIMEOUT_S)
         os.kill(pid, signal.SIGKILL)
-        until(lambda: machine.pid() not in {0, pid})
+        until(lambda: machine.pid() not in {0, pid}, limit_s=TIMEOUT_S)
         # What the killed process had not stored comes again. What the next one has is stored sooner than that.
         deliver_again_after(3, server.url, user_credentials=admin)
         happen(100)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ import pytest
 
 from pipeline.cli import commands as command_line
 from pipeline.cli import completion
+from tests.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,11 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def manual() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("procline_manual", ROOT / "packaging" / "manual.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "packaging" / "manual.py", "procline_manual")
 
 
 @pytest.fixture(scope="module")

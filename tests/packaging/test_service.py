@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests.live.test_privileges import status
 from tests.packaging.namespaces import remove_cgroup, require_systemd
+from tests.proc import status
+from tests.waiting import until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.usefixtures("live_kernel")]
 
@@ -177,14 +178,6 @@ NOBODY = ("--reuid=65534", "--regid=65534", "--clear-groups")
 MEMBER = ("--reuid=65534", "--regid=65534", "--groups=procline")
 
 
-def until(check: Callable[[], Any], seconds: float = TIMEOUT_S) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := check()):
-        assert time.monotonic() < deadline, check
-        time.sleep(0.1)
-    return found
-
-
 def ended(host: Host, pid: int) -> dict[str, Any]:
     """Return the entry of a process once it is known as exited; empty until then."""
     done = host.procline("resolve", str(pid), "--json")
@@ -197,13 +190,13 @@ def test_it_has_only_the_privileges_of_the_unit(host: Host) -> None:
     host.start()
     roles = host.roles()
     found = status(roles["supervisor"])
-    assert found["Uid"].split()[0] != "0"
-    assert int(found["CapEff"], 16) == int(found["CapBnd"], 16) == CAPABILITIES
+    assert found["Uid"][0] != "0"
+    assert int(found["CapEff"][0], 16) == int(found["CapBnd"][0], 16) == CAPABILITIES
     allowed = {"supervisor": CAPABILITIES, "resolver": 1 << 19}
     for role, pid in roles.items():
         found = status(pid)
-        assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2"), role
-        assert int(found["CapEff"], 16) & ~allowed.get(role, 0) == 0, role
+        assert (found["NoNewPrivs"], found["Seccomp"]) == (["1"], ["2"]), role
+        assert int(found["CapEff"][0], 16) & ~allowed.get(role, 0) == 0, role
     # It records what happens on the host, and the arguments of other users.
     done = host.procline("subscribe", "--count", "3", "--timeout", "60", "--snapshot")
     assert done.returncode == 0, done.stderr
@@ -242,7 +235,7 @@ def test_a_restart_keeps_the_history_and_a_stop_removes_everything(host: Host) -
     host.start()
     with subprocess.Popen(["/bin/true"]) as process:
         pass
-    before = until(lambda: ended(host, process.pid))
+    before = until(lambda: ended(host, process.pid), limit_s=TIMEOUT_S)
     pid = host.roles()["supervisor"]
     assert host.systemctl("restart", UNIT) == 0
     assert host.roles()["supervisor"] != pid
@@ -262,8 +255,8 @@ def test_a_supervisor_that_hangs_is_replaced_and_a_killed_one_too(host: Host) ->
     for number in (signal.SIGSTOP, signal.SIGKILL):
         pid = host.roles()["supervisor"]
         os.kill(pid, number)
-        until(lambda: host.properties("MainPID")["MainPID"] not in {"0", str(pid)})  # noqa: B023 - called at once
-        until(lambda: host.properties("ActiveState")["ActiveState"] == "active")
+        until(lambda: host.properties("MainPID")["MainPID"] not in {"0", str(pid)}, limit_s=TIMEOUT_S)  # noqa: B023 - called at once
+        until(lambda: host.properties("ActiveState")["ActiveState"] == "active", limit_s=TIMEOUT_S)
     assert int(host.properties("NRestarts")["NRestarts"]) == 2
     assert json.loads(host.procline("stat", "--json").stdout)["takeovers"] == 2
 
@@ -280,7 +273,7 @@ def test_the_journal_has_one_readable_line_per_event(host: Host) -> None:
 def test_a_failure_is_not_repeated_and_doctor_explains_it(host: Host) -> None:
     host.configure('[access]\ngroup = "no-such-group"\n')
     assert host.systemctl("start", UNIT) != 0
-    until(lambda: host.properties("ActiveState")["ActiveState"] == "failed", 20)
+    until(lambda: host.properties("ActiveState")["ActiveState"] == "failed", limit_s=20)
     time.sleep(1.5)  # RestartSec= has passed
     assert host.properties("NRestarts", "ExecMainStatus") == {"NRestarts": "0", "ExecMainStatus": "2"}
     (error,) = [each for each in host.journal("-p", "err") if "no-such-group" in each["MESSAGE"]]

@@ -20,6 +20,7 @@ import pytest
 from pipeline.proc_text import mount_id, mounts_of
 from pipeline.procfs import executables
 from pipeline.procfs.executables import ForbiddenFileError, Key, OtherFileError, open_executable, open_path, sha256
+from tests.waiting import until
 
 SLEEP = os.path.realpath("/usr/bin/sleep")
 
@@ -245,10 +246,7 @@ def test_an_overlay_that_a_user_mounted_is_not_touched(
         assert made.stdout is not None
         if not made.stdout.readline():
             missing("users cannot mount an overlay here")
-        deadline = time.monotonic() + 30
-        while not str(Path(f"/proc/{made.pid}/exe").readlink()).endswith("/copy"):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: str(Path(f"/proc/{made.pid}/exe").readlink()).endswith("/copy"))
         with pytest.raises(ForbiddenFileError, match="overlay"):
             open_executable((1, 2, 3, 4), made.pid, b"/nothing")
     finally:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from pipeline.procfs.info import UNSET, ProcInfo, to_record
 from pipeline.procfs.proc_reader import ProcReader
 from pipeline.procfs.survey import survey
 from pipeline.records import declared, dtypes
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def running(*command: str | bytes, **options: Any) -> Iterator[subprocess.Popen[
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
     try:
         # Popen returns when the child has left the shared memory, which is before its new arguments are in place.
-        wait_until(Path(f"/proc/{child.pid}/cmdline").read_bytes, "exec is complete")
+        until(Path(f"/proc/{child.pid}/cmdline").read_bytes, "exec is complete")
         yield child
     finally:
         child.kill()
@@ -56,13 +56,6 @@ def own_exe() -> bytes:
 
 def open_fds() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.005)
 
 
 def test_every_live_process_reads_as_psutil_sees_it(reader: ProcReader) -> None:
@@ -294,7 +287,7 @@ def test_title_over_the_arguments_loses_its_padding(tmp_path: Path, title: bytes
 def test_zombie_keeps_its_lineage(reader: ProcReader) -> None:
     child = subprocess.Popen(["true"])
     try:
-        wait_until(lambda: (reader.read(child.pid) or SimpleNamespace(is_zombie=False)).is_zombie, "child is a zombie")
+        until(lambda: (reader.read(child.pid) or SimpleNamespace(is_zombie=False)).is_zombie, "child is a zombie")
         info = reader.read(child.pid)
         assert info is not None
         assert (info.ppid, info.exe, info.argv, info.is_leader_dead) == (os.getpid(), None, None, False)
@@ -312,7 +305,7 @@ def test_a_process_with_an_ended_leader_is_read_through_another_thread(reader: P
         "ctypes.CDLL(None).syscall(60 if sys.maxsize and __import__('platform').machine()=='x86_64' else 93,0)\n"
     )
     with running(sys.executable, "-c", code, stdout=subprocess.PIPE) as child:
-        wait_until(lambda: (i := reader.read(child.pid)) and i.is_leader_dead, "leader has ended")
+        until(lambda: (i := reader.read(child.pid)) and i.is_leader_dead, "leader has ended")
         info = reader.read(child.pid)
         assert info is not None
         assert (info.is_zombie, info.exe) == (False, own_exe())
@@ -326,7 +319,7 @@ def test_terminal_is_named_by_its_number(reader: ProcReader) -> None:
     try:
         child = subprocess.Popen(["setsid", "--ctty", "sleep", "60"], stdin=follower)
         try:
-            wait_until(lambda: (i := reader.read(child.pid)) and i.comm == b"sleep", "setsid has become sleep")
+            until(lambda: (i := reader.read(child.pid)) and i.comm == b"sleep", "setsid has become sleep")
             info = reader.read(child.pid)
         finally:
             child.kill()
@@ -360,9 +353,9 @@ def test_process_of_other_namespaces(reader: ProcReader) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root for unshare")
     with running("unshare", "--pid", "--net", "--fork", "--kill-child", "sleep", "60") as child:
-        wait_until(lambda: psutil.Process(child.pid).children(), "unshare has forked")
+        until(lambda: psutil.Process(child.pid).children(), "unshare has forked")
         tgid = psutil.Process(child.pid).children()[0].pid
-        wait_until(lambda: (i := reader.read(tgid)) and i.comm == b"sleep", "its child has called exec")
+        until(lambda: (i := reader.read(tgid)) and i.comm == b"sleep", "its child has called exec")
         info, ours = reader.read(tgid), reader.read(os.getpid())
         assert info is not None and ours is not None
         assert info.ns_pids == (tgid, 1) and info.ns_pid == 1
@@ -396,7 +389,7 @@ def test_an_unprivileged_reader_still_reads_the_parent() -> None:
 def test_process_that_vanishes_at_any_moment(reader: ProcReader, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
     """The child is killed and reaped just before the n-th system call of the read: the result is None, not an error."""
     child = subprocess.Popen(["sleep", "60"])
-    wait_until(Path(f"/proc/{child.pid}/cmdline").read_bytes, "exec is complete")
+    until(Path(f"/proc/{child.pid}/cmdline").read_bytes, "exec is complete")
     calls = 0
 
     def counting(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -450,7 +443,7 @@ def test_reused_pid_is_not_read_as_its_predecessor(reader: ProcReader, monkeypat
         assert reader.read(first.pid) is None
         if heirs[-1].pid != first.pid:
             pytest.skip("another process got the pid each time")
-        wait_until(Path(f"/proc/{first.pid}/cmdline").read_bytes, "exec is complete")
+        until(Path(f"/proc/{first.pid}/cmdline").read_bytes, "exec is complete")
         heir = reader.read(first.pid)
         assert heir is not None and heir.argv == b"sleep\x0061\0"
     finally:

@@ -21,8 +21,8 @@ from pipeline.procfs import rooted
 from pipeline.procfs import script_file as script_file_module
 from pipeline.procfs.proc_reader import read_start
 from pipeline.procfs.script_file import script_file
+from tests.procfs.roots import needs_root, process_in
 from tests.procfs.strangers import stranger
-from tests.procfs.test_users import needs_root, process_in, root  # noqa: F401 - a fixture
 
 
 def look(pid: int, invoked: str | bytes) -> dict[str, Any] | None:
@@ -68,7 +68,7 @@ def test_a_relative_path_begins_in_the_working_directory(script: Path) -> None:
 
 
 @needs_root
-def test_another_root_is_that_of_the_process(root: Path, script: Path) -> None:  # noqa: F811
+def test_another_root_is_that_of_the_process(root: Path, script: Path) -> None:
     (root / "bin").mkdir()
     inside = root / "bin/run"
     inside.write_text("#!/bin/sh\n")

@@ -18,7 +18,7 @@ from pipeline.procfs.proc_reader import WANT_IDS, read_process
 from pipeline.records import dtypes
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector.proc_records import known_groups
-from tests.live.harness import eventually
+from tests.waiting import eventually
 
 KINDS = ("pid", "mnt", "net")
 ALL = ["--pid", "--fork", "--kill-child", "--mount", "--net"]

@@ -8,7 +8,6 @@ import pwd
 import re
 import subprocess
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,8 @@ from hypothesis import strategies as st
 from pipeline.procfs import rooted, users
 from pipeline.procfs.users import FILE_BYTES, HOST, Kind, UserNames, read_names
 from tests.procfs.name_files import parse_names
+from tests.procfs.roots import UNSHARED, needs_root, process_in
 from tests.procfs.strangers import stranger
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a process another root directory")
-
-
-#: A process in its own user and mount namespaces, in which it is root.
-UNSHARED = ["unshare", "-Urm", "sh", "-c", "echo $$; read wait"]
 
 
 class Clock:
@@ -45,20 +39,6 @@ class Host:
     def __call__(self, kind: Kind, number: int) -> str:
         self.calls.append((kind, number))
         return self.names[number]
-
-
-def process_in(root: Path, *before: str) -> AbstractContextManager[int]:
-    """Run a process with the root directory `root`; `before` are words before its command."""
-    code = "import os,sys;os.chroot(sys.argv[1]);os.chdir('/');print(os.getpid(),flush=True);sys.stdin.read()"
-    return stranger([*before, sys.executable, "-c", code, root])
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "root/etc").mkdir(parents=True)
-    (tmp_path / "root/etc/passwd").write_text("app:x:1000:1000::/:/bin/sh\nroot:x:0:0::/:/bin/sh\n")
-    (tmp_path / "root/etc/group").write_text("appgroup:x:1000:\n")
-    return tmp_path / "root"
 
 
 def open_fds() -> int:

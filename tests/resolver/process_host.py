@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pipeline.resolver.daemon.process import ResolverProcess
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.worker.description import WorkerDescription
 from tests.resolver.story import BOOT_ID, Event, message_of
+from tests.waiting import until
 
 NAME = "a"
 PIDS = 8192
@@ -102,11 +102,7 @@ class Resolver:
 
     def until(self, condition: Callable[[], object]) -> None:
         """Run cycles until the condition is met."""
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline
-            if not self.process.loop.do_work():
-                self.process.wait(1)
+        until(condition, pause_s=0, meanwhile=lambda: self.process.loop.do_work() or self.process.wait(1))
 
     @contextmanager
     def running(self) -> Iterator[None]:

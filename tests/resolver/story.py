@@ -366,6 +366,12 @@ class Reading:
         row = self.tables.py_head(tgid)
         return self.row(row) if row else None
 
+    def present(self, tgid: int) -> SimpleNamespace:
+        """Return the row of a process that must be in the tables."""
+        row = self.head(tgid)
+        assert row is not None
+        return row
+
     def live(self) -> set[int]:
         index = self.tables.index_view()
         hot = self.tables.hot_view()
@@ -444,3 +450,12 @@ def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
         assert name_of_row is not None and name_of_row not in result, f"two rows for {name_of_row}"
         result[name_of_row] = values
     return result
+
+
+def enter_init(tables: TableWriter, applier: Applier, story: Story) -> None:
+    """Add pid 1, which the story has, as the snapshot at start finds it."""
+    process = story.processes[1]
+    head = np.zeros(1, dtypes.HEAD)
+    head["tgid"] = head["tid"] = 1
+    head["start_boot_ns"], head["time_boot_ns"] = process.start, process.start + 1
+    assert applier.insert_snapshot(head, task_of(process)) == 1

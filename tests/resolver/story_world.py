@@ -5,8 +5,7 @@ from __future__ import annotations
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book
-from tests.resolver.apply.test_interleavings import enter_init
-from tests.resolver.story import Event, Reading, Story, make_tables
+from tests.resolver.story import Event, Reading, Story, enter_init, make_tables
 
 
 class StoryWorld:
@@ -30,9 +29,7 @@ class StoryWorld:
         return event
 
     def head(self, tgid: int):
-        row = self.read.head(tgid)
-        assert row is not None
-        return row
+        return self.read.present(tgid)
 
     def args(self, row) -> bytes | None:
         return self.tables.args.py_bytes(row.args_ref)[4:] if row.args_ref else None

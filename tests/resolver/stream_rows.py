@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 
 from pipeline.host import boot
@@ -426,3 +427,44 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
     for link in ("ancestor", "parent", "creator"):
         fields[link] = random.choice([None, *relatives[-12:]])
     return Row(writer, **fields)
+
+
+def file_facts(inode: int, mtime_ns: int, ctime_ns: int, device: int) -> bytes:
+    """Return what a row has about the file of its executable, without the path."""
+    record = np.zeros(1, layout.FILE)
+    record["file_inode"], record["mtime_ns"], record["ctime_ns"], record["device"] = inode, mtime_ns, ctime_ns, device
+    return record.tobytes()
+
+
+def take(made):
+    """Take all pending events in their order, after checking the rules of groups."""
+    events, group = [], []
+    for message in made.take():
+        group.append(message)
+        events += unpack(message)
+        if message.rest == 0:
+            topics = [each.topic for each in group]
+            assert topics == sorted(set(topics)), "one message of each topic in a group"
+            for at, each in enumerate(group):
+                assert each.rest == sum(1 << later for later in topics[at + 1 :])
+            group = []
+    assert not group, "the last message of a group says that nothing follows"
+    return sorted(events, key=lambda event: event["order"])
+
+
+def unpack(message):
+    """Read a body with the general msgpack library; bin values become text as this stream defines it."""
+
+    def as_text(value):
+        if isinstance(value, bytes):
+            return text(value)
+        if isinstance(value, dict):
+            return {key: as_text(item) for key, item in value.items()}
+        return [as_text(item) for item in value] if isinstance(value, list) else value
+
+    unpacker = msgpack.Unpacker(raw=False, max_buffer_size=1 << 28)
+    unpacker.feed(bytes(message.body))
+    events = [as_text(event) for event in unpacker]
+    assert len(events) == message.count
+    assert [event["seq"] for event in events] == list(range(message.first, message.first + message.count))
+    return events

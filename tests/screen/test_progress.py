@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from pipeline.screen import progress as module
 from pipeline.screen.progress import Progress
+from tests.waiting import until
 
 
 class Terminal(io.StringIO):
@@ -103,10 +103,7 @@ def test_one_long_call_is_shown_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_INTERVAL_S", 0.01)
     stream, before = Terminal(), threading.active_count()
     with Progress("reading", ticks=True, stream=stream):
-        deadline = time.monotonic() + 30
-        while stream.getvalue().count("reading") < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        until(lambda: stream.getvalue().count("reading") >= 2)
     assert stream.getvalue().endswith("\r\033[K")
     assert threading.active_count() == before
 

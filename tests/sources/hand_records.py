@@ -115,6 +115,27 @@ class FakeAcks:
         return self.answers.get(number)
 
 
+class FakeReceiver:
+    """Receives messages, with room for a limited number of them."""
+
+    def __init__(self) -> None:
+        self.room = 1 << 30
+        self.messages: list[bytes] = []
+
+    def send(self, message: bytes) -> bool:
+        """Return whether there was room."""
+        if self.room == 0:
+            return False
+        self.room -= 1
+        self.messages.append(message)
+        return True
+
+    def take(self) -> list[bytes]:
+        """Return the messages since the last call."""
+        taken, self.messages = self.messages, []
+        return taken
+
+
 def descriptors() -> set[int]:
     """The descriptors that are open in this process."""
     return {int(name) for name in os.listdir("/proc/self/fd")}  # noqa: PTH208 - numbers, not paths

@@ -106,13 +106,4 @@ class Stage:
         shutil.rmtree(self.directory)
 
 
-def eventually(is_true: Callable[[], bool], seconds: float = DEADLINE_S) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if is_true():
-            return True
-        time.sleep(0.005)
-    return False
-
-
 TERM, KILL = signal.SIGTERM, signal.SIGKILL

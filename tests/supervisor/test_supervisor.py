@@ -21,6 +21,7 @@ import pytest
 from pipeline.host import processes, retention
 from pipeline.supervisor.vitals import read_vitals
 from tests.supervisor.run_supervisor import CHECK_S, HANG_S
+from tests.waiting import until
 
 pytestmark = [pytest.mark.programs, pytest.mark.slow]
 
@@ -49,11 +50,10 @@ class Run:
         return file.read_text().splitlines() if file.exists() else []
 
     def until(self, condition: Callable[[], bool]) -> Run:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not condition():
-            assert time.monotonic() < deadline, f"in vain:\n{self.log.read_text()}\n{self.journal()}"
+        def must_run() -> None:
             assert self.process.poll() is None or condition(), f"it ended:\n{self.log.read_text()}"
-            time.sleep(0.01)
+
+        until(condition, lambda: f"{self.log.read_text()}\n{self.journal()}", TIMEOUT_S, meanwhile=must_run)
         return self
 
     def ready(self, times: int = 1) -> Run:
@@ -79,10 +79,7 @@ class Run:
         """Kill it and wait for its workers: orphans record themselves in the journal, and must not do so later."""
         self.process.kill()
         self.process.wait(TIMEOUT_S)
-        deadline = time.monotonic() + TIMEOUT_S
-        while self.pids():
-            assert time.monotonic() < deadline, f"still there: {self.pids()}"
-            time.sleep(0.01)
+        until(lambda: not self.pids(), lambda: f"still there: {self.pids()}", TIMEOUT_S)
 
 
 @pytest.fixture
@@ -185,10 +182,7 @@ def test_a_supervisor_that_dies_while_it_opens_the_source_leaves_no_worker(
     assert alive(pid)
     run.process.kill()
     run.process.wait(TIMEOUT_S)
-    deadline = time.monotonic() + TIMEOUT_S
-    while alive(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not alive(pid), limit_s=TIMEOUT_S)
     assert "the supervisor ended before it described this worker" in run.log.read_text()
 
 
@@ -388,10 +382,7 @@ def test_an_end_during_a_change_leaves_no_process(
     run.until(lambda: len(begun(root)) > 2)  # the processes of two shards, which may wait for the end of the first
     run.process.send_signal(number)
     assert run.process.wait(TIMEOUT_S) == (0 if number == signal.SIGTERM else -number)
-    deadline = time.monotonic() + TIMEOUT_S
-    while any(alive(pid) for pid in begun(root)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not any(alive(pid) for pid in begun(root)), limit_s=TIMEOUT_S)
 
 
 def test_shards_that_have_just_begun_drain_at_the_end(start: Callable[..., Run]) -> None:

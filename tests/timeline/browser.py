@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import until
+
 BINARIES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 _TIMEOUT_S = 60
 
@@ -123,10 +125,7 @@ class Browser:
 
     def wait(self, expression: str) -> None:
         """Wait until an expression is true in the page."""
-        deadline = time.monotonic() + _TIMEOUT_S
-        while not self.run(f"Boolean(document.body && {expression})"):
-            assert time.monotonic() < deadline, expression
-            time.sleep(0.02)
+        until(lambda: self.run(f"Boolean(document.body && {expression})"), lambda: expression, limit_s=_TIMEOUT_S)
 
     def settle(self) -> None:
         """Wait until what was asked for is drawn: movements take 160 ms."""

@@ -20,7 +20,7 @@ from textual.pilot import Pilot
 from pipeline.shm.layout import layout
 from pipeline.top.app import Top
 from tests.top.host import Host
-from tests.top.test_app import show, shown
+from tests.top.screens import show, shown
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 #: What differs from run to run: times of day, durations with fractions, and what the daemon costs.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import random
@@ -27,16 +26,14 @@ from pipeline.bus.stream.messages import (
     unpack_events,
 )
 from pipeline.errors import ConfigError, FrameError
+from tests.loading import load
 from tests.sampling import examples
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def make_golden():
-    spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(GOLDEN / "make.py", "golden_make")
 
 
 def header(**fields) -> Header:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,71 +15,16 @@ from pipeline.bus.context_events import ContextEvent, encode_context, parse_time
 from pipeline.bus.stream.messages import TOPICS, Decoder, unpack_events
 from pipeline.errors import FrameError
 from pipeline.resolver.agents import context_loop
-from pipeline.resolver.agents.context_loop import ContextLoop, Dispatched
+from pipeline.resolver.agents.context_loop import ContextLoop
 from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.api.ebpf import LIMITER_PERIOD_NS
-from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import CGroupContext, ContainerContext, PathKey
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
-from tests.resolver.resolver_world import World, high, world
-from tests.resolver.story import BOOT_ID, Story
+from tests.resolver.agents.scene import Scene
+from tests.resolver.resolver_world import high, world
+from tests.resolver.story import BOOT_ID
 
 CONTEXT = TOPICS.index("proc.context")
-
-
-class Stream:
-    """Records every published event, with the state of its process at that time."""
-
-    def __init__(self) -> None:
-        self.seen: list[Dispatched] = []
-        self.aws: list[int] = []
-        self.also: list[Any] = []
-
-    def dispatch(self, event: Dispatched) -> None:
-        self.seen.append(event)
-        self.aws.append(len(event.entry.aws_security_credentials))
-        for one in self.also:
-            one(event)
-
-
-class Scene:
-    def __init__(self, w: World) -> None:
-        self.w = w
-        self.r = w.resolver
-        self.r.set_state(1)
-        self.mark = 1 << 62
-        self.stream = Stream()
-        self.loop = ContextLoop(self.r, w.tables, self.stream, lambda: self.mark, BOOT_ID)
-        self.init = self.entry(w.fork(0, 1, 7))
-
-    def story(self) -> Story:
-        """Continue the story of the kernel's events."""
-        story = Story(now=self.w.clock())
-        story.begin(1, inode=7, start=self.init.start_boot_ns)
-        return story
-
-    @staticmethod
-    def entry(event: Any) -> ProcessCacheEntry:
-        assert event.entry is not None
-        found: ProcessCacheEntry = event.entry
-        return found
-
-    def send(self, kind: str, pid: int, *, at: int = 0, is_run: bool = True, **fields: Any) -> Dispatched | None:
-        common = {name: fields.pop(name) for name in ("tid", "ppid", "inode", "start_boot_ns") if name in fields}
-        event = ContextEvent(kind, high(pid), time_boot_ns=at, body=fields, **common)
-        now = self.w.clock()
-        # Skip the codec: it rejects pids above those of real processes.
-        self.loop.add([event], now)
-        before = len(self.stream.seen)
-        if is_run:
-            self.loop.do_work(now + 1)
-        return self.stream.seen[-1] if len(self.stream.seen) > before else None
-
-
-@pytest.fixture
-def s() -> Iterator[Scene]:
-    with world() as w:
-        yield Scene(w)
 
 
 def test_the_steps_come_in_their_order(s: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pipeline.bpf import declared, libbpf, syscall
 from pipeline.bus import context_events
 from pipeline.resolver.agents import recorded_calls
 from pipeline.resolver.agents.recorded_calls import RecordedCalls, event_of
-from tests.resolver.agents.test_context_loop import Scene, s  # noqa: F401 - a fixture
+from tests.resolver.agents.scene import Scene
 
 QUEUE, ARRAY = 22, 2
 
@@ -46,7 +46,7 @@ class Queue:
 
 
 @pytest.fixture
-def queue(s: Scene) -> Queue:  # noqa: F811
+def queue(s: Scene) -> Queue:
     return Queue(s)
 
 
@@ -86,7 +86,7 @@ def maps(live_kernel: None) -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.live
-def test_the_kernels_queue_is_emptied_in_order(s: Scene, maps: tuple[int, int]) -> None:  # noqa: F811
+def test_the_kernels_queue_is_emptied_in_order(s: Scene, maps: tuple[int, int]) -> None:
     calls, dropped = maps
     syscall.update(dropped, bytes(4), (7).to_bytes(8, "little"))
     part = RecordedCalls.of(s.w.tables, s.loop, calls, dropped)

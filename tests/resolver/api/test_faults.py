@@ -17,7 +17,7 @@ from pipeline.resolver.entries.entry_rows import Book
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
-from tests.resolver.apply.test_applier import World, flag
+from tests.resolver.applier_world import World, flag
 from tests.resolver.resolver_world import check_children_of, high, world
 from tests.resolver.story import BOOT_ID, Story, instance, make_tables
 from tests.shm import _inside

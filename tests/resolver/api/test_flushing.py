@@ -18,9 +18,9 @@ from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout import layout
-from tests.resolver.apply.test_interleavings import OPS, PIDS, STEP_NS, enter_init, tell
+from tests.resolver.random_story import OPS, PIDS, STEP_NS, tell
 from tests.resolver.resolver_world import FakeProc, World, high, world
-from tests.resolver.story import Event, Story, dump, instance, make_tables
+from tests.resolver.story import Event, Story, dump, enter_init, instance, make_tables
 from tests.sampling import examples
 
 Suspect = tuple[int, int]  # pid, start

@@ -53,9 +53,7 @@ class World:
         return self.put(proc_records.exit_(About(time, tgid, tgid, start), 0))
 
     def proc(self, tgid: int):
-        row = self.read.head(tgid)
-        assert row is not None
-        return row
+        return self.read.present(tgid)
 
 
 @pytest.fixture

@@ -19,9 +19,8 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._writer import TableWriter
-from tests.resolver.apply.test_applier import World
-from tests.resolver.apply.test_interleavings import enter_init
-from tests.resolver.story import Reading, Story, apply_frame, checked, dump, frame_of, instance, make_tables
+from tests.resolver.applier_world import World
+from tests.resolver.story import Reading, Story, apply_frame, checked, dump, enter_init, frame_of, instance, make_tables
 
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 

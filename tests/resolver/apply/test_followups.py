@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.records import declared
 from pipeline.resolver.apply._applier import Applier
-from tests.resolver.apply.test_applier import World
+from tests.resolver.applier_world import World
 from tests.resolver.story import instance
 
 

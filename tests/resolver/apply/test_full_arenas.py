@@ -28,8 +28,8 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from tests.resolver.apply.full_arenas import full
 from tests.resolver.apply.model import Model
-from tests.resolver.apply.test_interleavings import OPS, enter_init, tell
-from tests.resolver.story import Reading, checked, instance, make_tables
+from tests.resolver.random_story import OPS, tell
+from tests.resolver.story import Reading, checked, enter_init, instance, make_tables
 from tests.resolver.story_world import StoryWorld
 from tests.sampling import examples
 

@@ -19,9 +19,9 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.full_arenas import full
-from tests.resolver.apply.test_interleavings import STEP_NS, enter_init, tell
+from tests.resolver.random_story import STEP_NS, tell
 from tests.resolver.resolver_world import check_children_of
-from tests.resolver.story import Event, Process, Reading, Story, instance, make_tables, task_of
+from tests.resolver.story import Event, Process, Reading, Story, enter_init, instance, make_tables, task_of
 from tests.sampling import examples
 
 STAT = 1 << 20  # stat() shows another inode number, as on overlayfs

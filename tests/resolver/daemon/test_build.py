@@ -26,6 +26,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from tests.resolver.process_host import NAME, SMALL, built, instance_directory, started
 from tests.resolver.story import Story
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -135,11 +136,8 @@ def test_nothing_is_left_open(directory: Path, source: str) -> None:
     before = held()
     with started(directory, source, **options):
         assert held()[2] > before[2]
-    deadline = time.monotonic() + 30
     # A thread of ZeroMQ ends a little later; so does what other tests have left.
-    while any(now > former for now, former in zip(held(), before, strict=True)):
-        assert time.monotonic() < deadline, (before, held())
-        time.sleep(0.001)
+    until(lambda: all(now <= former for now, former in zip(held(), before, strict=True)), lambda: (before, held()), 30)
 
 
 @pytest.mark.parametrize("tables_mode", ["0640", "0600"])

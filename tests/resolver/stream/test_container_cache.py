@@ -12,8 +12,7 @@ from pipeline.resolver.stream._container_cache import CONTAINERS_MAX, ContainerC
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
-from tests.resolver.stream.test_encoder import take
-from tests.resolver.stream_rows import BOOT, CONTEXT, Row, tables
+from tests.resolver.stream_rows import BOOT, CONTEXT, Row, tables, take
 
 #: Containers that a cache asks about before `take_wanted` is called.
 WANTED_MAX = 64

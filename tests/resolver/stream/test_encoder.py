@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import msgpack
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -44,7 +43,8 @@ from tests.resolver.stream_rows import (
     is_whole,
     random_row,
     tables,
-    text,
+    take,
+    unpack,
 )  # fmt: skip
 from tests.sampling import examples
 
@@ -72,40 +72,6 @@ def encoder(**options):
     made = Encoder(BOOT, **options)
     made.topics_mask = ALL
     return made
-
-
-def unpack(message):
-    """Read a body with the general msgpack library; bin values become text as this stream defines it."""
-
-    def as_text(value):
-        if isinstance(value, bytes):
-            return text(value)
-        if isinstance(value, dict):
-            return {key: as_text(item) for key, item in value.items()}
-        return [as_text(item) for item in value] if isinstance(value, list) else value
-
-    unpacker = msgpack.Unpacker(raw=False, max_buffer_size=1 << 28)
-    unpacker.feed(bytes(message.body))
-    events = [as_text(event) for event in unpacker]
-    assert len(events) == message.count
-    assert [event["seq"] for event in events] == list(range(message.first, message.first + message.count))
-    return events
-
-
-def take(made):
-    """Take all pending events in their order, after checking the rules of groups."""
-    events, group = [], []
-    for message in made.take():
-        group.append(message)
-        events += unpack(message)
-        if message.rest == 0:
-            topics = [each.topic for each in group]
-            assert topics == sorted(set(topics)), "one message of each topic in a group"
-            for at, each in enumerate(group):
-                assert each.rest == sum(1 << later for later in topics[at + 1 :])
-            group = []
-    assert not group, "the last message of a group says that nothing follows"
-    return sorted(events, key=lambda event: event["order"])
 
 
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -10,8 +10,7 @@ from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._file_cache import FILES_MAX, FileCache
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
-from tests.resolver.stream.test_encoder import take
-from tests.resolver.stream_rows import BOOT, CONTEXT, Row, tables
+from tests.resolver.stream_rows import BOOT, CONTEXT, Row, file_facts, tables, take
 
 Key = tuple[int, int, int, int]
 #: Slots that one user other than root can have.
@@ -19,12 +18,8 @@ PER_USER = FILES_MAX // 2
 
 
 def row_of(writer: TableWriter, tgid: int, key: Key, **facts: Any) -> Row:
-    record = bytearray(layout.FILE.itemsize)
-    for name, value in zip(("file_inode", "mtime_ns", "ctime_ns", "device"), key, strict=True):
-        kind, at = layout.FILE.fields[name][:2]  # type: ignore[index]
-        record[at : at + kind.itemsize] = value.to_bytes(kind.itemsize, "little")
     common = {"start_boot_ns": tgid, "flags": layout.ROW_HEAD, "known": layout.KNOWN_FILE}
-    return Row(writer, tgid=tgid, file=bytes(record) + b"/x", **(common | facts))
+    return Row(writer, tgid=tgid, file=file_facts(*key) + b"/x", **(common | facts))
 
 
 def encoder(cache: FileCache) -> Encoder:

@@ -25,6 +25,7 @@ from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.journal_writer import JournalWriter
 from pipeline.resolver.stream.publisher import SUBSCRIPTIONS_PER_CALL, Publisher
 from tests.resolver.stream_rows import BOOT, BOOT_UNIX_NS, Row, tables
+from tests.waiting import WAIT_S, until
 
 FORK, EXEC, EXIT, LOSS = 0, 1, 2, 6
 
@@ -49,12 +50,8 @@ class Instance:
             self.encoder.add(self.writer, topic, topic + 1, self.row.number, 10**9)
         self.publisher.send(self.encoder.take())
 
-    def until(self, condition, seconds: float = 60.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self.publisher.do_work(0)
-            assert time.monotonic() < deadline, "nothing happened in time"
-            time.sleep(0.001)
+    def until(self, condition, limit_s: float = WAIT_S) -> None:
+        until(condition, limit_s=limit_s, pause_s=0.001, meanwhile=lambda: self.publisher.do_work(0))
 
     def close(self) -> None:
         self.publisher.close()

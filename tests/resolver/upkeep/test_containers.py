@@ -28,9 +28,9 @@ from pipeline.shm.names.details import forget
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.software.container_files import Names, NotAllowedError, names_of
-from tests.resolver.stream.test_encoder import take
-from tests.resolver.stream_rows import BOOT, CONTEXT, FORK, Row, tables_in
-from tests.resolver.upkeep.test_aside import soon, threads
+from tests.resolver.stream_rows import BOOT, CONTEXT, FORK, Row, tables_in, take
+from tests.resolver.upkeep.test_aside import threads
+from tests.waiting import until
 
 ID, OTHER = "c0ffee" * 10 + "c0ff", "0badcafe" * 8
 ROOTS = f"/system.slice/docker-{ID}.scope"
@@ -85,13 +85,12 @@ class Instance:
         assert entry is not None
         return entry.container_details
 
+    def work(self) -> None:
+        self.now += self.step
+        self.live.do_work(self.now)
+
     def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline
-            self.now += self.step
-            self.live.do_work(self.now)
-            time.sleep(0.001)
+        until(condition, pause_s=0.001, meanwhile=self.work)
 
 
 @contextmanager
@@ -112,7 +111,7 @@ def test_answers_wait_until_they_are_handled(tmp_path: Path) -> None:
         row = made.row(7)
         assert made.details(row) is None and not made.live.has_answers
         made.live.do_work(made.now)
-        soon(lambda: made.live.has_answers)
+        until(lambda: made.live.has_answers)
         made.live.do_work(made.now)
         assert not made.live.has_answers and made.details(row)
         made.live.close(60)

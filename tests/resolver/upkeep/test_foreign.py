@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.resolver.upkeep.foreign import PASS_NS, ForeignPids, key_of
 from pipeline.shm.layout import layout
-from tests.live.harness import eventually
+from tests.waiting import eventually
 
 
 def process(proc: Path, pid: int, numbers: str, namespace: int) -> None:

@@ -27,8 +27,8 @@ from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.software.dpkg import Package, UnclearError
 from tests.procfs.test_executables import key_of
-from tests.resolver.stream.test_encoder import take
-from tests.resolver.stream_rows import BOOT, CONTEXT, EXEC, FORK, Row, tables_in
+from tests.resolver.stream_rows import BOOT, CONTEXT, EXEC, FORK, Row, file_facts, tables_in, take
+from tests.waiting import until
 
 Key = tuple[int, int, int, int]
 TOOLS = Package("tools", "1.2", "amd64")
@@ -69,14 +69,10 @@ class Instance:
         self.hashes.begin()
 
     def row(self, tgid: int, path: Path | bytes, key: Key | None = None, **facts: Any) -> Row:
-        record = bytearray(layout.FILE.itemsize)
         key = key or key_of(path)  # type: ignore[arg-type]
-        for name, value in zip(("file_inode", "mtime_ns", "ctime_ns", "device"), key, strict=True):
-            kind, at = layout.FILE.fields[name][:2]  # type: ignore[index]
-            record[at : at + kind.itemsize] = value.to_bytes(kind.itemsize, "little")
         text = path if isinstance(path, bytes) else os.fsencode(path)
         common = {"start_boot_ns": tgid, "flags": layout.ROW_HEAD, "known": layout.KNOWN_FILE, "inode": key[0]}
-        return Row(self.writer, tgid=tgid, file=bytes(record) + text, **(common | facts))
+        return Row(self.writer, tgid=tgid, file=file_facts(*key) + text, **(common | facts))
 
     def event(self, row: Row) -> tuple[Any, Any]:
         self.encoder.add(self.writer, CONTEXT, 6, row.number, 5)
@@ -90,14 +86,13 @@ class Instance:
         assert entry is not None
         return entry.file_package, entry.file_sha256
 
+    def work(self) -> None:
+        self.now += self.step
+        self.packages.do_work(self.now)
+        self.hashes.do_work(self.now)
+
     def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline
-            self.now += self.step
-            self.packages.do_work(self.now)
-            self.hashes.do_work(self.now)
-            time.sleep(0.001)
+        until(condition, pause_s=0.001, meanwhile=self.work)
 
     def close(self) -> None:
         self.packages.close()

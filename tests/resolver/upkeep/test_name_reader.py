@@ -15,8 +15,8 @@ from pipeline.resolver.stream._name_cache import GROUP, HOST_NAMES, USER
 from pipeline.resolver.upkeep import name_reader
 from pipeline.resolver.upkeep.name_reader import NameReader
 from pipeline.shm.names.usernames import HOSTS
+from tests.procfs.roots import UNSHARED, needs_root, process_in
 from tests.procfs.strangers import stranger
-from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 
 
 def refuse(kind: Kind, number: int) -> str:
@@ -36,7 +36,7 @@ def test_the_host_is_read_once_and_again_when_its_files_change(monkeypatch: pyte
 
 
 @needs_root
-def test_a_container_is_read_unless_its_root_is_the_hosts(root: Path) -> None:  # noqa: F811
+def test_a_container_is_read_unless_its_root_is_the_hosts(root: Path) -> None:
     reader = NameReader("/proc", refuse)
     reader.host()
     with process_in(root) as tgid:
@@ -62,7 +62,7 @@ def test_a_user_namespace_of_a_user_has_the_hosts_names() -> None:
 
 
 @needs_root
-def test_a_process_that_has_left_its_namespaces_is_not_used(root: Path) -> None:  # noqa: F811
+def test_a_process_that_has_left_its_namespaces_is_not_used(root: Path) -> None:
     reader = NameReader("/proc", refuse)
     reader.host()
     mnt_ns, user_ns = (Path(f"/proc/self/ns/{kind}").stat().st_ino for kind in ("mnt", "user"))

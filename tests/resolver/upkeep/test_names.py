@@ -25,17 +25,14 @@ from pipeline.resolver.upkeep.names import LiveNames
 from pipeline.shm.layout import layout
 from pipeline.shm.names.usernames import UserNames
 from pipeline.shm.writer._writer import TableWriter
+from tests.proc import namespace
+from tests.procfs.roots import UNSHARED, needs_root, process_in
 from tests.procfs.strangers import stranger
-from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
-from tests.resolver.stream.test_encoder import take
-from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables
-from tests.resolver.upkeep.test_aside import soon, threads
+from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables, take
+from tests.resolver.upkeep.test_aside import threads
+from tests.waiting import until
 
 KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS
-
-
-def namespace(kind: str, pid: int | str = "self") -> int:
-    return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
 
 
 def view_names(users: dict[int, str], owner: int = 0) -> ViewNames:
@@ -52,7 +49,7 @@ class Instance:
         self.asked: list[tuple[str, int]] = []
         self.encoder = Encoder(BOOT)
         self.encoder.topics_mask = 0xFF
-        self.here = {"mnt_ns": namespace("mnt"), "user_ns": namespace("user")}
+        self.here = {"mnt_ns": namespace("self", "mnt"), "user_ns": namespace("self", "user")}
         self.row(1)
         self.now = 10**12
         self.live = LiveNames(writer, self.encoder, directory, name_of=self._name_of, now=lambda: self.now, **options)
@@ -78,13 +75,12 @@ class Instance:
         place = (None if container is None else container.decode(), row["mnt_ns"], row["user_ns"])
         return UserNames(str(self.directory)).name("user", row["uid"], *place)
 
+    def work(self) -> None:
+        self.now += 1_000_000
+        self.live.do_work(self.now)
+
     def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline
-            self.now += 1_000_000
-            self.live.do_work(self.now)
-            time.sleep(0.001)
+        until(condition, pause_s=0.001, meanwhile=self.work)
 
 
 @contextmanager
@@ -104,7 +100,7 @@ def test_answers_wait_until_they_are_handled(tmp_path: Path) -> None:
         made.live.do_work(made.now)
         assert made.event(row)["user"] is None  # nobody waits for the name service
         made.live.do_work(made.now)
-        soon(lambda: made.live.has_answers)
+        until(lambda: made.live.has_answers)
         made.live.do_work(made.now)
         assert not made.live.has_answers and made.event(row)["user"] == "ldap"
         made.live.close(60)
@@ -183,7 +179,7 @@ def test_owners_of_executables_are_asked_for_without_a_subscriber(tmp_path: Path
 
 
 @needs_root
-def test_the_host_is_pid_1_and_its_new_users_are_noticed(tmp_path: Path, root: Path) -> None:  # noqa: F811
+def test_the_host_is_pid_1_and_its_new_users_are_noticed(tmp_path: Path, root: Path) -> None:
     """This process may have another root than the host, for example in a container with the host's pids."""
     (tmp_path / "proc").mkdir()
     with process_in(root) as tgid:
@@ -205,7 +201,7 @@ def test_the_host_is_pid_1_and_its_new_users_are_noticed(tmp_path: Path, root: P
 
 
 @needs_root
-def test_a_container_has_names_of_its_own(tmp_path: Path, root: Path) -> None:  # noqa: F811
+def test_a_container_has_names_of_its_own(tmp_path: Path, root: Path) -> None:
     with instance(tmp_path) as made, process_in(root) as tgid:
         row = made.row(tgid % 4096, uid=1000, container=b"c0ffee")
         made.live._reader.view, real = (lambda _, own, *__: real(tgid, own)), made.live._reader.view
@@ -245,7 +241,7 @@ def test_a_process_with_the_hosts_root_is_not_used_for_container_names(tmp_path:
 def test_where_a_user_made_the_namespaces_the_hosts_names_count(tmp_path: Path) -> None:
     """A user may mount any file over ``/etc/passwd`` there. Its cgroup can also be named like a container's."""
     with instance(tmp_path) as made, stranger(UNSHARED, user=65534) as tgid:
-        there = {"mnt_ns": namespace("mnt", tgid), "user_ns": namespace("user", tgid), "uid": 65534, "euid": 65534}
+        there = {"mnt_ns": namespace(tgid, "mnt"), "user_ns": namespace(tgid, "user"), "uid": 65534, "euid": 65534}
         real, made.live._reader.view = made.live._reader.view, lambda _, *place: real(tgid, *place)
         for pid, container in ((7, None), (8, b"c0ffee")):
             row = made.row(pid, **there, **({} if container is None else {"container": container}))
@@ -297,7 +293,7 @@ def test_the_name_service_is_asked_for_ids_in_users_own_namespaces_a_few_at_a_ti
 
 @pytest.mark.slow
 @needs_root
-def test_a_container_that_changes_its_root_late_is_read_then(tmp_path: Path, root: Path) -> None:  # noqa: F811
+def test_a_container_that_changes_its_root_late_is_read_then(tmp_path: Path, root: Path) -> None:
     with instance(tmp_path) as made, process_in(root) as tgid:
         ready: list[bool] = []
         real = made.live._reader.view
@@ -310,7 +306,7 @@ def test_a_container_that_changes_its_root_late_is_read_then(tmp_path: Path, roo
 
 
 @needs_root
-def test_readers_learn_of_a_container_without_a_subscriber(tmp_path: Path, root: Path) -> None:  # noqa: F811
+def test_readers_learn_of_a_container_without_a_subscriber(tmp_path: Path, root: Path) -> None:
     with instance(tmp_path) as made, process_in(root) as tgid:
         made.encoder.topics_mask = 0
         made.live._reader.view, real = (lambda _, own, *__: real(tgid, own)), made.live._reader.view
@@ -498,7 +494,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.resolver.upkeep import test_names
-from tests.procfs.test_users import process_in
+from tests.procfs.roots import process_in
 
 def rss():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

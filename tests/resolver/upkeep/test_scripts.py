@@ -14,9 +14,10 @@ import pytest
 from pipeline.records import declared
 from pipeline.resolver.upkeep import aside, scripts
 from pipeline.resolver.upkeep.scripts import ScriptFiles
-from tests.resolver.apply.test_applier import World
+from tests.resolver.applier_world import World
 from tests.resolver.story import apply_batch, instance
-from tests.resolver.upkeep.test_aside import soon, threads
+from tests.resolver.upkeep.test_aside import threads
+from tests.waiting import until
 
 FACTS = {"path": b"/opt/caf\xe9", "inode": 7, "mount_path": None}
 
@@ -47,11 +48,7 @@ class Scripts(World):
         return msgpack.unpackb(self.tables.args.py_bytes(ref)) if ref else None
 
     def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 30
-        while not condition():
-            assert time.monotonic() < deadline
-            self.files.do_work()
-            time.sleep(0.001)
+        until(condition, pause_s=0.001, meanwhile=self.files.do_work)
 
 
 @pytest.fixture
@@ -82,7 +79,7 @@ def test_answers_wait_until_they_are_handled(w: Scripts) -> None:
     before = threads()
     w.script(3)
     w.files.do_work()
-    soon(lambda: w.files.has_answers)
+    until(lambda: w.files.has_answers)
     w.files.do_work()
     assert not w.files.has_answers and w.extra(w.proc(3).row)
     w.files.close(60)

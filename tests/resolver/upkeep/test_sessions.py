@@ -27,7 +27,7 @@ from pipeline.resolver.upkeep.sshd import NAMES
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.names import ssh
-from tests.resolver.apply.test_applier import World
+from tests.resolver.applier_world import World
 from tests.resolver.story import instance
 
 ENVIRON = b"USER=alice\0SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0"

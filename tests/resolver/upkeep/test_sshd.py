@@ -17,7 +17,7 @@ from pipeline.resolver.upkeep import sshd
 from pipeline.resolver.upkeep.namespaces import host_namespaces
 from pipeline.resolver.upkeep.sshd import HostSshd, is_hosts_file
 from pipeline.shm.layout import layout
-from tests.resolver.apply.test_applier import World
+from tests.resolver.applier_world import World
 from tests.resolver.story import instance
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, the owner of sshd")

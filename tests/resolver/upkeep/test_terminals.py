@@ -20,7 +20,7 @@ from pipeline.resolver.upkeep import terminals
 from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
-from tests.resolver.apply.test_applier import World
+from tests.resolver.applier_world import World
 from tests.resolver.story import instance
 
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from pipeline.shm.names import ssh, usernames
+from tests.shm.full_row import resolve
 from tests.shm.handmade import Tables
-from tests.shm.reader.test_entry import resolve
 
 
 def test_a_number_stands_for_a_session(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pipeline.shm.layout import layout
 from pipeline.shm.names import usernames
 from pipeline.shm.names.details import BELIEVED_NS
 from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE, UserNames, file_name
+from tests.shm.full_row import resolve
 from tests.shm.handmade import Tables
-from tests.shm.reader.test_entry import resolve
 
 HOST = {
     "mnt_ns": 1, "user_ns": 2, "user": {"0": "root", "7": "gr\u00fc\u00df\udcff"},

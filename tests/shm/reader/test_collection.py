@@ -11,8 +11,8 @@ from pipeline import paths
 from pipeline.errors import AccessError, StaleError
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
+from tests.shm.full_row import ALL_KNOWN
 from tests.shm.handmade import Tables
-from tests.shm.reader.test_entry import ALL_KNOWN
 
 HEAD = layout.ROW_HEAD
 

@@ -19,8 +19,8 @@ from pipeline.export._json_lines import lines
 from pipeline.shm.layout import layout, near_names
 from pipeline.shm.reader import columns, entry_dict, values
 from pipeline.shm.reader.table import FIELDS, ProcessTable
+from tests.shm.full_row import ALL_KNOWN, full_row
 from tests.shm.handmade import BOOT_UNIX_NS, Tables
-from tests.shm.reader.test_entry import ALL_KNOWN, full_row
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from pipeline.shm.reader._entry import FIELDS
 from pipeline.shm.reader.entry_dict import EntryAttributes, EntryDict
 from pipeline.shm.reader.table import Entry, ProcessTable
 from tests.resolver.story import Story, make_tables
+from tests.shm.full_row import ALL_KNOWN, full_row
 from tests.shm.handmade import Tables, now_boot_ns
-from tests.shm.reader.test_entry import ALL_KNOWN, full_row
 
 HOSTILE = b"a, of\x1b\n\xff(1)"
 NOTHING = np.zeros(4, np.uint64)

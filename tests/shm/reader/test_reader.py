@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from pipeline.errors import AccessError, BehindError, BusyError, LayoutError, No
 from pipeline.shm.layout import layout
 from pipeline.shm.reader._entry import Entry
 from pipeline.shm.reader._reader import CHAIN_MAX, TableReader
+from tests.nobody import run_by_nobody
 from tests.sampling import examples
 from tests.shm.handmade import BOOT_UNIX_NS, Tables, now_boot_ns
 
@@ -31,24 +31,6 @@ EXEC = layout.ROW_HEAD | layout.ROW_IS_EXEC
 @pytest.fixture
 def tables(shm_dir: Path) -> Tables:
     return Tables(shm_dir)
-
-
-def as_nobody(work: Callable[[], None]) -> None:
-    """Run `work` in a child process without privileges that uses the modules imported already."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            if os.getuid() == 0:
-                os.setgroups([])
-                os.setresgid(65534, 65534, 65534)
-                os.setresuid(65534, 65534, 65534)
-            work()
-            code = 0
-        except BaseException as error:  # pytest's capture shows it
-            os.write(2, f"{error!r}\n".encode())
-        os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 # -- one process -------------------------------------------------------------------------------------------------------
@@ -681,7 +663,7 @@ def test_without_permission(tables: Tables) -> None:
 
     if os.getuid() != 0:
         pytest.skip("the files belong to the caller: only root can make some that do not")
-    as_nobody(attach)
+    run_by_nobody(attach)
 
 
 @pytest.mark.filterwarnings("ignore:This process")
@@ -701,7 +683,7 @@ def test_arguments_that_may_not_be_read_are_none(tables: Tables) -> None:
         assert (entry.argv, entry.envs, entry.extra) == (None, None, None)
         assert entry.to_dict()["argv"] is None
 
-    as_nobody(look)
+    run_by_nobody(look)
 
 
 # -- epochs ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,23 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import paths
 from pipeline.config.schema import Config, Contexts, Tables
 from pipeline.host.alive import watched
 from pipeline.procfs.survey import Survey
 from pipeline.resolver.daemon import build, process
 from pipeline.shm.layout import layout
 from pipeline.worker.description import WorkerDescription
+from tests.resolver.process_host import instance_directory
 from tests.shm.table_host import BOOT_ID, Host
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    root = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-    for below in (paths.FRAMES_DIR, paths.STREAM_DIR, paths.REQUESTS_DIR):
-        (root / "a" / below).mkdir(parents=True)
-    yield root / "a"
-    shutil.rmtree(root)
+    with instance_directory() as made:
+        yield made
 
 
 def specification(directory: Path) -> WorkerDescription:

@@ -19,9 +19,10 @@ from pipeline.sources.recording.replay import WATERMARK_END_NS, ReplaySource
 from tests.resolver import _inside
 from tests.sampling import examples
 from tests.sources.hand_control import CAPTURE_ID
-from tests.sources.hand_records import BOOT_ID, FakeAcks, records_in
-from tests.sources.stage import TERM, Stage, eventually
+from tests.sources.hand_records import BOOT_ID, FakeAcks, FakeReceiver, records_in
+from tests.sources.stage import TERM, Stage
 from tests.synthetic.storm import make_storm
+from tests.waiting import until
 
 STORM = make_storm(3, 400, frame_records=40, variants=10, envs_bytes=20)
 
@@ -32,20 +33,13 @@ class Bench:
     def __init__(self, messages: list[bytes]) -> None:
         self.now = 0.0
         self.acks = FakeAcks()
-        self.messages: list[bytes] = []
-        self.room = 1 << 30
-        self.source = ReplaySource(messages, boot_id=BOOT_ID, acks=self.acks, send=self._send, clock=lambda: self.now)
-
-    def _send(self, message: bytes) -> bool:
-        if self.room == 0:
-            return False
-        self.room -= 1
-        self.messages.append(message)
-        return True
+        self.receiver = FakeReceiver()
+        self.source = ReplaySource(
+            messages, boot_id=BOOT_ID, acks=self.acks, send=self.receiver.send, clock=lambda: self.now
+        )
 
     def frames(self) -> list[Frame]:
-        taken, self.messages = self.messages, []
-        return [decode_frame(message) for message in taken]
+        return [decode_frame(message) for message in self.receiver.take()]
 
 
 def _records(messages: list[bytes]) -> dict[int, list[bytes]]:
@@ -210,18 +204,18 @@ def test_rewinds_bring_everything_once(script: list[tuple[str, int, int]]) -> No
     for name, first, second in script:
         ring = sorted(expected)[first % len(expected)]
         if name == "work":
-            bench.room = second
+            bench.receiver.room = second
             bench.source.do_work(first)
             take()
         elif name == "lose":
-            bench.room = second
+            bench.receiver.room = second
             bench.source.do_work(second)
-            bench.messages.clear()
+            bench.receiver.messages.clear()
         elif name == "rewind":
             rewind(ring)
         else:
             answer(ring, received[ring])
-    bench.room = 1 << 30
+    bench.receiver.room = 1 << 30
     for ring in expected:
         rewind(ring)
     while bench.source.do_work(10):
@@ -248,7 +242,7 @@ def test_process_replays_a_file_and_stays_until_it_is_stopped(tmp_path: Path) ->
         assert stage.control is not None
         for frame in frames:
             stage.control.acks["applied_pos"][frame.ring] = frame.to_pos
-        assert eventually(lambda: "replayed" in stage.log.read_text())
+        until(lambda: "replayed" in stage.log.read_text())
         # The shard still shows signs of life.
         later = stage.frames_until(lambda frames: len(frames) >= 6)
         assert sum(frame.count for frame in later) == 0

@@ -17,7 +17,8 @@ from pipeline.host import boot
 from pipeline.records import declared
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
 from tests.sources.hand_control import CAPTURE_ID
-from tests.sources.stage import KILL, TERM, Stage, eventually
+from tests.sources.stage import KILL, TERM, Stage
+from tests.waiting import until
 
 pytestmark = pytest.mark.live
 
@@ -111,7 +112,7 @@ class Collected:
                     break
             return not Counter(pids) - self.exits
 
-        assert eventually(is_there), (Counter(pids) - self.exits, self.received, self.stage.log.read_text())
+        until(is_there, lambda: (Counter(pids) - self.exits, self.received, self.stage.log.read_text()))
         # Other rings may lag behind the ring with the last exit.
         deadline = time.monotonic() + 2
         while self.poll(100) and time.monotonic() < deadline:
@@ -160,11 +161,11 @@ def test_idle_shard_sleeps_and_the_next_record_wakes_it(stage: Stage, capture: o
 
     latencies_ms = []
     for _ in range(11):
-        assert eventually(is_asleep)
+        until(is_asleep)
         time.sleep(0.02)
         (pid,) = _fork(1)
         start = time.monotonic()
-        assert eventually(lambda pid=pid: (collected.poll(), collected.of([pid], declared.KIND_EXIT).total())[1] == 1)
+        until(lambda pid=pid: (collected.poll(), collected.of([pid], declared.KIND_EXIT).total())[1] == 1)
         latencies_ms.append((time.monotonic() - start) * 1000)
     assert sorted(latencies_ms)[5] < 500, latencies_ms
 
@@ -183,7 +184,7 @@ def test_space_comes_back_and_stop_drains(stage: Stage, capture: object) -> None
                     return False
         return True
 
-    assert eventually(is_given_back)
+    until(is_given_back)
     assert stage.process is not None
     stage.process.send_signal(TERM)
 
@@ -191,7 +192,8 @@ def test_space_comes_back_and_stop_drains(stage: Stage, capture: object) -> None
         collected.poll()
         return stage.process is not None and stage.process.poll() is not None
 
-    assert eventually(has_ended) and stage.process.returncode == 0
+    until(has_ended)
+    assert stage.process.returncode == 0
     assert stage.log.read_text() == ""
 
 

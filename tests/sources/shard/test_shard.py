@@ -19,7 +19,7 @@ from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from pipeline.sources.shard._shard import Shard
 from tests.sampling import examples
-from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES, FakeAcks, cpu_states, record, records_in
+from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES, FakeAcks, FakeReceiver, cpu_states, record, records_in
 
 
 class Bench:
@@ -30,9 +30,8 @@ class Bench:
         self.writers = [RingWriter(fd) for fd in self.fds]
         self.acks = FakeAcks()
         self.memory: mmap.mmap = cpu_states(rings + 2)
-        self.messages: list[bytes] = []
+        self.receiver = FakeReceiver()
         self.lost: dict[int, dict[str, int]] = {}
-        self.room = 1 << 30
         self.frame_max_bytes = frame_max_bytes
         self.shard = self.start()
 
@@ -41,22 +40,15 @@ class Bench:
         self.states = CpuStates(self.memory)
         self.shard = Shard(
             [Ring(fd, number=number, cpus=(number,)) for number, fd in enumerate(self.fds)],
-            acks=self.acks, send=self._send, cpus=self.states, boot_id=BOOT_ID, frame_max_bytes=self.frame_max_bytes,
+            acks=self.acks, send=self.receiver.send, cpus=self.states, boot_id=BOOT_ID,
+            frame_max_bytes=self.frame_max_bytes,
         )  # fmt: skip
         return self.shard
 
-    def _send(self, message: bytes) -> bool:
-        if self.room == 0:
-            return False
-        self.room -= 1
-        self.messages.append(message)
-        return True
-
     def frames(self, *, with_empty: bool = False) -> list[Frame]:
         """The frames handed over since the last call; on request also those that only report that a ring was read."""
-        taken, self.messages = self.messages, []
         found = []
-        for frame in (frame for message in taken for frame in decode_frames(message)):
+        for frame in (frame for message in self.receiver.take() for frame in decode_frames(message)):
             is_news = frame.to_pos > frame.from_pos or frame.lost != self.lost.get(frame.ring, frame.lost)
             self.lost[frame.ring] = frame.lost
             if is_news or with_empty:
@@ -198,14 +190,14 @@ def test_acknowledgements_are_read_while_the_receiver_is_blocked(bench: Bench) -
     bench.acks.answers[0] = (0, 0, 0)
     bench.writers[0].write(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
-    bench.room = 0
+    bench.receiver.room = 0
     bench.writers[0].write(record(declared.KIND_FORK, 2))
     bench.shard.do_work(100)
     assert bench.shard.is_blocked and not bench.shard.is_caught_up
     bench.acks.answers[0] = (264, 0, 0)
     assert bench.shard.do_work(100) == 0
     assert bench.writers[0].consumer_pos == 264
-    bench.room = 10
+    bench.receiver.room = 10
     bench.writers[0].write(record(declared.KIND_FORK, 3))
     assert bench.shard.do_work(100) == 1
     frames = bench.frames(with_empty=True)
@@ -246,11 +238,11 @@ def test_rewind_drops_the_frame_that_waits(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 1)
     bench.writers[0].write(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
-    bench.room = 0
+    bench.receiver.room = 0
     bench.writers[0].write(record(declared.KIND_FORK, 2))
     bench.shard.do_work(100)
     bench.acks.answers[0] = (0, 0, 2)
-    bench.room = 10
+    bench.receiver.room = 10
     bench.shard.do_work(100)
     frames = bench.frames(with_empty=True)
     # No frame begins after the position promised to the receiver, and the numbers have no hole.
@@ -261,12 +253,12 @@ def test_rewind_drops_the_frame_that_waits(bench: Bench) -> None:
 def test_rewind_of_one_ring_leaves_the_frame_of_another(bench: Bench) -> None:
     bench.acks.answers.update({0: (0, 0, 1), 1: (0, 0, 1)})
     bench.shard.do_work(100)
-    bench.room = 0
+    bench.receiver.room = 0
     bench.writers[1].write(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
     bench.acks.answers[0] = (0, 0, 2)
     bench.shard.do_work(100)
-    bench.room = 10
+    bench.receiver.room = 10
     bench.shard.do_work(100)
     assert [(frame.ring, frame.count) for frame in bench.frames()] == [(1, 1)]
 
@@ -407,10 +399,10 @@ def test_every_record_is_received_once_whichever_process_dies_and_whatever_is_lo
             if bench.writers[first].write(one) is not None:
                 written[first].append(one)
         elif name == "poll":
-            bench.room = second
+            bench.receiver.room = second
             bench.shard.do_work(first)
-            under_way += bench.messages
-            bench.messages.clear()
+            under_way += bench.receiver.messages
+            bench.receiver.messages.clear()
         elif name == "lose frames":
             del under_way[:second]
         elif name == "deliver":
@@ -427,13 +419,13 @@ def test_every_record_is_received_once_whichever_process_dies_and_whatever_is_lo
             receiver.restart()
         for ring in range(2):
             assert bench.writers[ring].consumer_pos <= receiver.applied[ring] <= receiver.received[ring]
-    bench.room = 1 << 30
+    bench.receiver.room = 1 << 30
     receiver.restart()
     for _ in range(100):
         bench.shard.do_work(100)
-        for message in bench.messages:
+        for message in bench.receiver.messages:
             receiver.take(message)
-        bench.messages.clear()
+        bench.receiver.messages.clear()
         for ring in range(2):
             receiver.apply(ring, 1.0)
     assert receiver.records == written

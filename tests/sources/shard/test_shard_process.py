@@ -25,7 +25,8 @@ from pipeline.sources.shard.process import map_cpu_states, open_rings
 from tests.sources import storm_writer
 from tests.sources.hand_control import RINGS
 from tests.sources.hand_records import record, records_in
-from tests.sources.stage import DEADLINE_S, KILL, TERM, Stage, eventually, make_states_file
+from tests.sources.stage import DEADLINE_S, KILL, TERM, Stage, make_states_file
+from tests.waiting import until
 
 RING_BYTES = 16 * PAGE_BYTES
 
@@ -78,7 +79,7 @@ def test_records_arrive_and_space_is_released(stage: Stage) -> None:
         assert writer.consumer_pos == 0
         assert stage.control is not None
         stage.control.answer(1, applied=frame.to_pos, wanted=0, rewind=0)
-        assert eventually(lambda: writer.consumer_pos == frame.to_pos)
+        until(lambda: writer.consumer_pos == frame.to_pos)
 
 
 @pytest.mark.programs
@@ -148,7 +149,7 @@ sys.stdin.read()
         stage.frames_until(_enough(1))
         parent.kill()
         parent.wait(DEADLINE_S)
-        assert eventually(lambda: _is_gone(shard))
+        until(lambda: _is_gone(shard))
     stage.description = msgspec.structs.replace(stage.description, supervisor_tgid=1 << 22)
     assert stage.start().wait(DEADLINE_S) == 2
     assert "supervisor has ended" in stage.log.read_text()
@@ -317,7 +318,7 @@ def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, r
         # Busy records were filled late, but lie in the ring in the order of reservation, that is of their numbers.
         assert (found == np.arange(count, dtype=np.uint64)).all()
     ends = {ring: RingWriter(fd) for ring, fd in stage.description.fds.rings.items()}
-    assert eventually(lambda: all(end.consumer_pos == end.producer_pos for end in ends.values()))
+    until(lambda: all(end.consumer_pos == end.producer_pos for end in ends.values()))
     for end in ends.values():
         end.close()
     assert stage.end(TERM) == 0

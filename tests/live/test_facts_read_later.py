@@ -15,7 +15,8 @@ import pytest
 
 from pipeline import Subscriber
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
-from tests.live.harness import Daemon, eventually, resolve
+from tests.live.harness import Daemon, resolve
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -33,15 +34,15 @@ def daemon(live_kernel: None) -> Iterator[Daemon]:
 @contextmanager
 def bundle(container_id: str) -> Iterator[Path]:
     """The configuration of a container as containerd writes it; nothing of it is left behind."""
-    folder = BUNDLES / f"procline-test-{os.getpid()}" / container_id
-    above = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True)
+    directory = BUNDLES / f"procline-test-{os.getpid()}" / container_id
+    above = [each for each in (directory, *directory.parents) if not each.exists()]
+    directory.mkdir(parents=True)
     notes = {"io.kubernetes.cri.container-name": "web", "io.kubernetes.cri.image-name": "nginx:1.27", "tier": "front"}
-    (folder / "config.json").write_text(json.dumps({"annotations": notes}))
+    (directory / "config.json").write_text(json.dumps({"annotations": notes}))
     try:
-        yield folder / "config.json"
+        yield directory / "config.json"
     finally:
-        (folder / "config.json").unlink()
+        (directory / "config.json").unlink()
         for each in above:
             with suppress(OSError):  # another test has files there
                 each.rmdir()
@@ -51,10 +52,10 @@ def bundle(container_id: str) -> Iterator[Path]:
 def cgroup(path: str) -> Iterator[Path]:
     """A cgroup below the v2 root, which ends with the processes in it."""
     assert CGROUPS is not None
-    folder = CGROUPS / path
-    folder.mkdir(parents=True)
+    directory = CGROUPS / path
+    directory.mkdir(parents=True)
     try:
-        yield folder
+        yield directory
     finally:
         remove_cgroups(CGROUPS / path.partition("/")[0], CGROUPS)
 
@@ -84,8 +85,8 @@ def test_entries_and_events_have_the_details_of_a_container(daemon: Daemon, miss
             (group / "cgroup.procs").write_text(str(child.pid))
             children.append(child)
         ours, theirs = children
-        eventually(lambda: resolve(table, theirs.pid).container_id == container_id, timeout=30)
-        eventually(lambda: resolve(table, ours.pid).container_details == expected, timeout=30)
+        eventually(lambda: resolve(table, theirs.pid).container_id == container_id, limit_s=30)
+        eventually(lambda: resolve(table, ours.pid).container_details == expected, limit_s=30)
         assert resolve(table, theirs.pid).container_details is None, "a service names the cgroups below its own"
         for child in children:
             child.kill()
@@ -110,7 +111,7 @@ def test_the_file_of_a_script_is_in_its_entry_and_its_exit(daemon: Daemon, tmp_p
         Subscriber(daemon.name, ["proc.exit"], path=daemon.directory, idle_timeout=30) as subscriber,
     ):
         child = subprocess.Popen(["./run.sh"], stdin=subprocess.PIPE, cwd=tmp_path)
-        eventually(lambda: "script_file" in (resolve(table, child.pid).extra or {}), timeout=30)
+        eventually(lambda: "script_file" in (resolve(table, child.pid).extra or {}), limit_s=30)
         entry = resolve(table, child.pid)
         found, status = entry.extra["script_file"], script.stat()
         assert (found["inode"], found["mode"], found["uid"]) == (status.st_ino, status.st_mode, status.st_uid)

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import paths
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
