@@ -18,7 +18,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             made.append(SimulatedHost(name, number, NOW_NS - age_h * HOUR_NS))
         found = Fleet(tmp_path_factory.mktemp("fleet") / "store", made)
         yield found
-        found.session.close()
+        found.opened.close()
     finally:
         for host in made:
             host.__exit__()

@@ -47,7 +47,7 @@ class Fleet:
             )
             store.add(*self.web_2.gap("proc.exit", None, None, NOW_NS - 9 * NS, None))
             store.commit(NOW_NS)
-        self.session = OpenStore(root)
+        self.opened = OpenStore(root)
 
     def _happen(self) -> None:
         for host, shells in ((self.web_1, 3), (self.web_2, 2)):
@@ -71,11 +71,11 @@ class Fleet:
         self.db.do(self.db.story.exec(child, b"/usr/bin/sleep"))
 
     def ask(self, name: str, *values: str) -> list[dict[str, Any]]:
-        rows = ask(self.session, name, values)
+        rows = ask(self.opened, name, values)
         return [dict(zip(rows.columns, row, strict=True)) for row in rows]
 
     def sql(self, sql: str) -> list[tuple[Any, ...]]:
-        return list(self.session.query(sql))
+        return list(self.opened.query(sql))
 
 
 def execs(host: SimulatedHost) -> Counter[str]:
