@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -210,8 +211,8 @@ def test_a_failure_on_the_hosts_fails_it(tmp_path: Path, code: int) -> None:
 def test_guests_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
     """With what these leave of the CPUs, and no longer when they are over; the oldest and the newest in a lane."""
     alone, guest, edge, policies = (tmp_path / name for name in ("alone", "guest", "edge", "policies"))
-    policy = f"chrt --pid $$ >> {policies}"
-    until = "until chrt --pid $$ | grep OTHER; do sleep 0.1; done"
+    policy = f"{{ chrt --pid $$; cat /proc/$$/autogroup; }} >> {policies}"
+    until = "until chrt --pid $$ | grep OTHER && grep 'nice 0' /proc/$$/autogroup; do sleep 0.1; done"
     result, output, called = ci(
         tmp_path, "exit 0", alone=f"( {MEET.format(alone, guest)} ); ( {MEET.format(alone, edge)} )",
         guests='echo guest $*\n[ "$1" != --fetch ] || exit 0\n'
@@ -222,7 +223,8 @@ def test_guests_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path)
     )  # fmt: skip
     assert result == 0 and "NOT TESTED: capture of credentials" not in output
     assert "NOT TESTED: the oldest and the newest kernel" not in output
-    assert sorted(re.findall(r"SCHED_\w+", policies.read_text())) == ["SCHED_IDLE"] * 2 + ["SCHED_OTHER"] * 2
+    found = Counter(re.findall(r"(SCHED_\w+)\n[^/]*/autogroup-\d+ nice (\d+)", policies.read_text()))
+    assert found == {("SCHED_IDLE", "19"): 2, ("SCHED_OTHER", "0"): 2}, policies.read_text()
     assert parts_alone(called) == [ALONE, TOLERANT, IDLE]
     parts = ("two hosts", "--only shared", "--only alone", "guest --suite bullseye")
     assert sorted(parts, key=output.index) == list(parts)

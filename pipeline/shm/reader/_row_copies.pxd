@@ -19,7 +19,7 @@ cdef struct string_table:
     int32_t count, capacity
 
 
-# A list of strings with a NUL between them, as `Rows.flat_lists` copies it.
+# A list of strings with a NUL between them, as `RowCopies.flat_lists` copies it.
 cdef struct string_list:
     const char *begin
     const char *end
