@@ -211,7 +211,7 @@ def test_a_failure_on_the_hosts_fails_it(tmp_path: Path, code: int) -> None:
 def test_guests_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
     """With what these leave of the CPUs, and no longer when they are over; the oldest and the newest in a lane."""
     alone, guest, edge, policies = (tmp_path / name for name in ("alone", "guest", "edge", "policies"))
-    policy = f"{{ chrt --pid $$; cat /proc/$$/autogroup; }} >> {policies}"
+    policy = f'echo "$(chrt --pid $$; cat /proc/$$/autogroup)" >> {policies}'
     until = "until chrt --pid $$ | grep OTHER && grep 'nice 0' /proc/$$/autogroup; do sleep 0.1; done"
     result, output, called = ci(
         tmp_path, "exit 0", alone=f"( {MEET.format(alone, guest)} ); ( {MEET.format(alone, edge)} )",
