@@ -86,9 +86,9 @@ def test_a_change_waits_for_no_old_shard(live_kernel: None) -> None:
                 os.kill(shards[0], signal.SIGSTOP)
             return shards[0]
 
-        frozen = eventually(freeze_one_of_two, timeout=60)
-        eventually(lambda: frozen not in daemon.pids("shard"), timeout=60)
-        eventually(lambda: changes(daemon)[-1][0] == 2, timeout=60)
+        frozen = eventually(freeze_one_of_two, limit_s=60)
+        eventually(lambda: frozen not in daemon.pids("shard"), limit_s=60)
+        eventually(lambda: changes(daemon)[-1][0] == 2, limit_s=60)
 
 
 def test_an_event_after_a_change_is_not_delayed(live_kernel: None, workload: Path) -> None:

@@ -29,10 +29,11 @@ def test_unwatched_times_enclose_the_missed_events(daemon: Daemon, is_killed: bo
         unseen_until_ns = time.time_ns()
         daemon.start()
         recorder.wait_for(lambda events: any(event["event"] == "unwatched" for event in events))
+        again_ns = time.time_ns()
         subprocess.run(["/bin/true"], check=True)
-        begin_ns = time.time_ns()
-        recorder.wait_for(lambda events: any((event.get("time_ns") or 0) > begin_ns - 10**9 and event["event"] == "exec"
-                                             for event in events))  # fmt: skip
+        recorder.wait_for(
+            lambda events: any(event["event"] == "exec" and event["time_ns"] > again_ns for event in events)
+        )
         events = recorder.stop()
     (told,) = [event for event in events if event["event"] == "unwatched"]
     begin, end = told["unwatched_from_ns"], told["unwatched_to_ns"]
