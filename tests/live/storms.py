@@ -184,9 +184,7 @@ def is_found(table: ProcessTable, pid: int) -> bool:
 
 
 def images_of(directory: Path, parents: set[int], comm: bytes | None = b"workload") -> Counter[str]:
-    """Count the images of the processes of a storm in the tables: "fork", "exec", "alive", "unforked".
-
-    "unforked" are those images from an exec that were applied before their fork, so that they have no image from it.
+    """Count the images of the processes of a storm in the tables by kind.
 
     Args:
         directory: of the instance.
@@ -209,7 +207,11 @@ def images_of(directory: Path, parents: set[int], comm: bytes | None = b"workloa
     )  # fmt: skip
     twice = [key for key, n in keys.items() if n > 1]
     assert not twice, f"applied twice: {twice[:5]}"
-    return Counter(
-        fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum()),
-        unforked=int((is_exec & ((mine["flags"] & ROW_GAP) != 0)).sum()),
-    )  # fmt: skip
+    return Counter(fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum()))
+
+
+def unforked(directory: Path, parents: set[int]) -> int:
+    """Count the images from an exec that was applied before its fork, so that they have no image from the fork."""
+    hot = np.fromfile(directory / "hot", HOT)
+    is_unforked = (hot["flags"] & (ROW_IS_EXEC | ROW_GAP)) == ROW_IS_EXEC | ROW_GAP
+    return int((is_unforked & np.isin(hot["ppid"], list(parents))).sum())
