@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from contextlib import suppress
 import pytest
 
 from pipeline.cli.commands import ASK
-from tests.attacks.harness import as_nobody
+from tests.attacks.harness import NOBODY, as_nobody
 from tests.live.harness import Daemon
 from tests.waiting import eventually
 
@@ -26,11 +27,9 @@ ESCAPES = b"\x1b]0;owned\x07\x1b[2J\x1b[6n\rroot\n\xe2\x80\xae\xc2\x9b31m\xff"
 #: Makes a directory and a program with hostile names, and runs it with hostile arguments and a hostile comm. The child
 #: fails, so that commands about failures show it too.
 HOSTILE = """
-import ctypes, os, shutil, sys, tempfile, time
+import ctypes, os, shutil, sys, time
 escapes = bytes.fromhex(sys.argv[1])
-base = tempfile.mkdtemp(prefix="procline-test-").encode()
-os.chmod(base, 0o755)
-directory = os.path.join(base, b"d" + escapes)
+directory = os.path.join(os.fsencode(sys.argv[2]), b"d" + escapes)
 os.mkdir(directory)
 os.chdir(directory)
 program = os.path.join(directory, b"p" + escapes)
@@ -45,10 +44,7 @@ if second == 0:
     time.sleep(0.5)
     os._exit(3)
 print(first, second, flush=True)
-try:
-    time.sleep(300)
-finally:
-    shutil.rmtree(base)
+time.sleep(300)
 """
 
 #: Commands of `ASK` that are not run here, and why.
@@ -85,7 +81,15 @@ def _run(daemon: Daemon, *arguments: str) -> str:
     return done.stdout
 
 
-def test_no_command_passes_escapes_on(raw_daemon: Daemon) -> None:
+@pytest.fixture
+def base() -> Iterator[str]:
+    """A directory for the attacker's files, which does not outlive the test: the attacker is killed."""
+    with tempfile.TemporaryDirectory(prefix="procline-test-") as path:
+        os.chown(path, NOBODY, NOBODY)
+        yield path
+
+
+def test_no_command_passes_escapes_on(raw_daemon: Daemon, base: str) -> None:
     # `subscribe` writes lines for people to a terminal only.
     terminal, shown_in = os.openpty()
     termios.tcsetwinsize(terminal, (50, 1000))
@@ -100,7 +104,7 @@ def test_no_command_passes_escapes_on(raw_daemon: Daemon) -> None:
     try:
         # From here on it sees every event.
         assert eventually(lambda: subprocess.run(["/bin/true"], check=True) and received)
-        with as_nobody(HOSTILE, ESCAPES.hex()) as attacker:
+        with as_nobody(HOSTILE, ESCAPES.hex(), base) as attacker:
             assert attacker.stdout is not None
             pid, failed = attacker.stdout.readline().split()
             assert eventually(lambda: "owned" in raw_daemon.cli("resolve", pid).stdout)
