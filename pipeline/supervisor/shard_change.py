@@ -5,8 +5,9 @@ new ones begin. Each new shard starts at the consumer positions of its rings, as
 over but not applied are sent again, and the merge drops them. The rings hold what happens in between.
 
 That time is short, because the new processes start first and import their modules; then the old shards drain and end;
-then the new processes receive their descriptions. An old shard can wait in vain for its records to be applied, if the
-merge waits for a ring whose shard has already ended. So it is killed before the merge would pass that ring over.
+then the new processes receive their descriptions. An old shard can wait in vain for its records to be applied:
+the merge waits for another ring, and the shard of that ring has already ended. After a while the merge passes that ring
+over. The old shard is killed before.
 
 If the daemon is stopped while old shards are ending, the supervisor finishes the change first, so that new shards drain
 the rings of those that have ended. If that takes more than half of the stop timeout, those rings are not drained.

@@ -1,4 +1,4 @@
-"""A host of fake processes whose publisher works in a thread, so that a test can read from it."""
+"""A host of fake processes. Its publisher works in a thread, so that a test can read from it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ TOPICS = ("fork", "exec", "exit")
 
 
 class Instance(PolledHost):
-    """A host of fake processes whose resolver can be replaced."""
+    """A host of fake processes. Its resolver can be replaced."""
 
     def __init__(self) -> None:
         super().__init__(heartbeat_ns=HEARTBEAT_NS)

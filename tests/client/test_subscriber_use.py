@@ -46,7 +46,7 @@ LONG_S = 60.0
 
 
 class Polled(PolledHost):
-    """A host of fake processes that can lose records, and whose subscribers can miss events."""
+    """A host of fake processes. It can lose records, and its subscribers can miss events."""
 
     def lose(self, count: int) -> None:
         """Report that the kernel lost records."""

@@ -37,13 +37,13 @@ from tests.live.harness import Daemon
 from tests.live.namespaced_daemon import inside
 from tests.live.recordings import record
 from tests.live.storms import SHARED, Storm, images_of
+from tests.nobody import NOBODY
 from tests.waiting import eventually
 
 RAW = "[args]\nshow = 'raw'\n"
 SMALL = RAW + "[tables]\nchunk_rows = 64\nretention_s = 3600\n"
 STORM_S = 2.0
 CROWD_MAX = 32_768
-NOBODY = 65534
 #: `row_seq` and `generation`, with which each row begins. No checksum covers them.
 PROTOCOL_BYTES = 8
 

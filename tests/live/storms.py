@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline import ProcessTable
 from pipeline.errors import BusyError, StaleError
@@ -183,6 +184,12 @@ def is_found(table: ProcessTable, pid: int) -> bool:
     return entry is not None and entry.is_exec
 
 
+def _rows_of(directory: Path, parents: set[int]) -> npt.NDArray[Any]:
+    """Return the images of all children of `parents` in the tables, without rows that are being written."""
+    hot = np.fromfile(directory / "hot", HOT)
+    return hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0) & np.isin(hot["ppid"], list(parents))]
+
+
 def images_of(directory: Path, parents: set[int], comm: bytes | None = b"workload") -> Counter[str]:
     """Count the images of the processes of a storm in the tables by kind.
 
@@ -195,9 +202,7 @@ def images_of(directory: Path, parents: set[int], comm: bytes | None = b"workloa
     Raises:
         AssertionError: an image is there twice, so an event was applied twice.
     """
-    hot = np.fromfile(directory / "hot", HOT)
-    used = hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0)]
-    mine = used[np.isin(used["ppid"], list(parents))]
+    mine = _rows_of(directory, parents)
     if comm is not None:
         mine = mine[mine["comm"] == comm]
     is_exec = (mine["flags"] & ROW_IS_EXEC) != 0
@@ -212,6 +217,5 @@ def images_of(directory: Path, parents: set[int], comm: bytes | None = b"workloa
 
 def unforked(directory: Path, parents: set[int]) -> int:
     """Count the images from an exec that was applied before its fork, so that they have no image from the fork."""
-    hot = np.fromfile(directory / "hot", HOT)
-    is_unforked = (hot["flags"] & (ROW_IS_EXEC | ROW_GAP)) == ROW_IS_EXEC | ROW_GAP
-    return int((is_unforked & np.isin(hot["ppid"], list(parents))).sum())
+    flags = _rows_of(directory, parents)["flags"]
+    return int(((flags & ROW_IS_EXEC != 0) & (flags & ROW_GAP != 0)).sum())

@@ -12,11 +12,11 @@ import pytest
 
 from pipeline import Selection, Subscriber
 from tests.live.harness import Daemon
+from tests.nobody import NOBODY
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 LIMIT_S = 60
-NOBODY = 65534
 RUNS = 20
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.harness import Daemon
+from tests.nobody import NOBODY
 from tests.proc import live_pids
 from tests.waiting import eventually
 
@@ -21,7 +22,6 @@ pytestmark = pytest.mark.live
 
 #: A number that no other command line on this host has.
 MARK = f"86{os.getpid():08d}"
-NOBODY = 65534
 
 
 @pytest.fixture
