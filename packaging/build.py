@@ -2,7 +2,7 @@
 
 Everything is built from a copy of the checkout's tracked files, in new virtual environments with locked tools, so that
 nothing of the developer's environment gets into a package. The wheels are built from the sdist, which proves that the
-sdist is complete; the wheelhouses and the Debian package are made of the wheels. The version is in pipeline/__init__.py
+sdist is complete; the wheelhouses and the Debian package are made of the wheels. The version is in pipeline/version.py
 and nowhere else; --version replaces it in the copy.
 
 Standard library only. What is built in the environments needs a C compiler and the packages' index; the Debian package
@@ -109,7 +109,7 @@ def build(
         source = work / "source"
         copy_tracked(source)
         environment = build_environment(work)
-        stated = source / "pipeline" / "__init__.py"
+        stated = source / "pipeline" / "version.py"
         if version is not None:
             write_version(stated, version)
         version = read_version(stated)

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import click
 
-from pipeline import __version__, paths
+from pipeline import paths
 from pipeline.bpf import features
 from pipeline.cli import commands as command_line
 from pipeline.cli import completion
 from pipeline.cli.operate import fleet
 from pipeline.config import loading
+from pipeline.version import __version__
 
 #: Where each shell looks for completions, below a prefix such as /usr.
 COMPLETIONS = {

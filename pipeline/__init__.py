@@ -36,6 +36,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from pipeline.version import __version__ as __version__
+
 TYPE_CHECKING = False  # see paths.py
 if TYPE_CHECKING:
     from pipeline.bus.context_events import ContextSender
@@ -139,8 +141,6 @@ if TYPE_CHECKING:
     from pipeline.shm.reader.table import FIELDS, Entry, ProcessTable
     from pipeline.shm.reader.values import Batch
     from pipeline.shm.writer._writer import TableWriter
-
-__version__ = "0.1.0"
 
 #: Public names by the module that defines them.
 _MODULES = {

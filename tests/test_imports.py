@@ -21,7 +21,7 @@ PACKAGE = ROOT / "pipeline"
 #: therefore above all packages that it imports from, and below the command, its only user in this tree.
 INTERFACE = "pipeline"
 LEVELS = (
-    ("durations", "errors", "files", "journald", "log_json", "proc_text", "records", "spelling"),
+    ("durations", "errors", "files", "journald", "log_json", "proc_text", "records", "spelling", "version"),
     ("log", "shm.layout"),
     ("bus.frames", "config", "paths", "trust"),
     ("bus.stream", "host", "shm.writer", "software"),
@@ -141,11 +141,14 @@ def imported(path: Path) -> Iterator[str]:
 
 @cache
 def imported_modules(path: Path) -> list[str]:
-    """Return the modules below `pipeline`, without that prefix, that a module imports or includes."""
+    """Return the modules below `pipeline`, without that prefix, that a module imports or includes.
+
+    The package `pipeline` itself has an empty name, as in MODULES.
+    """
     found = [] if path.suffix in {".py", ".pyi"} else [*included(path)]
     for name in imported(path):
-        module = name.removeprefix("pipeline.")
-        if module != name:
+        root, _, module = name.partition(".")
+        if root == INTERFACE:
             found.append(module if module in MODULES else module.rpartition(".")[0])
     return found
 
@@ -209,11 +212,17 @@ def test_all_names_of_an_import_are_read(tmp_path: Path) -> None:
         "from pipeline.bus.frames cimport (\n    _frame, _msgpack as packed,  # both\n)\n"
         "cimport pipeline.host._cpid, pipeline.host._epoll as epoll\n"
         "import os\n"
+        "import pipeline\n"
     )
     expected = ["paths", "trust", "bus.requests", "bus.frames._frame", "bus.frames._msgpack"]
-    expected += ["host._cpid", "host._epoll"]
+    expected += ["host._cpid", "host._epoll", ""]
     (tmp_path / "one.pyx").write_text(text)
     assert imported_modules(tmp_path / "one.pyx") == expected
+
+
+def test_importing_the_package_itself_is_an_arrow(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("import pipeline\nimport pipelines\nfrom pipeline import __version__, paths\n")
+    assert imported_modules(tmp_path / "one.py") == ["", "", "paths"]
 
 
 def test_included_files_are_followed(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_version_is_in_one_place() -> None:
     """Packages, the command and the metrics all take it from there."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in project["project"] and project["project"]["dynamic"] == ["version"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "pipeline.__version__"}
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "pipeline.version.__version__"}
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli.main", "--version"], cwd=ROOT, capture_output=True, text=True
     )

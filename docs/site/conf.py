@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import generated
 
-from pipeline import __version__
+from pipeline.version import __version__
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -30,8 +30,9 @@ from typing import Any
 
 import click
 
-from pipeline import __version__, errors, journald
+from pipeline import errors, journald
 from pipeline.spelling import did_you_mean
+from pipeline.version import __version__
 
 #: The commands with their line in `procline --help`, by the package that contains them.
 ASK = {

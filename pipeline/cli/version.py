@@ -6,8 +6,8 @@ import platform
 
 import click
 
-from pipeline import __version__
 from pipeline.cli import common
+from pipeline.version import __version__
 
 
 @click.command(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pipeline
 from pipeline.formats.declared import OCSF_VERSION
 from pipeline.formats.facts import GAPS, MALFORMED, Fields, facts_of, images, is_about_process, message_of
 from pipeline.formats.mapping import fill
 from pipeline.formats.values import process_entity
+from pipeline.version import __version__
 
 SYSTEM_ACTIVITY, PROCESS_ACTIVITY, BASE_EVENT = 1, 1007, 0
 LAUNCH, TERMINATE, OTHER = 1, 2, 99
@@ -40,7 +40,7 @@ def document(event: Fields, host: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "metadata": {
             "version": OCSF_VERSION,
-            "product": {"name": "Procline", "vendor_name": "Procline", "version": pipeline.__version__},
+            "product": {"name": "Procline", "vendor_name": "Procline", "version": __version__},
             "profiles": ["datetime", "host"],
             "event_code": kind,
         },

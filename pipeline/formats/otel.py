@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pipeline
 from pipeline.formats.declared import OTEL_SEMCONV_VERSION
 from pipeline.formats.facts import GAPS, Fields, facts_of, message_of
 from pipeline.formats.mapping import fill
+from pipeline.version import __version__
 
 #: Severity numbers of the log data model.
 INFO, WARN = 9, 13
@@ -30,7 +30,7 @@ def document(event: Fields, host: str) -> dict[str, Any]:
                 "resource": {"attributes": attributes({"host.name": host, "os.type": "linux"})},
                 "scopeLogs": [
                     {
-                        "scope": {"name": "procline", "version": pipeline.__version__},
+                        "scope": {"name": "procline", "version": __version__},
                         "logRecords": [log_record(event)],
                         "schemaUrl": _SCHEMA_URL,
                     }

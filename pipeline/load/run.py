@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import pipeline
 from pipeline.errors import BehindError, UnsupportedError
 from pipeline.host import processes, tiers
 from pipeline.host.boot import now_boot_ns
@@ -29,6 +28,7 @@ from pipeline.load.scenarios import Settings, check, cpu_list
 from pipeline.screen.progress import Show, silent
 from pipeline.shm.reader.statistics import Stats
 from pipeline.shm.reader.table import ProcessTable
+from pipeline.version import __version__
 
 #: Raised when a field changes its meaning or is removed.
 FORMAT = 1
@@ -209,7 +209,7 @@ def _head(settings: Settings) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "procline_version": pipeline.__version__,
+        "procline_version": __version__,
         "host": measuring.host(),
         "settings": {
             "scenario": settings.scenario,

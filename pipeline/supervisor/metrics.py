@@ -60,14 +60,14 @@ def require_packages(settings: Metrics) -> None:
 
 
 def _serve(settings: Metrics, directory: Path, feed: Feed, stack: contextlib.ExitStack, log: Any) -> Any:
-    import pipeline
     from pipeline.export.prometheus import InstanceCollector, MetricsServer
     from pipeline.resolver.api.stats import COUNTERS
+    from pipeline.version import __version__
 
     host, port = split_address(settings.listen)
     kernel = _kernel_figures(feed, stack)
     try:
-        server = MetricsServer(host, port, InstanceCollector(directory, pipeline.__version__, COUNTERS, kernel))
+        server = MetricsServer(host, port, InstanceCollector(directory, __version__, COUNTERS, kernel))
     except OSError as error:
         raise ConfigError(
             f"metrics.listen: cannot listen on {settings.listen}: {error.strerror or error}; use an address of this "

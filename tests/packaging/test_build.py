@@ -35,18 +35,18 @@ def build() -> Iterator[ModuleType]:
 
 
 def test_the_version_is_read_without_importing(build: ModuleType, tmp_path: Path) -> None:
-    assert build.read_version(ROOT / "pipeline/__init__.py") == pipeline.__version__
+    assert build.read_version(ROOT / "pipeline/version.py") == pipeline.__version__
     (tmp_path / "none.py").write_text("import no_such_module\n")
     with pytest.raises(build.PackageError, match="states no version"):
         build.read_version(tmp_path / "none.py")
 
 
 def test_the_version_is_replaced_in_the_copy_only(build: ModuleType, tmp_path: Path) -> None:
-    copy = tmp_path / "__init__.py"
-    copy.write_text((ROOT / "pipeline/__init__.py").read_text())
+    copy = tmp_path / "version.py"
+    copy.write_text((ROOT / "pipeline/version.py").read_text())
     build.write_version(copy, "99.0rc1")
     assert build.read_version(copy) == "99.0rc1"
-    before, after = (path.read_text().splitlines() for path in (ROOT / "pipeline/__init__.py", copy))
+    before, after = (path.read_text().splitlines() for path in (ROOT / "pipeline/version.py", copy))
     assert [line for line, other in zip(before, after, strict=True) if line != other] == [
         f'__version__ = "{pipeline.__version__}"'
     ]

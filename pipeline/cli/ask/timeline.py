@@ -142,9 +142,9 @@ def _title(selection: Selection, recording: Path | None, name: str) -> str:
 
 
 def _write(page: Path, found: Found, title: str) -> None:
-    from pipeline import __version__
     from pipeline.timeline import page as pages
     from pipeline.timeline.columns import columns
+    from pipeline.version import __version__
 
     made = columns(found.processes, found.from_ns, found.to_ns)
     text = pages.page(made, title=title, version=__version__, left_out=found.left_out)
