@@ -117,12 +117,13 @@ def pop(fd: int, value_bytes: int) -> bytes | None:
     return value.raw
 
 
-def lookup_batch(fd: int, key_bytes: int, value_bytes: int, batch: int = 4096) -> tuple[bytes, bytes]:
+def lookup_batch(fd: int, key_bytes: int, value_bytes: int) -> tuple[bytes, bytes]:
     """Return all keys and all values of a hash map, each concatenated.
 
     The kernel walks the buckets one by one under each bucket's lock. Entries that exist during the whole walk are
     returned. Entries that are added or deleted meanwhile may be missing.
     """
+    batch = 4096
     keys, values = bytearray(), bytearray()
     position = ctypes.create_string_buffer(max(8, key_bytes))
     previous = 0

@@ -125,6 +125,9 @@ cdef enum:
     SUBSCRIPTION_MAX_BYTES = 64  # length of a subscription, also of one with a filter
     # end of the generated part
     GREETING = 64  # bytes of ZMTP's greeting
+    # Flags of ZMTP's frames (RFC 23/ZMTP). 1 << 0 means that more frames of the message follow.
+    FRAME_LONG = 1 << 1  # the length has eight bytes
+    FRAME_COMMAND = 1 << 2
     EVENTS = 64
 
     # Tags of the descriptors in the epoll instance: OUTSIDE and INSIDE of each client, then these.
@@ -626,10 +629,10 @@ cdef class Relay:
                 if client.greeted == GREETING:
                     client.state = HANDSHAKES
                 continue
-            # A frame: flags (1 more, 2 long, 4 command), the length in one or eight bytes, the body.
-            if at[0] & ~6 != 0:
+            # A frame: flags, the length in one or eight bytes, the body. A client sends no message of several frames.
+            if at[0] & ~(FRAME_LONG | FRAME_COMMAND) != 0:
                 return False
-            if at[0] & 2:
+            if at[0] & FRAME_LONG:
                 header = 9
                 if left >= 9 and (at[1] | at[2] | at[3] | at[4] | at[5] | at[6]) != 0:
                     return False
@@ -643,7 +646,7 @@ cdef class Relay:
                 return True
             if not self._may_send(client):
                 return False
-            verdict = _judge(client, at[0] & 4 != 0, at + header, body, self._may_filter(client))
+            verdict = _judge(client, at[0] & FRAME_COMMAND != 0, at + header, body, self._may_filter(client))
             if verdict < 0:
                 return False
             if verdict > 0:

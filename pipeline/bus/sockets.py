@@ -41,9 +41,9 @@ class Bus:
     Close it after use, or use it as a context manager.
     """
 
-    def __init__(self, *, io_threads: int = 1) -> None:
+    def __init__(self) -> None:
         self._tgid = os.getpid()
-        self._context = zmq.Context(io_threads)
+        self._context = zmq.Context()
         self._sockets: list[zmq.Socket[bytes]] = []
         self._bound: list[tuple[Path, tuple[int, int]]] = []
         # If a caller forgets close(), a context that is collected before its sockets would wait for them for ever.

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pipeline.config.loading import ENVIRONMENT
 from pipeline.config.schema import Config, Value, settings
 
+#: Of a line of a description.
+_WIDTH = 116
+
 
 def example() -> str:
     """Return a file with every setting, its description and its default; all settings are commented out."""
@@ -63,10 +66,10 @@ def toml(value: Value) -> str:
     return repr(value)
 
 
-def _wrap(text: str, width: int = 116) -> list[str]:
+def _wrap(text: str) -> list[str]:
     lines = [""]
     for word in text.split():
-        if len(lines[-1]) + 1 + len(word) > width and lines[-1]:
+        if len(lines[-1]) + 1 + len(word) > _WIDTH and lines[-1]:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".lstrip()
     return lines

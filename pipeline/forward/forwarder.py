@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -50,7 +49,7 @@ def is_lines(settings: Forward) -> bool:
     return settings.to.partition(":")[0] == _LINES
 
 
-def server_of(settings: Forward, environ: Mapping[str, str] = os.environ) -> Server:
+def server_of(settings: Forward) -> Server:
     """Return how to reach the server.
 
     Raises:
@@ -64,7 +63,7 @@ def server_of(settings: Forward, environ: Mapping[str, str] = os.environ) -> Ser
     found: dict[str, Path | None] = {}
     for key, suffix in _CREDENTIALS.items():
         text = getattr(settings, key)
-        found[key] = Path(text) if text else credential(f"procline-forward.{suffix}", environ)
+        found[key] = Path(text) if text else credential(f"procline-forward.{suffix}")
     server = Server(tuple(settings.to.split(",")), settings.stream, host_of(settings), **found)
     server.check()
     return server
@@ -137,13 +136,11 @@ class Forwarder:
     Args:
         settings: what to do.
         name: the instance.
-        path: its runtime directory; None: the usual one.
     """
 
-    def __init__(self, settings: Forward, name: str, path: Path | None = None) -> None:
+    def __init__(self, settings: Forward, name: str) -> None:
         self._settings = settings
         self._name = name
-        self._path = path
         self.figures = Figures()
         self._log = log.get_logger("forward")
         self._is_ending = False
@@ -193,7 +190,7 @@ class Forwarder:
         self.figures.is_connected = True
         try:
             position = lines.position()
-            reader = Reader(self._name, self._path, self._topics(), lines, self.figures)
+            reader = Reader(self._name, self._topics(), lines, self.figures)
             await _until(ended, reader, reader.run(position, 0 if position is None else position.time_ns or 0))
         finally:
             lines.close()
@@ -216,7 +213,7 @@ class Forwarder:
                     queue, events_max=settings.batch_events, wait_s=settings.batch_ms / 1000,
                     is_compressed=settings.compress, convert=self._convert(),
                 )  # fmt: skip
-                reader = Reader(self._name, self._path, self._topics(), feed, self.figures)
+                reader = Reader(self._name, self._topics(), feed, self.figures)
                 await _until(ended, reader, self._read(reader, sender, spool), sending)
                 feed.close()
                 await self._drain(queue, sending)

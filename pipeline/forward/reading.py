@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline import log
@@ -71,7 +70,6 @@ class Reader:
 
     Args:
         name: the instance.
-        path: its runtime directory; None: the usual one.
         topics: topics that are read.
         consumer: gets the events.
         figures: counters.
@@ -80,13 +78,11 @@ class Reader:
     def __init__(
         self,
         name: str,
-        path: Path | None,
         topics: tuple[str, ...],
         consumer: Consumer,
         figures: Figures,
     ) -> None:
         self._name = name
-        self._path = path
         self._topics = topics
         self._consumer = consumer
         self._figures = figures
@@ -153,7 +149,6 @@ class Reader:
                     Subscriber,
                     self._name,
                     self._topics,
-                    path=self._path,
                     resume=position,
                     connect_timeout=_RETRY_S,
                     receive_hwm=_WAITING_MESSAGES,
@@ -212,9 +207,7 @@ class Reader:
                 await asyncio.sleep(0)
 
     def _list_now(self) -> list[Event]:
-        with Subscriber(
-            self._name, ("sys.loss",), path=self._path, snapshot=True, connect_timeout=_SNAPSHOT_WAIT_S
-        ) as subscriber:
+        with Subscriber(self._name, ("sys.loss",), snapshot=True, connect_timeout=_SNAPSHOT_WAIT_S) as subscriber:
             return [event for event in subscriber.read(0) if event["event"] == "snapshot"]
 
 

@@ -30,14 +30,14 @@ _PID_MAX_FILE = "/proc/sys/kernel/pid_max"
 _CPID_INPUT = struct.Struct("=16sQQq")
 
 
-def boot_id(path: str = _BOOT_ID_FILE) -> bytes:
+def boot_id() -> bytes:
     """Return the kernel's boot id: 16 bytes, in the order of its text form (RFC 9562)."""
-    return bytes.fromhex(Path(path).read_bytes().decode().strip().replace("-", ""))
+    return bytes.fromhex(Path(_BOOT_ID_FILE).read_bytes().decode().strip().replace("-", ""))
 
 
-def pid_max(path: str = _PID_MAX_FILE) -> int:
+def pid_max() -> int:
     """Return the current ``pid_max``, one more than the largest pid; an administrator may raise it later."""
-    return int(Path(path).read_text(encoding="ascii"))
+    return int(Path(_PID_MAX_FILE).read_text(encoding="ascii"))
 
 
 def now_boot_ns() -> int:

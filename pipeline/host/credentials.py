@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 
-def credential(name: str, environ: Mapping[str, str] = os.environ) -> Path | None:
+def credential(name: str) -> Path | None:
     """Return the file of a credential; None: systemd passes no such file to this process."""
-    directory = environ.get("CREDENTIALS_DIRECTORY")
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
     found = Path(directory, name) if directory else None
     return found if found is not None and found.exists() else None

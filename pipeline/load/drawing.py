@@ -23,8 +23,8 @@ def _svg(height: float, parts: Sequence[str], label: str) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-label="{_safe(label)}">' + "".join(parts) + "</svg>"
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "label") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{_safe(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="label">{_safe(text)}</text>'
 
 
 def _safe(text: str) -> str:

@@ -34,6 +34,8 @@ _PID_BITS = 22
 #: A program reads the clock again after it was interrupted, the kernel reads it in the system call: both are exact, but
 #: the clocks of two CPUs may differ by this much.
 _SLACK_NS = 20_000
+#: Lines of examples for each kind of fault.
+_EXAMPLES_MAX = 5
 
 
 @dataclass(slots=True)
@@ -160,13 +162,12 @@ class Compared:
         return not (sum(self.lost.values()) + sum(self.extra.values()) + sum(self.wrong.values()))
 
 
-def compare(records: npt.NDArray[np.void], seen: npt.NDArray[np.void], examples_max: int = 5) -> Compared:
+def compare(records: npt.NDArray[np.void], seen: npt.NDArray[np.void]) -> Compared:
     """Compare what was made with what a subscriber received.
 
     Args:
         records: dtype RECORD.
         seen: dtype SEEN, only events of the load.
-        examples_max: lines of examples for each kind of fault.
     """
     result = Compared()
     base = int(records["begin_ns"].min()) - _SLACK_NS if len(records) else 0
@@ -191,10 +192,10 @@ def compare(records: npt.NDArray[np.void], seen: npt.NDArray[np.void], examples_
         if kind == KIND_CRED:  # it changes to and fro
             is_wrong = (reported != about) & (reported != 0)
         result.wrong[name] = int(np.count_nonzero(is_wrong))
-        for span, count in zip(spans[counts != made][:examples_max], counts[counts != made], strict=False):
+        for span, count in zip(spans[counts != made][:_EXAMPLES_MAX], counts[counts != made], strict=False):
             result.examples.append(f"{name} of pid {span['pid']}: made {span['count']}, seen {count}")
-        for event in events[~inside][:examples_max]:
+        for event in events[~inside][:_EXAMPLES_MAX]:
             result.examples.append(f"{name} of pid {event['pid']}: seen, not made")
-        for event, expected in zip(events[inside][is_wrong][:examples_max], about[is_wrong], strict=False):
+        for event, expected in zip(events[inside][is_wrong][:_EXAMPLES_MAX], about[is_wrong], strict=False):
             result.examples.append(f"{name} of pid {event['pid']}: {event['about']} instead of {expected}")
     return result

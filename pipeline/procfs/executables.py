@@ -51,21 +51,20 @@ class OtherFileError(Exception):
     """The process has ended or has another executable, and the path leads to another file or to none."""
 
 
-def open_executable(key: Key, tgid: int, path: bytes, proc: str = "/proc") -> int:
+def open_executable(key: Key, tgid: int, path: bytes) -> int:
     """Return an O_PATH descriptor of an executable, whose key stands for its content.
 
     Args:
         key: the file that the kernel reported.
         tgid: a process that executed it.
         path: its path, for the case that the process has ended.
-        proc: mount point of procfs.
 
     Raises:
         ForbiddenFileError: the file system could block, or another file could get the same key.
         OtherFileError: the file was not found.
     """
     with suppress(OSError, OtherFileError):
-        process = os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        process = os.open(f"/proc/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return _checked(os.open("exe", os.O_PATH | os.O_CLOEXEC, dir_fd=process), key, process, hashed=True)
         finally:

@@ -64,7 +64,8 @@ WANT_IDS = 1 << 6  #: users, groups, capabilities, pids in inner namespaces
 WANT_DEFAULT = WANT_IDS | WANT_EXE | WANT_ARGS | WANT_NS | WANT_CGROUP | WANT_AUDIT
 WANT_ALL = WANT_DEFAULT | WANT_ENVS
 
-_PF_EXITING = 0x4
+#: The flag of an exiting task in field 9 of `stat` (include/linux/sched.h).
+_PF_EXITING = 1 << 2
 #: Fields of `stat` that an exec changes.
 _image_of = itemgetter(
     proc_text.CODE_START, proc_text.CODE_END, proc_text.STACK_START, proc_text.ARGS_START, proc_text.ARGS_END,

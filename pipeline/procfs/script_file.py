@@ -25,14 +25,13 @@ _EXECUTE = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 _I64_MAX = 0x7FFF_FFFF_FFFF_FFFF
 
 
-def script_file(tgid: int, start_ticks: int, invoked: bytes, proc: str = "/proc") -> dict[str, Any] | None:
+def script_file(tgid: int, start_ticks: int, invoked: bytes) -> dict[str, Any] | None:
     """Return the facts of the file that a process invoked as a script.
 
     Args:
         tgid: the process.
         start_ticks: its start; another owner of the pid is not read.
         invoked: the path; a relative one begins in the present working directory of the process.
-        proc: mount point of procfs.
 
     Returns:
         path (bytes, absolute below the root of the process), inode, device (in the kernel's encoding), mount_id, mode,
@@ -43,7 +42,7 @@ def script_file(tgid: int, start_ticks: int, invoked: bytes, proc: str = "/proc"
     held: list[int] = []
     try:
         # Every file below this descriptor is of the same process, also if the pid gets another owner.
-        held.append(process := os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        held.append(process := os.open(f"/proc/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         text = read_all(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4096)
         if int(proc_text.stat_fields(text)[proc_text.START_TICKS]) != start_ticks:
             return None

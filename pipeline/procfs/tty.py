@@ -73,7 +73,7 @@ def clean_tty_name(raw: bytes) -> str:
     return text if text.isprintable() else ""
 
 
-def procfs_tty(tgid: int, proc: str = "/proc", sys_dev_char: str = SYS_DEV_CHAR) -> str:
+def procfs_tty(tgid: int, proc: str = "/proc") -> str:
     """Return the terminal of a process by its descriptor 0, for use where no better source has one; "": none.
 
     The device number shows that it is a terminal, and which one. Its path does not, because the process chooses it: it
@@ -83,7 +83,6 @@ def procfs_tty(tgid: int, proc: str = "/proc", sys_dev_char: str = SYS_DEV_CHAR)
     Args:
         tgid: the process.
         proc: mount point of procfs.
-        sys_dev_char: directory in which sysfs lists character devices by number.
     """
     try:
         link = os.fsencode(Path(proc, str(tgid), "fd/0").readlink())
@@ -92,9 +91,9 @@ def procfs_tty(tgid: int, proc: str = "/proc", sys_dev_char: str = SYS_DEV_CHAR)
         device = _device(Path(proc, str(tgid)))
     except (OSError, ValueError):
         return ""
-    if device is None or not _is_terminal(*device, sys_dev_char):
+    if device is None or not _is_terminal(*device, SYS_DEV_CHAR):
         return ""
-    return os.fsdecode(_device_name(*device, sys_dev_char))
+    return os.fsdecode(_device_name(*device, SYS_DEV_CHAR))
 
 
 def _device(process: Path) -> tuple[int, int] | None:

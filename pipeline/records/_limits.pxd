@@ -9,11 +9,12 @@ cdef enum:
     HANDSHAKE_MS = 5000
     PID_MAX = 1 << 22
     KTHREADD = 2
-    PF_KTHREAD = 0x00200000
+    PF_KTHREAD = 1 << 21
     WAIT_SIGNAL = 0x7F
-    WAIT_CORE = 0x80
+    WAIT_CORE = 1 << 7
     RING_DISCARD_BIT = 0x40000000
     RING_HEADER_BYTES = 8
+    RING_ALIGNMENT = 8
     TMPFS_MAGIC = 0x01021994
 
 cdef enum:

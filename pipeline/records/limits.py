@@ -32,17 +32,19 @@ PID_MAX = 1 << 22
 #: Pid of the parent of all kernel threads, in the root pid namespace.
 KTHREADD = 2
 #: Flag of a kernel thread in task->flags (include/linux/sched.h).
-PF_KTHREAD = 0x00200000
+PF_KTHREAD = 1 << 21
 #: Login uid and audit session of a process that has none, or of a kernel without audit.
 ID_UNSET = 0xFFFFFFFF
 #: Bits of a wait status: the signal that ended the process, or 0; and whether the kernel wrote a core dump (wait(2)).
 WAIT_SIGNAL = 0x7F
-WAIT_CORE = 0x80
+WAIT_CORE = 1 << 7
 #: Header of a record in a BPF ring buffer (include/uapi/linux/bpf.h, BPF_RINGBUF_*): the record is being written.
 RING_BUSY_BIT = 0x80000000
 #: ... the record was given up: its room is skipped.
 RING_DISCARD_BIT = 0x40000000
 #: Length of this header.
 RING_HEADER_BYTES = 8
+#: A record with its header occupies a multiple of this (kernel/bpf/ringbuf.c).
+RING_ALIGNMENT = 8
 #: Type of the file system of /run and /dev/shm (include/uapi/linux/magic.h).
 TMPFS_MAGIC = 0x01021994

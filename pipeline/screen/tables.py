@@ -9,6 +9,9 @@ from pipeline.export.text import printable
 from pipeline.screen.lines import Line, cell_len
 from pipeline.screen.styles import Style
 
+#: Spaces between columns.
+_GAP = 2
+
 
 class Column(NamedTuple):
     """A column of a table.
@@ -24,7 +27,7 @@ class Column(NamedTuple):
     width_max: int | None = None
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Line | str]], gap: int = 2) -> Iterator[Line]:
+def table(columns: Sequence[Column], rows: Sequence[Sequence[Line | str]], gap: int = _GAP) -> Iterator[Line]:
     """Yield the heading and a line for each row. The last column is as wide as it needs to be.
 
     Args:
@@ -61,13 +64,12 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Line | str]], gap: 
         yield line
 
 
-def plain_table(columns: Sequence[Column], cells: Sequence[Sequence[str]], gap: int = 2) -> Iterator[str]:
+def plain_table(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield the text of the lines of `table`, for an output without styles. It takes a fraction of the time.
 
     Args:
         columns: their titles and alignment; `width_max` is ignored.
         cells: the text of each row, for each column. It is made printable.
-        gap: spaces between columns.
 
     Example:
         >>> list(plain_table([Column("PID", is_right=True), Column("COMMAND")], [["7"], ["sleep 20"]]))
@@ -91,4 +93,4 @@ def plain_table(columns: Sequence[Column], cells: Sequence[Sequence[str]], gap: 
                 width = max(widths)
                 texts = [pad(text, width - cells + len(text)) for text, cells in zip(texts, widths, strict=True)]
         padded.append(texts)
-    return map((" " * gap).join, zip(*padded, strict=True))
+    return map((" " * _GAP).join, zip(*padded, strict=True))

@@ -83,7 +83,6 @@ def tree_lines(
     keep: Mask | None,
     reverse: bool,
     folded: Collection[int] = (),
-    root: int = -1,
 ) -> Lines:
     """Return the processes as a tree.
 
@@ -93,7 +92,6 @@ def tree_lines(
         keep: the processes that are wanted; their ancestors are shown too.
         reverse: order from the highest key to the lowest.
         folded: positions of processes with hidden descendants.
-        root: show only the subtree of this process; -1: everything.
     """
     count = len(processes)
     shown = np.ones(count, np.bool_) if keep is None else with_ancestors(processes, keep)
@@ -103,9 +101,9 @@ def tree_lines(
     children, offsets = arranged(processes.parents, order, count)
     place = np.full(count, -1, np.int64)
     place[children] = np.arange(len(children))
-    roots = [root] if root >= 0 else order[processes.parents[order] < 0].tolist()
+    roots = order[processes.parents[order] < 0].tolist()
     positions, depths = _walk(roots, children.tolist(), offsets.tolist(), frozenset(folded))
-    if root < 0 and not folded and len(positions) < len(order):
+    if not folded and len(positions) < len(order):
         # Rows that were read at different moments can name each other as parents: show them all the same.
         missed = np.setdiff1d(order, np.array(positions, np.int64), assume_unique=True)
         positions += missed.tolist()

@@ -7,20 +7,19 @@ from collections.abc import Sequence
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
-def sparkline(numbers: Sequence[float], width: int, highest: float | None = None) -> str:
+def sparkline(numbers: Sequence[float], width: int) -> str:
     """Return the last numbers as bars, the newest one at the right.
 
     Args:
         numbers: not negative; a number above 0 always has a bar.
         width: of the text; filled with spaces at the left.
-        highest: number of a full bar; None: the highest of those shown.
 
     Example:
         >>> sparkline([0, 1, 4], 4)
         '  ▂█'
     """
     shown = list(numbers[-width:]) if width > 0 else []
-    top = highest or max(shown, default=0)
+    top = max(shown, default=0)
     bars = "".join(_bar(number / top if top else 0.0) for number in shown)
     return bars.rjust(max(0, width))
 

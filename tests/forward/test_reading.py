@@ -40,7 +40,7 @@ def unwatched(begin: int) -> dict[str, Any]:
 
 def read_over_a_change(consumer: Consumer, figures: Figures) -> None:
     """Let a reader in stream 11 read what a subscriber returns if the journal has all of it, and stream 22 follows."""
-    reader = Reader("x", None, ("proc.exec",), consumer, figures)
+    reader = Reader("x", ("proc.exec",), consumer, figures)
     reader._stream = 11
     consumer.resume(BOOT, 11)
     for stream, events in ((11, [unwatched(NS), event(501)]), (22, [unwatched(2 * NS), event(1), event(2)])):

@@ -18,6 +18,7 @@ from pipeline.bus.frames._msgpack cimport (
     PL_MP_ARRAY, PL_MP_BIN, PL_MP_INVALID, PL_MP_MAP, PL_MP_STR, PL_MP_UINT, pl_read_value, pl_skip, pl_value,
 )
 from pipeline.records import dtypes
+from pipeline.records._limits cimport RING_ALIGNMENT, RING_HEADER_BYTES
 from pipeline.records._records cimport (
     pl_adds_up,
     PL_FLAG_HEAD_ONLY,
@@ -612,9 +613,9 @@ cdef inline int _fault_of(Frame frame, uint64_t number, uint64_t tasks, walked *
         body = _body_bytes(h.kind)
         if <uint64_t>h.record_bytes != sizeof(pl_head_any) + sizeof(pl_task_any) + body + h.var_bytes:
             return WRONG_LENGTH
-    span = 8 + ((<uint64_t>h.record_bytes + 7) & ~<uint64_t>7)
+    span = RING_HEADER_BYTES + (<uint64_t>h.record_bytes + RING_ALIGNMENT - 1) // RING_ALIGNMENT * RING_ALIGNMENT
     if (
-        h.ring_pos < used.position or h.ring_pos & 7
+        h.ring_pos < used.position or h.ring_pos % RING_ALIGNMENT
         or h.ring_pos > frame.to_pos or frame.to_pos - h.ring_pos < span
     ):
         return WRONG_POSITION

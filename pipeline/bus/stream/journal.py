@@ -40,6 +40,8 @@ NAME = "journal"
 SEGMENTS_MAX = 1024
 SEGMENT_MAX_BYTES = 1 << 30
 SEGMENT_MIN_BYTES = 1 << 16
+#: A segment has a multiple of these.
+_STEP_BYTES = 4096
 MESSAGES_MAX = 4096
 
 KEPT_OFFSET = JOURNAL_FILE_LAYOUT.offset("kept_until")
@@ -72,7 +74,7 @@ class Geometry(NamedTuple):
     @classmethod
     def of(cls, journal_bytes: int, boot: bytes) -> Geometry:
         """Return the sizes for a journal of about this many bytes; each segment must hold a large message."""
-        segment = max(1 << 18, min(journal_bytes // 64, SEGMENT_MAX_BYTES)) & ~4095
+        segment = max(1 << 18, min(journal_bytes // 64, SEGMENT_MAX_BYTES)) // _STEP_BYTES * _STEP_BYTES
         return cls(segment, max(4, min(journal_bytes // segment, SEGMENTS_MAX)), boot)
 
     @property

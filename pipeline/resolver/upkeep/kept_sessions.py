@@ -37,20 +37,15 @@ class KeptSessions:
         directory: the instance's runtime directory.
         mode: of the file.
         count: called with (counter, number): ``sessions_evicted``.
-        now_ns: a clock.
 
     Attributes:
         writes: how often the file was replaced.
     """
 
-    def __init__(
-        self, directory: Path, mode: int, count: Callable[[str, int], None],
-        now_ns: Callable[[], int] = now_boot_ns,
-    ) -> None:  # fmt: skip
+    def __init__(self, directory: Path, mode: int, count: Callable[[str, int], None]) -> None:
         self._path = directory / FILE
         self._mode = mode
         self._count = count
-        self._now_ns = now_ns
         self._sessions: dict[int, dict[str, Any]] = {}
         self._texts: dict[int, bytes] = {}
         self._owner: dict[int, int] = {}
@@ -106,7 +101,7 @@ class KeptSessions:
 
         If the file system is full, only this file is missing for readers.
         """
-        now = self._now_ns()
+        now = now_boot_ns()
         is_due = self._written_ns is None or now - self._written_ns >= WRITE_NS
         if not at_once and not (self._is_changed and is_due):
             return

@@ -94,7 +94,6 @@ class SshSessions:
         followups: the applier's; they call this object for each exec below sshd.
         directory: the instance's runtime directory.
         mode: of the file.
-        proc: where procfs is mounted.
         publish: called with (row, body of a `user_session` event) when the details of a session are known.
         pids: finds processes that tracers name; None: there is no tracer.
         user_name: the host's name of a user id; None: it has none, or it is not known.
@@ -106,17 +105,16 @@ class SshSessions:
     """
 
     def __init__(
-        self, tables: TableWriter, followups: FollowUps, directory: Path, *, mode: int = 0o644, proc: str = "/proc",
+        self, tables: TableWriter, followups: FollowUps, directory: Path, *, mode: int = 0o644,
         publish: Callable[[int, dict[str, Any]], None] = _publish_nothing, pids: ForeignPids | None = None,
         user_name: Callable[[int], str | None] = _no_name,
     ) -> None:  # fmt: skip
         self._tables = tables
         self._followups = followups
-        self._proc = proc
         self._publish = publish
         self._pids = pids
         self._user_name = user_name
-        self.sshd = HostSshd(tables, proc)
+        self.sshd = HostSshd(tables)
         self.kept = KeptSessions(directory, mode, tables.count)
         self._logins: deque[_Login] = deque()
         self._by_user: dict[int, int] = {}
@@ -242,7 +240,7 @@ class SshSessions:
         """Keep the details of a session, or remove its number if there is no client."""
         self._dequeue(login)
         pid = self._pid_of(login.tgid)
-        found = read_session(pid, self._proc)
+        found = read_session(pid)
         if found is None or self._start(pid) != login.start_boot_ns // TICK_NS:
             found = self._stored(login)
         elif found:

@@ -80,15 +80,14 @@ class HostSshd:
 
     Args:
         tables: of this instance.
-        proc: where procfs is mounted.
 
     Attributes:
         decisions: rows that were examined; remembered rows are not.
     """
 
-    def __init__(self, tables: TableWriter, proc: str = "/proc") -> None:
+    def __init__(self, tables: TableWriter) -> None:
         self._tables = tables
-        self._root = _root_of(proc)
+        self._root = _root_of("/proc")
         self._namespaces: tuple[int, int] | None = None
         self._rows: OrderedDict[int, None] = OrderedDict()
         self._files: OrderedDict[bytes, None] = OrderedDict()

@@ -18,7 +18,7 @@ from libc.string cimport memcpy, memset
 import mmap
 
 from pipeline.bus.frames._column cimport column
-from pipeline.records._limits cimport RING_BUSY_BIT, RING_DISCARD_BIT, RING_HEADER_BYTES
+from pipeline.records._limits cimport RING_ALIGNMENT, RING_BUSY_BIT, RING_DISCARD_BIT, RING_HEADER_BYTES
 from pipeline.records._records cimport (
     PL_FLAG_HEAD_ONLY, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, pl_adds_up, pl_exec_any, pl_exit_any,
     pl_fork_any, pl_head_any, pl_task_any,
@@ -155,7 +155,7 @@ cdef class Columns:
                 self.stop = STOP_BUSY
                 break
             size = header & ~(<uint32_t>RING_BUSY_BIT | <uint32_t>RING_DISCARD_BIT)
-            span = RING_HEADER_BYTES + ((<uint64_t>size + 7) & ~<uint64_t>7)
+            span = RING_HEADER_BYTES + (<uint64_t>size + RING_ALIGNMENT - 1) // RING_ALIGNMENT * RING_ALIGNMENT
             if span > ring.data_bytes or span > producer_pos - cursor:
                 # The position of the next record is unknown, so nothing after this record can be read.
                 self.malformed += 1

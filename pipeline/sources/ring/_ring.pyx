@@ -18,6 +18,7 @@ from pipeline.errors import UnsupportedError
 from pipeline.records.declared import KIND_NAMES
 
 from pipeline.bus.frames._frame_writer cimport packed_counts
+from pipeline.records._limits cimport RING_ALIGNMENT
 from pipeline.sources.ring._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, Columns
 from pipeline.sources.ring._shared cimport PL_KIND_COUNT, CpuStates, RingMap
 
@@ -131,7 +132,9 @@ cdef class Ring:
         """
         if applied_pos <= self.consumer_pos:
             return
-        if applied_pos & 7 or (applied_pos > self.cursor and applied_pos > <uint64_t>self._map.producer_pos()):
+        if applied_pos % RING_ALIGNMENT or (
+            applied_pos > self.cursor and applied_pos > <uint64_t>self._map.producer_pos()
+        ):
             self.refused_total += 1
             return
         self.cursor = max(self.cursor, applied_pos)
@@ -144,7 +147,9 @@ cdef class Ring:
         Returns:
             Whether the cursor was moved. A position that this ring has not reached is ignored.
         """
-        if wanted_pos & 7 or (wanted_pos > self.cursor and wanted_pos > <uint64_t>self._map.producer_pos()):
+        if wanted_pos % RING_ALIGNMENT or (
+            wanted_pos > self.cursor and wanted_pos > <uint64_t>self._map.producer_pos()
+        ):
             self.refused_total += 1
             return False
         self.cursor = max(wanted_pos, self.consumer_pos)

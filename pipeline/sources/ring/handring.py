@@ -16,6 +16,7 @@ import os
 from types import TracebackType
 from typing import Self
 
+from pipeline.bus.frames.encode import record_span
 from pipeline.records.limits import RING_BUSY_BIT, RING_DISCARD_BIT, RING_HEADER_BYTES
 from pipeline.sources.ring._ring import PAGE_BYTES, ring_data_bytes
 from pipeline.sources.ring._shared import Words
@@ -56,7 +57,7 @@ class RingWriter:
 
     def _room(self, length: int) -> int | None:
         """Return the position after the next record of `length` bytes; None if the ring is full."""
-        end = self.producer_pos + RING_HEADER_BYTES + (length + 7 & ~7)
+        end = self.producer_pos + record_span(length)
         return None if end - self.consumer_pos > self.data_bytes else end
 
     def reserve(self, length: int) -> int | None:

@@ -116,7 +116,6 @@ def run_source(
     open_source: Callable[[WorkerDescription, SourceParts, ExitStack], Source],
     *,
     keep: tuple[int, ...] = (),
-    arguments: list[str] | None = None,
 ) -> int:
     """Run the process of a source until SIGTERM.
 
@@ -124,7 +123,6 @@ def run_source(
         open_source: builds the source, and registers on the stack whatever must be closed. It runs after the privileges
             are dropped, so numpy, which starts threads, is not imported before then.
         keep: capabilities that the source needs; draining a ring needs none.
-        arguments: the command line's arguments; None for those of this process.
 
     Returns:
         The exit code.
@@ -164,7 +162,7 @@ def run_source(
             source.drain(time.monotonic() + seconds)
         return 0
 
-    return run_worker(work, keep=keep, arguments=arguments)
+    return run_worker(work, keep=keep)
 
 
 def map_counts(fd: int) -> mmap.mmap:

@@ -88,7 +88,7 @@ def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         world.sessions = Sessions(world.tables, world.applier.followups, directory, user_name=users.get)
         world.sessions.starts = {}
         monkeypatch.setattr("pipeline.resolver.upkeep.sshd.is_hosts_file", is_hosts_file)
-        monkeypatch.setattr(sessions, "read_session", lambda tgid, proc: session_of(ENVIRON.split(b"\0")))
+        monkeypatch.setattr(sessions, "read_session", lambda tgid: session_of(ENVIRON.split(b"\0")))
         yield world
         validate_tables(world.tables)
         world.tables.close()
@@ -228,7 +228,7 @@ def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
     w.fork(5, 8)
     w.exec(8, b"/bin/keys")
     w.fork(8, 9)
-    sessions.read_session = lambda tgid, proc: {}  # type: ignore[assignment]  # the fixture puts it back
+    sessions.read_session = lambda tgid: {}  # type: ignore[assignment]  # the fixture puts it back
     read(w)
     w.sessions.run()
     assert w.proc(8).user_session == w.proc(9).user_session == first
@@ -295,7 +295,7 @@ def test_a_command_that_ended_before_it_was_read(
 ) -> None:
     """If its environment in `/proc` is gone, or belongs to the pid's next owner, the exec record may have it."""
     if not has_left:
-        sessions.read_session = lambda tgid, proc: None  # type: ignore[assignment]  # the fixture puts it back
+        sessions.read_session = lambda tgid: None  # type: ignore[assignment]  # the fixture puts it back
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh", envs=recorded)
@@ -328,7 +328,7 @@ def test_a_command_that_ended_before_it_was_read(
 def test_the_exec_record_has_the_client(w: World, strings: bytes, read: Any, session: Any) -> None:
     names = ("client_ip", "client_port", "auth_method")
     found = dict(zip(names, read, strict=True)) if read else read
-    sessions.read_session = lambda tgid, proc: found  # type: ignore[assignment]  # the fixture puts it back
+    sessions.read_session = lambda tgid: found  # type: ignore[assignment]  # the fixture puts it back
     sshd(w, 3)
     w.fork(3, 4, uid=1001)
     start = w.story.processes[4].start
@@ -391,7 +391,7 @@ def test_processes_forked_before_the_login_is_known_are_in_its_session(w: World)
 
 
 def test_a_number_without_a_session_is_removed(w: World) -> None:
-    sessions.read_session = lambda tgid, proc: {}  # type: ignore[assignment]  # the fixture puts it back
+    sessions.read_session = lambda tgid: {}  # type: ignore[assignment]  # the fixture puts it back
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/usr/bin/helper")
@@ -455,9 +455,11 @@ def test_the_work_of_a_login_does_not_depend_on_the_size_of_the_tables(w: World)
     assert sum(small[0].values()) < 50
 
 
-def test_the_file_is_written_a_few_times_a_second_however_many_log_in(w: World) -> None:
+def test_the_file_is_written_a_few_times_a_second_however_many_log_in(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now_ns = 1_000_000_000
-    w.sessions.kept._now_ns = lambda: now_ns
+    monkeypatch.setattr(kept_sessions, "now_boot_ns", lambda: now_ns)
     w.sessions.begin()
     sshd(w, 3)
     before = w.sessions.kept.writes
@@ -497,7 +499,7 @@ def test_logins_wait_in_a_bounded_queue_with_room_for_each_user(w: World, monkey
     monkeypatch.setattr(sessions, "LOGINS_PER_TURN", 8)
     monkeypatch.setattr(sessions, "TURN_NS", 10**12)
     read_pids: list[int] = []
-    sessions.read_session = lambda tgid, proc: read_pids.append(tgid)  # type: ignore[assignment]
+    sessions.read_session = lambda tgid: read_pids.append(tgid)  # type: ignore[assignment]
     sshd(w, 3)
     for number in range(50):
         log_in(w, number, uid=1000)
