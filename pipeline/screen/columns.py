@@ -23,7 +23,7 @@ _PROGRAM = ("path", "script_path", "argv", "comm", "is_kworker")
 _END = ("exit_time_ns", "exit_code", "exit_cause", "exit_cause_code")
 _TIMES = ("start_time_ns", "exit_time_ns")
 #: Other names of columns.
-_ALIASES = {"age": "age_ns", "duration": "duration_ns", "started": "start_time_ns"}
+_ALIASES = {"age": "age_ns", "duration": "duration_ns", "session": "sid", "started": "start_time_ns"}
 #: What `procline help` prints about the columns that are not a field of an entry.
 MEANINGS = {
     "age_ns": "time since the start of the process, in ns",
