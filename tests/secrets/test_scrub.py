@@ -334,7 +334,6 @@ def test_hostile_line_costs_time_in_proportion_to_its_length(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ONE_MATCH)
-@pytest.mark.medium
 def test_one_long_match_is_cheap(name: str) -> None:
     """RE2's matcher for groups needs a microsecond for a few bytes, so it must not run over a long name."""
     line = b"p\0" + ONE_MATCH[name].encode() + b" token\0"
