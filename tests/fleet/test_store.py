@@ -314,7 +314,7 @@ def test_a_message_that_cannot_be_stored_is_refused_alone(
 ) -> None:
     """Whatever a message has that no check knows, the others are stored."""
     root = tmp_path / "store"
-    work(host, 10)
+    work(host, 4)
     messages = list(split(host.sent(), 3))
     bad = [host.maps("proc.cred", 1, [EVENT | {"event": "cred", "pid": 4711}]), host.gap("proc.exec", 3, 1, None, None)]
     put_files, add_losses = parquet.write_batch, Catalogue.add_losses
