@@ -63,8 +63,8 @@ def test_a_pattern_makes_no_warning(recwarn: pytest.WarningsRecorder) -> None:
 def test_many_quick_searches_are_not_ended() -> None:
     pattern = Pattern("(a+)+$")
     begin = time.process_time()
-    with Bounded(0.02):
-        while time.process_time() - begin < 0.2:
+    with Bounded(0.005):
+        while time.process_time() - begin < 0.05:
             assert not pattern.search("a" * 10 + "!")
 
 
