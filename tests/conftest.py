@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import re
@@ -17,6 +18,14 @@ import pytest
 from tests import sampling
 
 sampling.load_profile()
+
+# After glibc has released a large array once, it takes later ones from its heap and clears them. The private memory of
+# an applier is 2 MB, of which most tests use a few pages, so a thousand tests would clear 2 MB each. With a threshold
+# that is set, large arrays always are fresh pages. Then what the heap keeps must be set too: smaller arrays would
+# otherwise return their pages each time.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 256 << 10)
+ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 # A shell starts a job in the background with SIGINT and SIGQUIT ignored. Programs of tests would inherit that, and
 # nothing would end them.

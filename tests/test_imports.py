@@ -71,12 +71,15 @@ _C = {".h", ".c", ".pxi"}
 MODULES_MAX = 23
 
 
-def modules() -> Iterator[Path]:
-    """Yield the files of Python, Cython and C that a person or `script/generate` wrote, without Cython's C code."""
-    for path in sorted(PACKAGE.rglob("*")):
+@cache
+def modules() -> list[Path]:
+    """Return the files of Python, Cython and C that a person or `script/generate` wrote, without Cython's C code."""
+
+    def is_written(path: Path) -> bool:
         is_cythons = path.suffix == ".c" and (path.with_suffix(".pyx").exists() or path.stem == "_cython")
-        if path.suffix in {".py", ".pyx", ".pxd", ".pyi", *_C} and not is_cythons:
-            yield path
+        return path.suffix in {".py", ".pyx", ".pxd", ".pyi", *_C} and not is_cythons
+
+    return sorted(path for path in PACKAGE.rglob("*") if is_written(path))
 
 
 def module_of(path: Path) -> str:
@@ -99,6 +102,7 @@ for each in modules():
         HEADERS.setdefault(each.name, []).append(each)
 
 
+@cache
 def package_of(module: str) -> str:
     """Return the package of a module, or the module itself if it is directly below `pipeline`."""
     parts = module.split(".")
@@ -119,11 +123,21 @@ def included(path: Path) -> Iterator[str]:
         yield from map(module_of, found)
 
 
+def statements(module: ast.Module) -> Iterator[ast.AST]:
+    """Yield all statements of a module, also those within others. `ast.walk` would visit each expression too."""
+    waiting: list[ast.AST] = [module]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, part, ())
+
+
 def imported(path: Path) -> Iterator[str]:
     """Yield the dotted names below `pipeline` that a module imports, including those for type checking."""
     text = path.read_text()
     if path.suffix in {".py", ".pyi"}:
-        for node in ast.walk(ast.parse(text)):
+        for node in statements(ast.parse(text)):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -153,19 +167,29 @@ def imported_modules(path: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", list(modules()), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_arrow_points_back_up(path: Path) -> None:
+def faults_of(path: Path) -> Iterator[str]:
+    """Yield what is wrong with the imports of a module."""
     own = package_of(module_of(path))
     for module in imported_modules(path):
         target = package_of(module)
         if target == own:
             continue
-        assert own in LEVEL_OF, f"{own} is a new package: add it to LEVELS"
+        if own not in LEVEL_OF:
+            yield f"{own} is a new package: add it to LEVELS"
+            return
         name = module or "a public name from here; import it from the module that defines it"
-        assert LEVEL_OF[target] < LEVEL_OF[own], f"{own} is not above {target}, so it may not import {name}"
+        if LEVEL_OF[target] >= LEVEL_OF[own]:
+            yield f"{path}: {own} is not above {target}, so it may not import {name}"
         for user, family in APART:
-            is_apart = f"{own}.".startswith(f"{user}.") and f"{target}.".startswith(f"{family}.")
-            assert not is_apart, f"{own} may not import {module}: {user} and {family} are apart"
+            if f"{own}.".startswith(f"{user}.") and f"{target}.".startswith(f"{family}."):
+                yield f"{path}: {own} may not import {module}: {user} and {family} are apart"
+
+
+@pytest.mark.parametrize(
+    "directory", sorted({path.parent for path in modules()}), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_no_arrow_points_back_up(directory: Path) -> None:
+    assert not [fault for path in modules() if path.parent == directory for fault in faults_of(path)]
 
 
 def named(path: Path) -> set[str]:

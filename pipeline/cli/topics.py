@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pipeline.screen.columns import MEANINGS
@@ -110,6 +111,7 @@ def _entry(name: str, kind: str, text: str) -> Iterator[Line]:
         yield Line(f"  {plain[:1].upper()}{plain[1:].rstrip('.')}.")
 
 
+@cache
 def _attributes() -> dict[str, str]:
     """Return the first paragraph about each attribute and method of `Entry` that is no field."""
     from pipeline.shm.reader._entry import Entry

@@ -15,10 +15,9 @@ _PART = re.compile(r"[^ ]+ *| +")
 
 def cell_len(text: str) -> int:
     """Return how many cells of a terminal a printable text takes."""
+    text = text.replace(ELLIPSIS, ".")  # as wide, and rich would look up each character of a text that has one
     if text.isascii():
         return len(text)
-    if text == ELLIPSIS:
-        return 1
     from rich.cells import cell_len  # loaded for few texts, and it takes longer than a whole line
 
     return cell_len(text)

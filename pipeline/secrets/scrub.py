@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from os import fsdecode, fsencode, urandom
 from typing import Any, Literal
 
@@ -50,6 +51,17 @@ _WORDS = -1
 _PROGRAMS = -2
 _CACHE_BYTES = 4 * 1024 * 1024
 _CACHE_ENTRY_OVERHEAD = 100
+
+
+@lru_cache(maxsize=2)
+def _search_set(literals: tuple[bytes, ...]) -> re2.Set:
+    """Return what finds the literals in a text, by their places. It never changes, so equal scrubbers share it."""
+    found = re2.Set.SearchSet(options())
+    for literal in literals:
+        # Literals only: with expressions, a set can run out of memory on hostile text and then reports no match.
+        found.Add(re2.escape(literal))
+    found.Compile()
+    return found
 
 
 class Scrubber:
@@ -84,29 +96,18 @@ class Scrubber:
         self._programs = rules.programs
         self._harmless = rules.harmless
         self._custom = [compile_custom(pattern) for pattern in custom_patterns]
-        # The stage that each literal of the prefilter triggers: _WORDS, _PROGRAMS, or the index of a pattern.
-        self._calls: list[int] = []
-        self._prefilter = re2.Set.SearchSet(options())
-        self._literals: list[bytes] = []
-        self._names: list[bytes] = []
-        for literal in dict.fromkeys(literal for _, literal in words):
-            self._add_literal(literal, _WORDS)
-        for name in self._programs:
-            self._add_literal(name, _PROGRAMS)
-        for index, (anchors, _) in enumerate(rules.patterns):
-            for anchor in anchors:
-                self._add_literal(anchor, index)
-        self._prefilter.Compile()
+        # Each literal with the stage that it triggers: _WORDS, _PROGRAMS, or the index of a pattern.
+        stages = [(literal, _WORDS) for literal in dict.fromkeys(literal for _, literal in words)]
+        stages += [(name, _PROGRAMS) for name in self._programs]
+        stages += [(anchor, index) for index, (anchors, _) in enumerate(rules.patterns) for anchor in anchors]
+        self._calls = [stage for _, stage in stages]
+        self._literals = [literal for literal, stage in stages if stage != _PROGRAMS]
+        self._names = [literal for literal, stage in stages if stage == _PROGRAMS]
+        self._prefilter = _search_set(tuple(literal for literal, _ in stages))
         self._cache: OrderedDict[bytes, bytes | None] = OrderedDict()
         self._cache_entries = cache_entries
         self._cached_bytes = 0
         self._cache_key = urandom(16)
-
-    def _add_literal(self, literal: bytes, call: int) -> None:
-        # Literals only: with expressions, a set can run out of memory on hostile text and then reports no match.
-        self._prefilter.Add(re2.escape(literal))
-        (self._names if call == _PROGRAMS else self._literals).append(literal)
-        self._calls.append(call)
 
     @property
     def literals(self) -> list[bytes] | None:

@@ -197,7 +197,6 @@ def test_help_explains_every_computed_column() -> None:
     assert set(columns.MEANINGS) == computed
 
 
-@pytest.mark.slow
 def test_help_explains_every_field_and_counter(procline: Command) -> None:
     from pipeline.cli.topics import explained, names
 

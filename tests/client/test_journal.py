@@ -63,11 +63,14 @@ def read_to(subscriber: Subscriber, host: Host, order: int | None = None) -> lis
     wanted = host.resolver.encoder.order if order is None else order
     events: list[Any] = []
     deadline = time.monotonic() + LONG_S
-    while not events or max((event.get("order") or 0 for event in events), default=0) < wanted:
+    newest = -1
+    while newest < wanted:
         assert time.monotonic() < deadline, (len(events), wanted)
         host.resolver.publisher._beaten_ns = 0
         host.resolver.publisher.do_work(now_boot_ns())
-        events += subscriber.read(timeout=0.05)
+        found = subscriber.read(timeout=0.05)
+        newest = max([newest, *(event.get("order") or 0 for event in found)])
+        events += found
     return events
 
 

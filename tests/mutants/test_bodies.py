@@ -168,11 +168,12 @@ def test_every_function_of_python_is_found() -> None:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             source = path.read_text()
+            lines = source.splitlines()
             found = {each.line for each in functions(source, ".py")}
             for node in ast.walk(ast.parse(source)):
-                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                    is_stub = "..." in source.splitlines()[node.lineno - 1] or ast.unparse(node.body[-1]) == "..."
-                    assert node.lineno in found or is_stub, (path, node.name)
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.lineno not in found:
+                    is_stub = "..." in lines[node.lineno - 1] or ast.unparse(node.body[-1]) == "..."
+                    assert is_stub, (path, node.name)
             ast.parse(instrumented(source, ".py", "", 1))
 
 

@@ -62,15 +62,20 @@ def leaked(make: Callable[[], object]) -> tuple[int, int, int]:
         maps = Path("/proc/self/maps").read_text().count("procline-test-")
         return allocated(), len(list(Path("/proc/self/fd").iterdir())), maps
 
-    def left() -> tuple[int, ...]:
+    def left() -> tuple[int, int, int]:
         before = used()
         for _ in range(TIMES):
             make()
-        return tuple(int((last - first) / TIMES) for first, last in zip(before, used(), strict=True))
+        memory, descriptors, mappings = (
+            int((last - first) / TIMES) for first, last in zip(before, used(), strict=True)
+        )
+        return memory, descriptors, mappings
 
     for _ in range(3):
         make()
-    memory, descriptors, mappings = map(min, left(), left())
+    memory, descriptors, mappings = left()
+    if memory or descriptors or mappings:
+        memory, descriptors, mappings = map(min, (memory, descriptors, mappings), left())
     return memory, descriptors, mappings
 
 

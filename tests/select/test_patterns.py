@@ -26,11 +26,10 @@ def test_a_wrong_pattern_is_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("search", [Pattern("(a+)+$").search, Pattern("(a+)+$").spans])
-@pytest.mark.medium
 def test_a_search_that_would_take_years_is_ended(search: object) -> None:
     assert callable(search)
     begin = time.process_time()
-    with Bounded(0.05):
+    with Bounded(0.01):
         for _ in range(3):
             with pytest.raises(SlowPatternError):
                 search(HOSTILE)
@@ -64,8 +63,8 @@ def test_a_pattern_makes_no_warning(recwarn: pytest.WarningsRecorder) -> None:
 def test_many_quick_searches_are_not_ended() -> None:
     pattern = Pattern("(a+)+$")
     begin = time.process_time()
-    with Bounded(0.02):
-        while time.process_time() - begin < 0.2:
+    with Bounded(0.005):
+        while time.process_time() - begin < 0.05:
             assert not pattern.search("a" * 10 + "!")
 
 

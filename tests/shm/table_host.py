@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from collections.abc import MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +216,8 @@ class Host:
         assert live == set(self.processes)
         for pid, process in self.processes.items():
             assert self.process_of(writer.py_head(pid)) == process, pid
+        children: defaultdict[int, list[int]] = defaultdict(list)
+        for pid, process in self.processes.items():
+            children[process.ppid].append(pid)
         for pid in live:
-            children = sorted(child for child, process in self.processes.items() if process.ppid == pid)
-            assert sorted(writer.py_children(pid)) == children
+            assert sorted(writer.py_children(pid)) == sorted(children[pid])

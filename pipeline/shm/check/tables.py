@@ -37,20 +37,21 @@ def _check_index(tables: Tables) -> Iterator[Violation]:
     for pid in pids[rows >= len(hot)]:
         yield Violation("1 index", int(pid), f"pid {pid}: row {tables.index[pid]} is beyond the frontier")
     pids, rows = pids[rows < len(hot)], rows[rows < len(hot)]
-    for pid, row in zip(pids, rows, strict=True):
+    tgids, is_newest = hot["tgid"], hot["flags"] & (layout.ROW_HEAD | layout.ROW_REPLACED) == layout.ROW_HEAD
+    # Few pids are wrong, and numpy needs much more time for each single row than for one of a column.
+    wrong = ~used[rows] | (tgids[rows] != pids) | (tables.stable[rows] & ~is_newest[rows])
+    for pid, row in zip(pids[wrong], rows[wrong], strict=True):
         if not used[row]:
             yield Violation("1 index", int(pid), f"pid {pid}: row {row} is free")
-        elif hot["tgid"][row] != pid:
-            yield Violation("1 index", int(pid), f"pid {pid}: row {row} belongs to pid {hot['tgid'][row]}")
-        elif tables.stable[row] and (
-            not hot["flags"][row] & layout.ROW_HEAD or hot["flags"][row] & layout.ROW_REPLACED
-        ):
+        elif tgids[row] != pid:
+            yield Violation("1 index", int(pid), f"pid {pid}: row {row} belongs to pid {tgids[row]}")
+        else:
             yield Violation("2 head", int(row), f"pid {pid}: row {row} is not the newest image")
     live = np.flatnonzero(tables.stable & (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0))
-    for row in live:
-        tgid = int(hot["tgid"][row])
-        if tgid < len(tables.index) and tables.index[tgid] != row:
-            yield Violation("3 live", int(row), f"row {row} lives as pid {tgid}, the index has {tables.index[tgid]}")
+    live = live[tgids[live] < len(tables.index)]
+    for row in live[tables.index[tgids[live]] != live]:
+        tgid = int(tgids[row])
+        yield Violation("3 live", int(row), f"row {row} lives as pid {tgid}, the index has {tables.index[tgid]}")
     replaced = tables.stable & (hot["flags"] & layout.ROW_REPLACED != 0)
     for row in np.flatnonzero(replaced & ((hot["exit_boot_ns"] == 0) | (hot["flags"] & layout.ROW_HEAD != 0))):
         yield Violation("4 ended", int(row), f"row {row} is replaced, but has not ended or is a head")
@@ -111,9 +112,10 @@ def _check_rows(tables: Tables) -> Iterator[Violation]:
     hot = tables.hot
     if tables.control["checked"]:
         unknown = np.zeros(1, layout.COSTS)[0]
+        has_cost, checks = hot["known"] & layout.KNOWN_COST != 0, hot["check"]
         for row in np.flatnonzero(tables.stable):
-            costs = tables.costs[row] if hot["known"][row] & layout.KNOWN_COST else unknown
-            if row_check(hot[row], tables.cold[row], costs) != hot["check"][row]:
+            costs = tables.costs[row] if has_cost[row] else unknown
+            if row_check(hot[row], tables.cold[row], costs) != checks[row]:
                 yield Violation("11 checksum", int(row), f"row {row}: its checksum is not that of its contents")
     below = (hot["generation"] != 0) & ~tables.used
     for row in np.flatnonzero(below & (hot["row_seq"] % 2 == 0)):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from pipeline.cli.ask import selecting
 from pipeline.screen.terminal import Screen
+from pipeline.select.patterns import Bounded
 from pipeline.software.container_files import Names, NotAllowedError
 from tests.cli.conftest import Command
 from tests.cli.fakes import BOOT_NS, FakeTable, entry
@@ -299,12 +302,20 @@ def test_lines_fit_the_terminal(
 
 
 @pytest.mark.slow
-def test_grep_names_processes_that_could_not_be_compared(procline: Command, table: type[FakeTable]) -> None:
+def end_searches_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End a search after less CPU time than for users."""
+    monkeypatch.setattr(selecting, "Bounded", partial(Bounded, 0.01))
+
+
+def test_grep_names_processes_that_could_not_be_compared(
+    procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process cannot hide from a search by arguments that make it slow."""
     table.entries = (*table.entries, entry(60, 1, argv=["a" * 40 + "!"]))
     done = procline("grep", "^(a+)+$|sleep")
     assert done.code == 2 and done.out.startswith("41 ")
     assert done.err == "procline: pid 60 was not compared: the search took more than 0.1 s\n"
+    end_searches_early(monkeypatch)
     done = procline("ps", "--where", "argv ~ '^(a+)+$|sleep'")
     assert done.code == 2 and pids(done.out) == [41]
     done = procline("ps", "-o", "comm", "--where", "argv ~ '^(a+)+$|sleep'")
@@ -331,8 +342,10 @@ def test_grep_does_not_take_a_new_program_for_the_end(procline: Command, table: 
     assert "exited" not in first and "exited" in second
 
 
-@pytest.mark.slow
-def test_grep_stops_a_pattern_that_is_slow_everywhere(procline: Command, table: type[FakeTable]) -> None:
+def test_grep_stops_a_pattern_that_is_slow_everywhere(
+    procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_searches_early(monkeypatch)
     table.entries = tuple(entry(pid, 1, argv=["a" * 40 + "!"]) for pid in range(100, 150))
     done = procline("grep", "^(a+)+$")
     assert done.code == 2 and len(done.err.splitlines()) == 11 and "the pattern takes too long" in done.err

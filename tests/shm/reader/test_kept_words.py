@@ -15,7 +15,7 @@ from pipeline.errors import BusyError
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer.segments import SEGMENTS
-from tests.sampling import some
+from tests.sampling import some, times
 from tests.shm.handmade import Tables
 from tests.shm.table_host import Host, make_writer
 from tests.shm.writer.stepped import OPTIONS, SCENARIOS, trace_of
@@ -272,7 +272,7 @@ def step(host: Host, choice: random.Random) -> None:
         host.writer.evict_exited(host.now, 10)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(times(4, 2)))
 @pytest.mark.parametrize("rows", [120, 8192])
 def test_answers_are_those_of_the_rows_at_any_time(shm_dir: Path, rows: int, seed: int) -> None:
     choice = random.Random(seed)

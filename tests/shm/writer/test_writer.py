@@ -551,17 +551,17 @@ STEPS = st.lists(
 
 def walked_lineage(writer: TableWriter, row: int) -> int:
     """The same as `_inside.lineage`, by reading the whole chain."""
-    hot = writer.hot_view()
+    pids, flags, ancestors = (writer.hot_view()[name] for name in ("tgid", "flags", "ancestor"))
     chain = []
     while row and len(chain) <= LINEAGE_CHECKED:
-        flags = int(hot[row]["flags"])
+        known = flags.item(row)
         chain.append(
             SimpleNamespace(
-                pid=int(hot[row]["tgid"]), ppid=0, is_exec=bool(flags & layout.ROW_IS_EXEC),
-                is_parent_missing=bool(flags & layout.ROW_PARENT_MISSING),
+                pid=pids.item(row), ppid=0, is_exec=bool(known & layout.ROW_IS_EXEC),
+                is_parent_missing=bool(known & layout.ROW_PARENT_MISSING),
             )
         )  # fmt: skip
-        row = writer.py_follow(int(hot[row]["ancestor"]))
+        row = writer.py_follow(ancestors.item(row))
     found = is_complete(chain)
     return -1 if found is None else int(found)
 
