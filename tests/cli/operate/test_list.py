@@ -173,12 +173,15 @@ def test_waiting_continues_while_an_instance_is_restarted(
     """The end of an instance that was ready is not a failed start."""
     run(runtime, "web").control["state"] = layout.STATE_STOPPED
 
+    start = threading.Timer(3 * HASTY_GRACE_S, run, [runtime, "web"])
+
     def restart() -> None:
         shutil.rmtree(runtime / "web")
-        threading.Timer(3 * HASTY_GRACE_S, run, [runtime, "web"]).start()
+        start.start()
 
     after_a_look(monkeypatch, restart)
     assert procline("wait", "--name", "web", "--timeout", "30").code == 0
+    start.join()
 
 
 def test_a_resolver_of_a_killed_supervisor_is_about_to_end_and_not_ready(procline: Command, runtime: Path) -> None:
