@@ -272,6 +272,7 @@ def step_uncommitted(host: Host, count: int) -> None:
         host.step(count, commit=False)
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_restarted_instance_are_listed_again(directory: Path) -> None:
     host = Host(MiniResolver(directory))
     host.step(100)
