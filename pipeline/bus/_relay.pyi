@@ -21,6 +21,8 @@ class Relay:
         group: int = -1,
         stall_ms: int = ...,
         handshake_ms: int = ...,
+        check_ms: int = ...,
+        give_back_ms: int = ...,
     ) -> None: ...
     @property
     def refused(self) -> int: ...

@@ -116,11 +116,11 @@ cdef enum:
     WINDOW_ACCEPTS = 100  # ... and in WINDOW_MS; further ones wait in the kernel's queue
     WINDOW_MS = 50
     COOL_MS = 250  # a connection counts for this long after its end, so a user cannot make new ones without limit
-    CHECK_MS = 1000  # how often it is checked whether a client has sent its READY command in time
+    CHECK_MS = 1000  # how often it is checked whether a client has sent its READY command in time, or has stalled
     STALL_MS = 5000
     USER_STALLED_MAX = 2  # stalled connections of one user; root and the daemon's user may have any number
     OTHERS_STALLED_MAX = 8  # stalled connections of all other users together
-    GIVE_BACK_MS = 2000  # freed queues are returned to the kernel this long after the end of a stalled connection
+    GIVE_BACK_MS = 2000
     # generated: SUBSCRIPTION_*
     SUBSCRIPTION_MAX_BYTES = 64  # length of a subscription, also of one with a filter
     # end of the generated part
@@ -188,6 +188,8 @@ cdef class Relay:
         group: gid of the public socket file; -1 leaves it unchanged.
         stall_ms: a client is stalled after it had unread bytes for so much longer than it had none.
         handshake_ms: how long a client may take to send its READY command.
+        check_ms: how often both times are checked.
+        give_back_ms: freed queues are returned to the kernel this long after the end of a stalled connection.
 
     Raises:
         ConfigError: the path is too long for a Unix socket address.
@@ -198,11 +200,11 @@ cdef class Relay:
     cdef Client *_clients
     cdef uint8_t *_chunk
     cdef int _epoll, _listener_fd, _stop_fd
-    cdef int _used, _window_accepts
+    cdef int _used, _window_accepts, _check_ms
     cdef uint32_t _own_uid
     cdef uint64_t _refused, _rejected
     cdef bint _is_stopping, _is_deaf
-    cdef int64_t _stop_ns, _window_ns, _stall_ns, _handshake_ns
+    cdef int64_t _stop_ns, _window_ns, _stall_ns, _handshake_ns, _give_back_ns
     cdef int64_t _freed_ns  # when the last stalled connection ended; 0: its memory was returned
     cdef bytes _inner
     cdef char *_inner_path
@@ -214,7 +216,7 @@ cdef class Relay:
 
     def __init__(
         self, path: Path, inner: Path, *, mode: int, group: int = -1, stall_ms: int = STALL_MS,
-        handshake_ms: int = HANDSHAKE_MS,
+        handshake_ms: int = HANDSHAKE_MS, check_ms: int = CHECK_MS, give_back_ms: int = GIVE_BACK_MS,
     ) -> None:
         paths.endpoint(path)
         paths.endpoint(inner)
@@ -223,6 +225,7 @@ cdef class Relay:
         self._inner_path, self._inner_length = self._inner, len(self._inner)
         self._own_uid = os.geteuid()
         self._stall_ns, self._handshake_ns = stall_ms * 1000000, handshake_ms * 1000000
+        self._check_ms, self._give_back_ns = check_ms, give_back_ms * 1000000
         self._clients = <Client *>calloc(CLIENTS, sizeof(Client))
         self._chunk = <uint8_t *>malloc(CHUNK)
         if self._clients == NULL or self._chunk == NULL:
@@ -304,7 +307,7 @@ cdef class Relay:
             count = epoll_wait(
                 self._epoll, ready, EVENTS,
                 10 if self._is_stopping else WINDOW_MS if self._is_deaf
-                else CHECK_MS if self._used or self._freed_ns else -1,
+                else self._check_ms if self._used or self._freed_ns else -1,
             )
             if count < 0 and errno != EINTR:
                 return
@@ -325,7 +328,7 @@ cdef class Relay:
             if self._is_deaf and not self._is_stopping and now - self._window_ns >= WINDOW_MS * 1000000:
                 self._is_deaf = False
                 self._watch(EPOLL_CTL_MOD, self._listener_fd, LISTENER, EPOLLIN)
-            if now - checked >= CHECK_MS * 1000000:
+            if now - checked >= self._check_ms * <int64_t>1000000:
                 checked = now
                 for i in range(CLIENTS):
                     if (self._clients[i].state == GREETS or self._clients[i].state == HANDSHAKES) and (
@@ -333,7 +336,7 @@ cdef class Relay:
                     ):
                         self._reject(&self._clients[i])
                 self._close_stalled(now)
-                if self._freed_ns and now - self._freed_ns >= GIVE_BACK_MS * <int64_t>1000000:
+                if self._freed_ns and now - self._freed_ns >= self._give_back_ns:
                     self._freed_ns = 0
                     pl_relay_give_back()
 

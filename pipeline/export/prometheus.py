@@ -32,6 +32,8 @@ UP_WITHIN_NS = 1_000_000_000
 
 CLIENTS_MAX = 8
 CLIENT_TIMEOUT_S = 5
+#: How often the server checks whether it is to stop, so `close` can take this long.
+STOP_S = 0.5
 
 #: Metrics that combine several counters of the tables: metric -> (help, label, {counter: value of the label}).
 LABELLED = {
@@ -359,7 +361,7 @@ class MetricsServer:
                 """Do not log scrapes."""
 
         self._server = _Server((host, port), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(STOP_S,), name="metrics", daemon=True)
         self._thread.start()
 
     @property

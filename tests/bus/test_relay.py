@@ -30,7 +30,8 @@ from tests.waiting import until
 
 #: More than one client may send: it earns new frames every second, so a slow test must send more than the limit alone.
 MANY_FRAMES = 4 * _relay.FRAMES_AT_ONCE
-HASTY_MS = 2000
+#: A client may read too slowly for this long: ten times as long as one that reads needs on an idle machine.
+HASTY_MS = 400
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to connect as another user")
 
 
@@ -70,8 +71,8 @@ def stream(directory: Path) -> Iterator[Stream]:
 
 @pytest.fixture
 def hasty(directory: Path) -> Iterator[Stream]:
-    """A stream with two fifths of the times that the product allows."""
-    made = Stream(directory, stall_ms=HASTY_MS, handshake_ms=HASTY_MS)
+    """A stream whose clients stall in less than a tenth of the time that the product allows."""
+    made = Stream(directory, stall_ms=HASTY_MS, check_ms=20, give_back_ms=50)
     yield made
     made.close()
 
@@ -163,12 +164,14 @@ def test_a_client_without_a_handshake_is_rejected(stream: Stream, sent: bytes, w
     assert stream.told(50) is None
 
 
-@pytest.mark.medium
-def test_a_client_that_sends_nothing_is_closed(hasty: Stream) -> None:
-    with zmtp.connect(hasty.path, timeout=20) as silent, zmtp.connect(hasty.path, timeout=20) as slow:
-        slow.sendall(zmtp.GREETING)
+def test_a_client_that_sends_nothing_is_closed(directory: Path) -> None:
+    stream = Stream(directory, handshake_ms=100, check_ms=20)
+    with zmtp.connect(stream.path, timeout=20) as silent, zmtp.connect(stream.path, timeout=20) as slow:
+        with suppress(ConnectionError):  # on a busy machine, its time may be over already
+            slow.sendall(zmtp.GREETING)
         assert zmtp.is_closed(silent) and zmtp.is_closed(slow)
-    assert hasty.relay.rejected == 2
+    assert stream.relay.rejected == 2
+    stream.close()
 
 
 def test_messages_that_are_cut_anywhere_are_the_same_messages(stream: Stream) -> None:
@@ -274,9 +277,10 @@ def _rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-#: Opens connections as another user, completes the handshake on each, and waits. Prints how many stay open.
+#: Opens connections as another user, and sends its part of the handshake on each. Waits until each is accepted by the
+#: publisher or closed, then prints how many are open.
 MANY = """
-import socket, sys, time
+import socket, sys
 path, count, hello = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
 held = []
 for _ in range(count):
@@ -287,7 +291,13 @@ for _ in range(count):
     except OSError:
         pass
     held.append(made)
-time.sleep(float(sys.argv[4]))
+for made in held:
+    answer = b""
+    try:
+        while b"XPUB" not in answer and (data := made.recv(65536)):
+            answer += data
+    except OSError:
+        pass
 alive = 0
 for made in held:
     made.setblocking(False)
@@ -303,11 +313,11 @@ sys.stdin.read()
 """
 
 
-def _many(stream: Stream, user: int, count: int, wait_s: float = 0.5) -> subprocess.Popen[str]:
+def _many(stream: Stream, user: int, count: int) -> subprocess.Popen[str]:
     hello = zmtp.GREETING + zmtp.READY
     return subprocess.Popen(
         # Other users may not be able to reach the interpreter of this environment.
-        ["/usr/bin/python3", "-I", "-c", MANY, stream.path, str(count), hello.hex(), str(wait_s)],
+        ["/usr/bin/python3", "-I", "-c", MANY, stream.path, str(count), hello.hex()],
         user=user, group=user, extra_groups=[], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
     )  # fmt: skip
 
@@ -318,12 +328,11 @@ def _alive(process: subprocess.Popen[str]) -> int:
 
 
 @is_root
-@pytest.mark.medium
 def test_connections_of_one_user_are_limited_and_others_can_connect(stream: Stream, peers: zmq.Context) -> None:
-    with _many(stream, NOBODY, 500, 2.0) as flood:
+    with _many(stream, NOBODY, 500) as flood:
         assert _alive(flood) == _relay.CLIENTS_PER_UID
         assert stream.relay.clients == _relay.CLIENTS_PER_UID
-        assert stream.relay.refused >= 500 - _relay.CLIENTS_PER_UID - 64  # some waited in the kernel's queue
+        assert stream.relay.refused == 500 - _relay.CLIENTS_PER_UID
         with _many(stream, NOBODY - 1, 1) as other:
             assert _alive(other) == 1
             other.communicate("")
@@ -336,7 +345,6 @@ def test_connections_of_one_user_are_limited_and_others_can_connect(stream: Stre
 
 
 @is_root
-@pytest.mark.medium
 def test_a_user_with_few_connections_gets_a_place_from_one_with_many(stream: Stream) -> None:
     users = _relay.CLIENTS_MAX // _relay.CLIENTS_PER_UID
     floods = [_many(stream, NOBODY - i, _relay.CLIENTS_PER_UID) for i in range(users)]
@@ -365,7 +373,7 @@ def test_places_of_root_and_the_daemons_user_are_limited_too(stream: Stream) -> 
     until(lambda: stream.relay.clients == 0)
 
 
-def _frozen(stream: Stream, uid: int, count: int) -> list[socket.socket]:
+def _frozen(stream: Stream, uid: int, count: int, topic: bytes = b"a") -> list[socket.socket]:
     """Return subscribers of a user that will not read, and wait until the publisher knows them.
 
     The kernel notes the effective user at connect(2). The relay's thread, which has the same, connects to libzmq later.
@@ -378,13 +386,12 @@ def _frozen(stream: Stream, uid: int, count: int) -> list[socket.socket]:
     for each in made:
         each.sendall(zmtp.GREETING + zmtp.READY)
         zmtp.await_ready(each)
-        each.sendall(zmtp.subscription(b"a"))
-        assert stream.told() == b"\x01a"
+        each.sendall(zmtp.subscription(topic))
+        assert stream.told() == b"\x01" + topic
     return made
 
 
 @is_root
-@pytest.mark.medium
 def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_returned(
     hasty: Stream, peers: zmq.Context
 ) -> None:
@@ -423,7 +430,6 @@ def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_re
 
 
 @is_root
-@pytest.mark.slow
 def test_stalled_connections_of_all_users_are_limited_too(hasty: Stream) -> None:
     users = [NOBODY - number for number in range(_relay.STALLED_MAX + 2)]
     frozen = [_frozen(hasty, user, 1) for user in users]
@@ -435,33 +441,43 @@ def test_stalled_connections_of_all_users_are_limited_too(hasty: Stream) -> None
 
 
 @is_root
-@pytest.mark.slow
 def test_stalled_connections_of_root_stay(hasty: Stream) -> None:
     frozen = [zmtp.subscriber(hasty.path, b"a") for _ in range(_relay.STALLED_MAX + 2)]
     for _ in frozen:
         assert hasty.told() == b"\x01a"
     for _ in range(100):
         hasty.xpub.send_multipart([b"a", b"x" * 60_000])
-    time.sleep(HASTY_MS / 1000 + 2)  # longer than others may stay: the relay checks once a second
-    assert (hasty.relay.clients, hasty.relay.rejected) == (len(frozen), 0)
+    # Those of another user stall later, and one of them is closed: until then, the others had more time than they may.
+    others = _frozen(hasty, NOBODY, _relay.STALLED_PER_USER + 1, b"b")
+    for _ in range(100):
+        hasty.xpub.send_multipart([b"b", b"x" * 60_000])
+    until(lambda: hasty.relay.rejected > 0)
+    until(lambda: hasty.relay.clients < len(frozen) + len(others))
+    assert (hasty.relay.clients, hasty.relay.rejected) == (len(frozen) + _relay.STALLED_PER_USER, 1)
 
 
 @is_root
-@pytest.mark.slow
 def test_a_trickle_of_reads_is_still_a_stall_and_a_client_that_catches_up_is_none(hasty: Stream) -> None:
     *trickling, reading = _frozen(hasty, NOBODY, _relay.STALLED_PER_USER + 2)
-    for _ in range(300):
-        hasty.xpub.send_multipart([b"a", b"x" * 60_000])
-    left = 300 * 60_000
-    while left > 0:
-        left -= len(reading.recv(1 << 20))
-    deadline = time.monotonic() + 60
-    while hasty.relay.rejected == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    read_s = 0.0
+
+    def trickle() -> None:
+        nonlocal read_s
+        if time.monotonic() - read_s < HASTY_MS / 1000 / 20:
+            return
         for each in trickling:
             with suppress(OSError):
                 each.recv(100_000, socket.MSG_DONTWAIT)
+        read_s = time.monotonic()
+
+    for _ in range(300):
+        hasty.xpub.send_multipart([b"a", b"x" * 60_000])
+        trickle()
+    left = 300 * 60_000
+    while left > 0:
+        left -= len(reading.recv(1 << 20))
+        trickle()
+    until(lambda: hasty.relay.rejected > 0, meanwhile=trickle)
     hasty.xpub.send_multipart([b"a", b"last"])
     received = b""
     while not received.endswith(b"last"):
@@ -549,7 +565,6 @@ def test_a_client_that_connects_before_the_publisher_is_there_connects_again(
         early.close()
 
 
-@pytest.mark.medium
 def test_signals_reach_the_main_thread(directory: Path) -> None:
     """A signal that the relay's thread took would not end a system call in which the main thread sleeps."""
     code = """
@@ -564,7 +579,7 @@ with Relay(directory / "s", directory / "i", mode=0o600):
             status = Path(f"/proc/self/task/{thread}/status").read_text()
             blocked = int(status.split("SigBlk:")[1].split()[0], 16)
             assert blocked >> (signal.SIGALRM - 1) & 1, status
-    signal.alarm(1)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
     time.sleep(60)
 """
     done = subprocess.run([sys.executable, "-c", code, str(directory)], timeout=30)

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from pipeline import Subscriber, paths
+from pipeline.bus.stream.messages import TOPICS
+from pipeline.client import subscriber as client_subscriber
 from pipeline.errors import ConfigError, NotRunningError, StaleError
 from pipeline.export.json import dumps
 from pipeline.resolver.stream._encoder import FIELDS
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.entry_fields import FIELDS as DECLARED
 from pipeline.shm.reader.table import FIELDS as ENTRY_FIELDS
+from tests.client.arrivals import up_to, up_to_number
 from tests.sampling import times
 from tests.stream_host import Host, MiniResolver
 
@@ -160,9 +163,9 @@ def step(host: Host, count: int) -> None:
 
 
 def test_iteration_yields_json_dicts_and_ends_at_the_timeout(host: Host) -> None:
-    with Polling(host), subscribe(host.resolver.directory, idle_timeout=0.3) as subscriber:
+    with Polling(host), subscribe(host.resolver.directory, idle_timeout=0.2) as subscriber:
         step(host, 50)
-        events = list(subscriber)
+        events = up_to(subscriber, 50)
         assert len(events) == 50
         assert [event["order"] for event in events] == list(range(1, 51))
         for event in events:
@@ -186,17 +189,20 @@ def test_iteration_in_an_event_loop(host: Host) -> None:
 
 
 def test_topics_are_all_that_comes(host: Host) -> None:
-    with Polling(host), subscribe(host.resolver.directory, "exec", idle_timeout=0.3) as subscriber:
+    with Polling(host), subscribe(host.resolver.directory, "exec") as subscriber:
         step(host, 200)
-        assert {event["event"] for event in subscriber} == {"exec"}
-    with Polling(host), Subscriber("test", "exit", path=host.resolver.directory, idle_timeout=0.3) as subscriber:
+        events = up_to_number(subscriber, TOPICS.index("proc.exec"), host.made["exec"])
+        assert {event["event"] for event in events} == {"exec"}
+    with Polling(host), Subscriber("test", "exit", path=host.resolver.directory) as subscriber:
         step(host, 200)
-        assert {event["event"] for event in subscriber} == {"exit"}
+        events = up_to_number(subscriber, TOPICS.index("proc.exit"), host.made["exit"])
+        assert {event["event"] for event in events} == {"exit"}
 
 
 @pytest.mark.slow
-def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
-    host = Host(MiniResolver(directory, send_hwm=2))
+def test_after_a_gap_the_processes_are_listed_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_subscriber, "RESYNC_INTERVAL_S", 0.2)
+    host = Host(MiniResolver(directory, send_hwm=2, heartbeat_ns=100_000_000))
     host.step_events = 150
     try:
         host.step(300)
@@ -208,15 +214,15 @@ def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
                 missed = subscriber.missed
                 deadline = time.monotonic() + 60
                 while subscriber.missed == missed and time.monotonic() < deadline:
-                    time.sleep(0.5)  # too slow, so its queues overflow
-                    follower.take(subscriber.read(0.2))
+                    time.sleep(0.1)  # too slow, so its queues overflow
+                    follower.take(subscriber.read(0.1))
             assert subscriber.missed > 0 and sum(subscriber.missed_by_topic.values()) == subscriber.missed
             # No more events: the next heartbeat reveals a lost tail, and then a list follows.
             host.step_events = 0
             quiet = 0
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline and (quiet < times(15, 8) or follower.is_unsure):
-                events = subscriber.read(0.1)
+                events = subscriber.read(0.03)
                 quiet = 0 if events else quiet + 1
                 follower.take(events)
             assert follower.lists >= 2 and follower.count["missed"] > 0
@@ -306,14 +312,14 @@ def test_iteration_ends_with_the_instance_unless_it_follows(directory: Path) -> 
 def test_an_instance_that_is_still_filling_its_tables_is_waited_for(host: Host) -> None:
     host.step(50)
     host.resolver.tables.set_state(layout.STATE_FILLING)
-    timer = threading.Timer(0.3, host.resolver.tables.set_state, (layout.STATE_READY,))
+    timer = threading.Timer(0.1, host.resolver.tables.set_state, (layout.STATE_READY,))
     timer.start()
     with Polling(host), subscribe(host.resolver.directory, snapshot=True) as subscriber:
         assert {event["pid"] for event in subscriber.read(1)} - {1} == set(host.live)
     timer.join()
     host.resolver.tables.set_state(layout.STATE_FILLING)
     with Polling(host), pytest.raises((NotRunningError, StaleError)):
-        subscribe(host.resolver.directory, snapshot=True, connect_timeout=0.3)
+        subscribe(host.resolver.directory, snapshot=True, connect_timeout=0.1)
 
 
 def test_the_environment_names_the_instance(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

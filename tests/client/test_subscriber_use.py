@@ -35,12 +35,13 @@ from pipeline.errors import (
     ProclineError,
 )
 from pipeline.shm.layout import layout
+from tests.client.arrivals import up_to, up_to_number
 from tests.client.polled_host import PolledHost
 from tests.sampling import times
 from tests.stream_host import now_boot_ns
 from tests.waiting import until
 
-EXEC = TOPICS.index("proc.exec")
+EXEC, EXIT = TOPICS.index("proc.exec"), TOPICS.index("proc.exit")
 #: Far longer than anything here takes, also on a busy machine.
 LONG_S = 60.0
 
@@ -57,6 +58,14 @@ class Polled(PolledHost):
         """Let the subscriber find that it has missed events, as if messages had been dropped."""
         tracker = subscriber._reader.tracker
         tracker.last = [None if last is None else last - count for last in tracker.last]
+
+    def execute(self, path: str) -> int:
+        """Publish an exec of a process that no table has; returns its order."""
+        resolver = self.host.resolver
+        with self.host.lock:
+            resolver.encoder.put(EXEC, {"event": "exec", "time_ns": 1, "pid": 7, "path": path, "argv": []})
+            resolver.publisher.send(resolver.encoder.take())
+            return int(resolver.encoder.order)
 
     def subscribe(self, *topics: str, **options: Any) -> Subscriber:
         return Subscriber("test", topics, path=self.directory, connect_timeout=LONG_S, **options)
@@ -151,13 +160,11 @@ def test_messages_without_a_selected_event_are_not_decoded(
         found: list[int] = []
         for _ in range(40):
             polled.step(1)
-            found += [event["order"] for event in narrow.read(timeout=0.01)]
-        deadline = time.monotonic() + LONG_S
-        made: list[Any] = []
-        while polled.host.made["exec"] and (not made or made[-1]["seq"] < polled.host.made["exec"]):
-            assert time.monotonic() < deadline
-            made += everything.read(timeout=0.1)
-        found += [event["order"] for event in narrow.read(timeout=times(10, 3) / 10)]
+            found += [event["order"] for event in narrow.read(timeout=0.002)]
+        last = polled.execute(f"/opt/{path}" if "/" not in path else path)  # is selected, and behind all others
+        made = up_to(everything, last)[:-1]
+        found += [event["order"] for event in up_to(narrow, last)][:-1]
+        assert len(made) == polled.host.made["exec"]
         assert found == [event["order"] for event in made if event["path"].endswith(path)]
         assert narrow._reader.is_narrow is is_narrow and not narrow._reader.tracker.missed
         assert is_narrow or narrow._reader.tracker.skipped > 0
@@ -168,27 +175,20 @@ def test_messages_without_a_selected_event_are_not_decoded(
     "wanted", [Selection(paths=["/opt/wanted"]), Selection(names=["wanted"])], ids=["skipped", "decoded"]
 )
 @pytest.mark.parametrize("is_async", [False, True], ids=["read", "read_async"])
-@pytest.mark.medium
 def test_a_read_without_waiting_ends_only_when_nothing_is_queued(
     polled: Polled, wanted: Selection, *, is_async: bool
 ) -> None:
     """Otherwise the descriptor stays silent for good: it signals only a message that comes to an empty queue."""
 
-    def publish(path: str, count: int) -> None:
-        resolver = polled.host.resolver
-        for _ in range(count):
-            with polled.host.lock:
-                resolver.encoder.put(EXEC, {"event": "exec", "time_ns": 1, "pid": 7, "path": path, "argv": []})
-                resolver.publisher.send(resolver.encoder.take())
-
     def read(subscriber: Subscriber) -> list[Any]:
         return asyncio.run(subscriber.read_async(0)) if is_async else subscriber.read(0)
 
-    with polled.subscribe("exec", select=wanted) as subscriber:
-        publish("/opt/unwanted", 2000)
-        time.sleep(0.5)
+    with polled.subscribe("exec") as other, polled.subscribe("exec", select=wanted) as subscriber:
+        for _ in range(2000):
+            last = polled.execute("/opt/unwanted")
+        up_to(other, last)  # now they have arrived here, too
         assert read(subscriber) == []
-        publish("/opt/wanted", 1)
+        polled.execute("/opt/wanted")
         while not (events := read(subscriber)):
             assert select.select([subscriber], [], [], LONG_S)[0], "messages are queued, but nothing signals them"
         assert [event["path"] for event in events] == ["/opt/wanted"]
@@ -246,25 +246,27 @@ def test_the_shorter_of_both_times_counts(polled: Polled) -> None:
 
 
 def test_a_gap_is_yielded_where_it_is_unless_there_is_a_callback(polled: Polled) -> None:
-    with polled.subscribe(idle_timeout=0.3) as subscriber:
+    with polled.subscribe(idle_timeout=LONG_S) as subscriber:
         polled.skip(subscriber, 7)
         polled.step(3)
-        kinds = [event["event"] for event in subscriber]
+        kinds = [event["event"] for event in up_to(subscriber, 3)]
         assert kinds[0] == "missed" and len(kinds) > 3
 
 
 def test_a_callback_comes_between_the_events_before_and_after_the_gap(polled: Polled) -> None:
     seen: list[tuple[str, object]] = []
     with polled.subscribe(
-        idle_timeout=0.3, on_gap=lambda gap: seen.append(("gap", gap["event"] == "missed" and gap["count"]))
+        idle_timeout=LONG_S, on_gap=lambda gap: seen.append(("gap", gap["event"] == "missed" and gap["count"]))
     ) as subscriber:
         polled.step(4)
-        seen += [("event", event["order"]) for event in subscriber]  # type: ignore[typeddict-item]
+        seen += [("event", event["order"]) for event in up_to(subscriber, 4)]
         polled.skip(subscriber, 7)
         # Messages of all topics, so that each shows its gap.
         polled.step(200)
         for event in subscriber:
             seen.append(("event", event["order"]))  # type: ignore[typeddict-item]
+            if event["order"] == 204:  # type: ignore[typeddict-item]
+                break
     assert [what for what, _ in seen[:5]] == ["event"] * 4 + ["gap"]
     assert [each for what, each in seen if what == "event"] == list(range(1, 205))
     assert sum(int(str(count)) for what, count in seen if what == "gap") == subscriber.missed > 0
@@ -281,10 +283,10 @@ def test_events_before_a_gap_are_returned_before_its_callback_is_called(polled: 
 
 def test_losses_have_a_callback_that_subscribes_to_them(polled: Polled) -> None:
     seen: list[Any] = []
-    with polled.subscribe("exit", idle_timeout=0.3, on_loss=seen.append) as subscriber:
+    with polled.subscribe("exit", on_loss=seen.append) as subscriber:
         polled.lose(5)
         polled.step(20)
-        assert {event["event"] for event in subscriber} == {"exit"}
+        assert {event["event"] for event in up_to_number(subscriber, EXIT, polled.host.made["exit"])} == {"exit"}
     assert [(each["event"], each["new"]) for each in seen] == [("loss", {"fork": 5})]
 
 
@@ -292,14 +294,17 @@ def test_an_exception_in_a_callback_ends_the_read_and_loses_no_event(polled: Pol
     def fail(gap: object) -> None:
         raise LookupError(gap)
 
-    with polled.subscribe("fork", "exec", "exit", idle_timeout=0.3, on_gap=fail) as subscriber:
+    with polled.subscribe("fork", "exec", "exit", idle_timeout=LONG_S, on_gap=fail) as subscriber:
         polled.skip(subscriber, 2)
         polled.step(100)
         orders: list[int] = []
         failures = 0
         for _ in range(5):
             try:
-                orders += [event["order"] for event in subscriber]  # type: ignore[typeddict-item]
+                for event in subscriber:
+                    orders.append(event["order"])  # type: ignore[typeddict-item]
+                    if orders[-1] == 100:
+                        break
                 break
             except LookupError:
                 failures += 1
@@ -449,11 +454,16 @@ def test_reading_by_many_threads_in_turn_loses_nothing(polled: Polled) -> None:
 # -- event loops -------------------------------------------------------------------------------------------------------
 
 
-async def collect(subscriber: Subscriber) -> list[int]:
-    return [event["order"] async for event in subscriber]  # type: ignore[typeddict-item]
+async def collect(subscriber: Subscriber, last: int = 0) -> list[int]:
+    """Return the orders of events, up to the one with the order `last`."""
+    orders: list[int] = []
+    async for event in subscriber:
+        orders.append(event["order"])  # type: ignore[typeddict-item]
+        if orders[-1] == last:
+            break
+    return orders
 
 
-@pytest.mark.medium
 def test_other_tasks_run_while_events_keep_coming(polled: Polled) -> None:
     """Iteration suspends even if there is always another event."""
 
@@ -466,15 +476,18 @@ def test_other_tasks_run_while_events_keep_coming(polled: Polled) -> None:
                 ticks += 1
                 await asyncio.sleep(0)
 
-        async with polled.subscribe(idle_timeout=0.5) as subscriber:
-            polled.step(2000)
-            await asyncio.sleep(0.5)  # now all of them are there
+        async with polled.subscribe(idle_timeout=LONG_S) as subscriber:
+            with polled.subscribe() as other:
+                polled.step(2000)
+                up_to(other, 2000)  # now all of them have arrived here, too
             ticking = asyncio.create_task(tick())
             count = 0
             at = []
             async for _ in subscriber:
                 count += 1
                 at.append(ticks)
+                if count == 2000:
+                    break
             ticking.cancel()
         return count, len(set(at))
 
@@ -515,8 +528,9 @@ def test_a_cancelled_read_loses_nothing_and_frees_the_subscriber(polled: Polled)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 orders += [event["order"] for event in await task]  # type: ignore[typeddict-item]
-        subscriber.idle_timeout = 0.5
-        orders += await collect(subscriber)
+        subscriber.idle_timeout = LONG_S
+        if orders[-1:] != [100]:
+            orders += await collect(subscriber, 100)
         subscriber.close()
         return orders
 
@@ -553,9 +567,9 @@ def test_leaving_the_context_ends_a_task_that_reads(polled: Polled) -> None:
 
 def test_many_subscribers_in_one_loop_need_no_thread(polled: Polled) -> None:
     async def run() -> list[list[int]]:
-        subscribers = [polled.subscribe("fork", "exec", "exit", idle_timeout=1.0) for _ in range(5)]
+        subscribers = [polled.subscribe("fork", "exec", "exit", idle_timeout=LONG_S) for _ in range(5)]
         count = threading.active_count()
-        tasks = [asyncio.create_task(collect(subscriber)) for subscriber in subscribers]
+        tasks = [asyncio.create_task(collect(subscriber, 50)) for subscriber in subscribers]
         await asyncio.sleep(0.05)
         assert threading.active_count() == count
         polled.step(50)
@@ -641,14 +655,18 @@ def test_descendants_are_selected_however_deep(polled: Polled) -> None:
     polled.step(100)
     roots = list(polled.host.live)[:10]
     with (
-        polled.subscribe("exec", select=Selection(under=roots), idle_timeout=0.3) as subscriber,
-        polled.subscribe(snapshot=True, idle_timeout=0.3) as everything,
+        polled.subscribe("exec", select=Selection(under=roots)) as subscriber,
+        polled.subscribe(snapshot=True, idle_timeout=LONG_S) as everything,
     ):
         polled.step(1500)
         below: set[str | None] = set()
         wanted = []
-        found = [event["order"] for event in subscriber if event["event"] == "exec"]
-        for event in everything:
+        found = [
+            event["order"]
+            for event in up_to_number(subscriber, EXEC, polled.host.made["exec"])
+            if event["event"] == "exec"
+        ]
+        for event in up_to(everything, polled.host.resolver.encoder.order):
             if "pid" in event:
                 above = {event["parent_entity_id"], event["creator_entity_id"]} - {None}
                 if event["pid"] in roots or above & below:
@@ -697,7 +715,6 @@ def hostile(directory: Path, bodies: list[bytes], stop: threading.Event) -> None
 ANYTHING = (None, 0, -1, 2**64 - 1, 1.5, True, "x", "\x1b[31m", b"\xff", [], [[]], {}, {"a": [1]}, [{"entity_id": []}])
 
 
-@pytest.mark.medium
 def test_a_publisher_that_sends_anything_stops_nobody() -> None:
     bodies = [
         msgpack.packb({"event": "exec", "seq": number, "order": number, "time_ns": number, "pid": 5, key: value})
@@ -719,9 +736,9 @@ def test_a_publisher_that_sends_anything_stops_nobody() -> None:
     try:
         for options in ({}, {"select": Selection(users=["x"], paths=["last"])}, {"select": Selection(units=["x"])}):
             with Subscriber(
-                "test", ["exec"], path=directory, connect_timeout=LONG_S, idle_timeout=0.5, on_gap=print, **options
+                "test", ["exec"], path=directory, connect_timeout=LONG_S, on_gap=print, **options
             ) as subscriber:
-                events = list(subscriber)
+                events = up_to_number(subscriber, EXEC, len(bodies))
                 assert subscriber.refused + subscriber._reader.tracker.skipped > 0
                 if not options:
                     assert events[-1].get("path") == "/bin/last"

@@ -15,7 +15,7 @@ from pipeline.shm.layout import layout
 from pipeline.top.app import Top
 from pipeline.top.model import Model, Settings
 from tests.top.host import Host
-from tests.top.screens import show, shown
+from tests.top.screens import quick_screen, show, shown
 
 
 def test_the_screen_has_figures_processes_and_keys(host: Host) -> None:
@@ -113,7 +113,6 @@ def test_only_lines_that_differ_are_drawn(host: Host) -> None:
     show(host, steps)
 
 
-@pytest.mark.medium
 def test_search_and_the_next_match(host: Host) -> None:
     host.start(60, "sleep 7", parent=1, ago=5)
 
@@ -133,7 +132,6 @@ def test_search_and_the_next_match(host: Host) -> None:
     show(host, steps)
 
 
-@pytest.mark.medium
 def test_a_filter_is_typed_shown_and_removed(host: Host) -> None:
     host.start(60, "sleep 7", parent=1, ago=5)
 
@@ -235,7 +233,8 @@ def test_it_can_begin_with_the_rates_of_units(host: Host) -> None:
             await pilot.press("b")
             assert app.rate_list.grouping == "user"
 
-    asyncio.run(run())
+    with quick_screen():
+        asyncio.run(run())
 
 
 def test_a_mouse_selects_and_a_double_click_opens(host: Host) -> None:
@@ -325,8 +324,7 @@ def test_a_stale_instance_is_named_and_the_picture_stays(host: Host) -> None:
     show(host, steps)
 
 
-@pytest.mark.parametrize("size", [(20, 8), (40, 12), (80, 24), (200, 60)])
-@pytest.mark.medium
+@pytest.mark.parametrize("size", [(20, 8), (40, 12), (80, 24), pytest.param((200, 60), marks=pytest.mark.medium)])
 def test_every_size_is_drawn(host: Host, size: tuple[int, int]) -> None:
     async def steps(app: Top, pilot: Pilot[None]) -> None:
         for key in ("enter", "v", "v", "?", "escape", "c", "escape", "space", "t", "x"):

@@ -63,7 +63,6 @@ def busy(shm_dir: Path) -> Host:
 
 
 @pytest.mark.parametrize("name", VIEWS)
-@pytest.mark.medium
 def test_a_screen_equals_its_reviewed_image(busy: Host, name: str) -> None:
     keys, size, settings = VIEWS[name]
     found: list[str] = []

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bus.sockets import Bus
+from pipeline.bus.stream import stream_reader
 from pipeline.bus.stream.messages import WELCOME_PREFIX, Header, StreamVersionError
 from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.errors import AccessError, ClosedError, ConfigError, FrameError, NotRunningError
@@ -32,12 +33,12 @@ FORK, EXEC, EXIT = 0, 1, 2
 class Instance:
     """A publisher that polls in its own thread and sends events on request."""
 
-    def __init__(self, path: Path, *, encoder: Encoder | None = None, takeovers: int = 0) -> None:
+    def __init__(self, path: Path, *, encoder: Encoder | None = None, **options: int) -> None:
         self.path = path
         self.encoder = encoder or Encoder(BOOT)
         self.bus = Bus()
         self.publisher = Publisher(
-            self.encoder, self.bus, path, boot=BOOT, boot_unix_ns=0, epoch=1, takeovers=takeovers, host="here"
+            self.encoder, self.bus, path, boot=BOOT, boot_unix_ns=0, epoch=1, host="here", **options
         )
         self.lock = threading.Lock()
         self.is_over = False
@@ -178,8 +179,9 @@ def test_reading_in_an_event_loop(instance: Instance) -> None:
     asyncio.run(run())
 
 
-def test_a_filter_makes_no_gap_and_a_heartbeat_shows_a_lost_tail(instance: Instance) -> None:
-    with reader(instance.path, "proc.exit") as made:
+def test_a_filter_makes_no_gap_and_a_heartbeat_shows_a_lost_tail(path: Path) -> None:
+    instance = Instance(path, heartbeat_ns=50_000_000)
+    with reader(path, "proc.exit") as made:
         instance.send(FORK, EXIT, EXEC, EXIT)
         assert [event["seq"] for event in read_until(made, 2)] == [1, 2]
         with instance.lock:  # an event that gets a number but is never sent
@@ -188,6 +190,7 @@ def test_a_filter_makes_no_gap_and_a_heartbeat_shows_a_lost_tail(instance: Insta
         (event,) = read_until(made, 1)
         assert (event["event"], event["topic"], event["first"], event["last"]) == ("missed", "proc.exit", 3, 3)
         assert made.tracker.missed == {"proc.exit": 1}
+    instance.stop()
 
 
 def test_a_successor_continues_the_stream_without_gap_or_repeat(path: Path) -> None:
@@ -311,14 +314,15 @@ def test_a_peer_with_another_protocol_is_an_error(path: Path, reply, error, word
     thread, stop = answer(path, reply)
     try:
         with pytest.raises(error, match=words):
-            reader(path, connect_timeout=0.5)
+            reader(path, connect_timeout=0.1 if error is NotRunningError else 20)
     finally:
         stop.set()
         thread.join()
 
 
-def test_a_welcome_that_met_a_full_queue_is_asked_for_again(path: Path) -> None:
+def test_a_welcome_that_met_a_full_queue_is_asked_for_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full queue drops the welcome like any event, so the reader must request it again."""
+    monkeypatch.setattr(stream_reader, "_ASK_AGAIN_S", 0.05)
     asked: list[bytes] = []
 
     def third(topic: bytes):
@@ -347,9 +351,9 @@ def test_a_reader_waits_a_moment_for_a_listener(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     with pytest.raises(NotRunningError, match="no process listens"):
-        reader(path, connect_timeout=0.2)
+        reader(path, connect_timeout=0.1)
     found: list[Instance] = []
-    timer = threading.Timer(0.3, lambda: found.append(Instance(path)))
+    timer = threading.Timer(0.15, lambda: found.append(Instance(path)))
     timer.start()
     with reader(path, connect_timeout=10):
         pass

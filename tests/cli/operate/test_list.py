@@ -12,12 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.operate import wait
 from pipeline.errors import GivingUpError, HopelessError, ProclineError, UnsupportedError, WriterExistsError
 from pipeline.host import failed_start, instances, processes
 from pipeline.shm.layout import layout
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable
 from tests.shm.handmade import Tables
+
+#: The time after which a failed start is reported, in tests of it.
+HASTY_GRACE_S = 0.1
 
 
 def run(runtime: Path, name: str, pid: int | None = None) -> Tables:
@@ -62,6 +66,13 @@ def test_a_message_names_the_instances_that_run(procline: Command, runtime: Path
     assert err.endswith("; running: db, web (choose with --name)\n") and len(err.splitlines()) == 1
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that has failed is reported after a fifth of the time."""
+    monkeypatch.setattr(wait, "_GRACE_S", HASTY_GRACE_S)
+    monkeypatch.setattr(wait, "_CHECK_S", 0.02)
+
+
 def after_a_look(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
     """Let something happen after the command has looked at the instance for the first time."""
     find, looks = instances.find, []
@@ -77,7 +88,7 @@ def after_a_look(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> N
 
 
 def test_waiting_ends_if_the_instance_ends_while_it_starts(
-    procline: Command, runtime: Path, monkeypatch: pytest.MonkeyPatch
+    procline: Command, runtime: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(runtime, "web").control["state"] = layout.STATE_FILLING
     after_a_look(monkeypatch, lambda: shutil.rmtree(runtime / "web"))
@@ -87,7 +98,9 @@ def test_waiting_ends_if_the_instance_ends_while_it_starts(
     assert time.monotonic() - begin < 40
 
 
-def test_waiting_ends_if_a_start_fails_before_there_is_a_directory(procline: Command, runtime: Path) -> None:
+def test_waiting_ends_if_a_start_fails_before_there_is_a_directory(
+    procline: Command, runtime: Path, hasty: None
+) -> None:
     begin = time.monotonic()
     assert procline("run", "--name", "web", "--set", "tables.nonesuch=1").code == 2
     done = procline("wait", "--name", "web", "--timeout", "60")
@@ -97,11 +110,11 @@ def test_waiting_ends_if_a_start_fails_before_there_is_a_directory(procline: Com
 
 
 def test_a_start_that_failed_earlier_is_not_the_one_to_wait_for(
-    procline: Command, runtime: Path, monkeypatch: pytest.MonkeyPatch
+    procline: Command, runtime: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed_start.note("web")
     monkeypatch.setattr("pipeline.cli.operate.wait.now_boot_ns", lambda: failed_start.boot_ns("web") + 6 * 10**9)
-    assert "is not running after" in procline("wait", "--name", "web", "--timeout", "1").err
+    assert "is not running after" in procline("wait", "--name", "web", "--timeout", str(3 * HASTY_GRACE_S)).err
 
 
 @pytest.mark.parametrize(
@@ -154,26 +167,28 @@ def test_the_next_start_removes_the_note(procline: Command, runtime: Path, monke
     assert failed_start.boot_ns("web") == 0
 
 
-@pytest.mark.medium
 def test_waiting_continues_while_an_instance_is_restarted(
-    procline: Command, runtime: Path, monkeypatch: pytest.MonkeyPatch
+    procline: Command, runtime: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of an instance that was ready is not a failed start."""
     run(runtime, "web").control["state"] = layout.STATE_STOPPED
 
+    start = threading.Timer(3 * HASTY_GRACE_S, run, [runtime, "web"])
+
     def restart() -> None:
         shutil.rmtree(runtime / "web")
-        threading.Timer(1.5, run, [runtime, "web"]).start()
+        start.start()
 
     after_a_look(monkeypatch, restart)
     assert procline("wait", "--name", "web", "--timeout", "30").code == 0
+    start.join()
 
 
 def test_a_resolver_of_a_killed_supervisor_is_about_to_end_and_not_ready(procline: Command, runtime: Path) -> None:
     run(runtime, "web")
     roles = {"supervisor": 0, "resolver": os.getpid()}
     (runtime / "web" / processes.FILE).write_bytes(processes.describe(roles))
-    done = procline("wait", "--name", "web", "--timeout", "0.3")
+    done = procline("wait", "--name", "web", "--timeout", "0.1")
     assert done.code == 3 and "not ready" in done.err
 
 

@@ -22,6 +22,8 @@ from tests.resolver.resolver_world import FakeMap, FakeProc, World, high, image_
 
 #: How long /proc waits for permission to answer; only a failing test waits that long.
 PATIENCE_S = 60
+#: A thread takes a free lock within a millisecond.
+MOMENT_S = 0.05
 #: Processes of these tests.
 PARENT, CHILD, OTHER, UNKNOWN, NEW = 3, 4, 5, 50, 70
 
@@ -105,8 +107,8 @@ def entry_of(event: Event) -> ProcessCacheEntry:
 # -- the lock itself ---------------------------------------------------------------------------------------------------
 
 
-def can_take(lock: ResolverLock) -> bool:
-    """Whether another thread can take the lock now."""
+def can_take(lock: ResolverLock, within_s: float = PATIENCE_S) -> bool:
+    """Whether another thread can take the lock."""
     took = threading.Event()
 
     def take() -> None:
@@ -115,16 +117,16 @@ def can_take(lock: ResolverLock) -> bool:
 
     thread = threading.Thread(target=take, daemon=True)
     thread.start()
-    return took.wait(0.2)
+    return took.wait(within_s)
 
 
 def test_a_lock_that_is_held_once_can_be_put_down() -> None:
     lock = ResolverLock()
     with lock:
-        assert not can_take(lock)
+        assert not can_take(lock, MOMENT_S)
         with lock.put_down():
             assert can_take(lock)
-        assert not can_take(lock)
+        assert not can_take(lock, MOMENT_S)
     assert can_take(lock)
 
 
@@ -132,7 +134,7 @@ def test_a_lock_that_is_held_twice_is_kept() -> None:
     lock = ResolverLock()
     with lock:
         with lock, lock.put_down():
-            assert not can_take(lock)
+            assert not can_take(lock, MOMENT_S)
         with lock.put_down():
             assert can_take(lock)
 
@@ -142,7 +144,7 @@ def test_a_failure_while_the_lock_is_released_acquires_it_again() -> None:
     with lock:
         with pytest.raises(OSError, match="gone"), lock.put_down():
             raise OSError("gone")
-        assert not can_take(lock)
+        assert not can_take(lock, MOMENT_S)
     assert can_take(lock)
 
 
@@ -294,7 +296,7 @@ def test_a_holder_of_the_lock_keeps_it_during_a_read_of_proc(w: Slow) -> None:
             w.resolver.try_reparent_from_procfs_locked(child, SET_PROCESS_CONTEXT, None)
 
     with w.during(holder):
-        assert not can_take(w.resolver.lock)
+        assert not can_take(w.resolver.lock, MOMENT_S)
     assert can_take(w.resolver.lock) and child.ppid == 1
 
 
@@ -305,7 +307,7 @@ def test_a_callback_is_called_under_the_lock(w: Slow) -> None:
 
     def told(entry: ProcessCacheEntry, error: ResolverError | None) -> None:
         w.resolver.try_reparent_from_procfs_locked(entry, SET_PROCESS_CONTEXT, None)
-        taken.append(can_take(w.resolver.lock))
+        taken.append(can_take(w.resolver.lock, MOMENT_S))
 
     assert w.resolver.resolve_from_procfs(high(UNKNOWN), 0, told) is not None
     assert taken == [False]

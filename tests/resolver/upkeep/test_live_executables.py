@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -207,7 +208,8 @@ def test_what_is_too_large_is_refused_and_seldom_tried_again(copy: Path) -> None
 
 
 def test_a_reader_that_hangs_blocks_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_executables, "open_executable", lambda *_: time.sleep(3600))
+    ends = threading.Event()
+    monkeypatch.setattr(live_executables, "open_executable", lambda *_: ends.wait(3600) and None)
     with instance() as made:
         row = made.row(20, copy)
         began = time.monotonic()
@@ -218,6 +220,7 @@ def test_a_reader_that_hangs_blocks_nothing(copy: Path, monkeypatch: pytest.Monk
         assert made.event(row)[1] is None
         made.hashes.close(0.05)
         assert time.monotonic() - began < 30
+        ends.set()
 
 
 def test_one_user_cannot_use_all_places() -> None:

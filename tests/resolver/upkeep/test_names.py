@@ -7,6 +7,7 @@ import os
 import pwd
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -291,7 +292,6 @@ def test_the_name_service_is_asked_for_ids_in_users_own_namespaces_a_few_at_a_ti
         assert len(made.encoder.names.host) == known, "what has no name takes no memory"
 
 
-@pytest.mark.slow
 @needs_root
 def test_a_container_that_changes_its_root_late_is_read_then(tmp_path: Path, root: Path) -> None:
     with instance(tmp_path) as made, process_in(root) as tgid:
@@ -302,6 +302,7 @@ def test_a_container_that_changes_its_root_late_is_read_then(tmp_path: Path, roo
         made.event(row)
         made.until(lambda: any(known.failures for _, known in made.live._views))
         ready.append(True)
+        made.now += 2 * names.RETRY_NS
         made.until(lambda: made.event(row)["user"] == "app")
 
 
@@ -436,10 +437,10 @@ def test_files_of_predecessors_are_bounded(tmp_path: Path, monkeypatch: pytest.M
         ]  # fmt: skip
 
 
-@pytest.mark.medium
 def test_a_hanging_look_up_blocks_nothing(tmp_path: Path) -> None:
+    ends = threading.Event()
     with instance(tmp_path) as made:
-        made.live._reader.view = lambda _, own, *__: time.sleep(3600)
+        made.live._reader.view = lambda _, own, *__: ends.wait(3600)
         made.event(made.row(7, container=b"c0ffee"))
         begin = time.monotonic()
         for _ in range(2 * names.JOBS_MAX):
@@ -448,6 +449,7 @@ def test_a_hanging_look_up_blocks_nothing(tmp_path: Path) -> None:
         assert made.event(made.row(8))["user"] == "root"
         made.live.close(0.05)
         assert time.monotonic() - begin < 20
+        ends.set()
 
 
 def test_names_are_found_among_many() -> None:

@@ -36,6 +36,12 @@ def table(tables: Tables) -> ProcessTable:
     return ProcessTable.attach(path=tables.directory)
 
 
+@pytest.fixture(autouse=True)
+def give_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a moment only until a pid without a process has one."""
+    monkeypatch.setattr(waiting, "_APPEARS_MS", 20)
+
+
 #: Set when a caller has found that it must wait.
 _WAITS = threading.Event()
 
@@ -82,7 +88,6 @@ def child(tables: Tables, pid: int, row: int, **fields: object) -> int:
     return tables.row(pid, **({"creator": link, "parent": link, "ancestor": link} | fields))
 
 
-@pytest.mark.medium
 def test_the_end_of_a_process_is_returned(tables: Tables, table: ProcessTable) -> None:
     row = tables.row(10)
     with later(end(tables, row, code=3 << 8)):
@@ -304,7 +309,7 @@ def test_searches_use_a_small_part_of_a_cpu(
     kids = [child(tables, pid, root) for pid in (11, 12, 13)]
     end(tables, root)()
     search = ProcessTable._tree
-    cost_s = 0.005
+    cost_s = 0.002
     began: list[float] = []
 
     def slow(self: ProcessTable, root: Entry) -> tuple[bytes, int]:
@@ -323,7 +328,7 @@ def test_searches_use_a_small_part_of_a_cpu(
     assert len(began) == 5 and (gaps[:3] >= 20 * cost_s).all()  # the last search confirms the one before
 
 
-@pytest.mark.parametrize("timeout", [0, 1])
+@pytest.mark.parametrize("timeout", [0, 0.3])
 def test_a_pause_between_searches_ends_with_the_time(
     tables: Tables, table: ProcessTable, monkeypatch: pytest.MonkeyPatch, timeout: float
 ) -> None:
