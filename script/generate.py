@@ -468,6 +468,7 @@ def entry_values() -> str:
         state.name: tuple(_texts(state)) for state in segments.STATES if state.values
     }
     texts["cgroup_source"] = segments.CGROUP_SOURCE_NAMES
+    texts["exit_causes"] = segments.EXIT_CAUSES
     lines += [f"_{name.upper()} = {values!r}".replace("'", '"') for name, values in texts.items()]
     lines += ["_MARKS = (", *(f'    ("{name}", PL_ROW_{name.upper()}),' for name in segments.MARKS), ")"]
     return "\n".join(lines) + "\n"
@@ -614,6 +615,18 @@ def event_marks() -> list[str]:
     ]  # fmt: skip
 
 
+def event_exit_cause() -> list[str]:
+    """Return the function of the encoder that writes how a process ended."""
+    exited, signaled, coredumped = segments.EXIT_CAUSES
+    return [
+        "", "",
+        "cdef inline char *put_exit_cause(char *p, int32_t status) noexcept nogil:",
+        "    if status & WAIT_SIGNAL == 0:",
+        f'        return pl_key(p, "{exited}")',
+        f'    return pl_key(p, "{coredumped}") if status & WAIT_CORE else pl_key(p, "{signaled}")',
+    ]  # fmt: skip
+
+
 def event_directories() -> list[str]:
     """Return how the encoder finds the directories behind the invoked name."""
     return [
@@ -645,7 +658,7 @@ def event_fields_pxi() -> str:
         f"# {NOTICE.format(path_of(entry_fields))}", "", "cdef enum:", f"    EVENT_FIELDS = {len(shown) - of_exits}",
         f"    EXIT_FIELDS = {of_exits}", "",
     ]  # fmt: skip
-    lines += [*event_names(), *event_marks(), *event_directories()]
+    lines += [*event_names(), *event_marks(), *event_exit_cause(), *event_directories()]
     for group, fields in groups.items():
         parts = "const pl_hot *hot, const pl_cold *cold"
         if any(field.value[0].startswith("costs.") for field in fields):

@@ -41,7 +41,7 @@ _FILE: Schema = {"$ref": "#/$defs/file"}
 _FIELDS: dict[str, Schema] = {
     "marks": {"type": "array", "items": {"enum": list(segments.MARKS)}},
     "source": {"enum": list(segments.SOURCE_NAMES)},
-    "exit_cause": {"enum": ["exited", "signaled", "coredumped"]},
+    "exit_cause": {"enum": list(segments.EXIT_CAUSES)},
     "file": _FILE,
     "interpreter": _FILE,
     "extra": {"$ref": "#/$defs/extra"},

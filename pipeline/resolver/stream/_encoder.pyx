@@ -295,11 +295,7 @@ cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
         p = pl_nil(pl_key(pl_nil(pl_key(p, "exit_code")), "exit_cause"))
         return pl_nil(pl_key(p, "exit_cause_code"))
     p = pl_int(pl_key(p, "exit_code"), status)
-    p = pl_key(p, "exit_cause")
-    if signal == 0:
-        p = pl_key(p, "exited")
-    else:
-        p = pl_key(p, "coredumped") if status & WAIT_CORE else pl_key(p, "signaled")
+    p = put_exit_cause(pl_key(p, "exit_cause"), status)
     return pl_uint(pl_key(p, "exit_cause_code"), signal if signal != 0 else (status >> 8) & 0xFF)
 
 

@@ -247,6 +247,7 @@ FIELDS = (
 _SOURCE = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
 _CGROUP_SOURCE = (None, "event", "procfs", "inherited")
+_EXIT_CAUSES = ("exited", "signaled", "coredumped")
 _MARKS = (
     ("adopted", PL_ROW_ADOPTED),
     ("adoption_predicted", PL_ROW_ADOPTION_PREDICTED),
@@ -1521,7 +1522,7 @@ cdef class Entry:
         status = self.exit_code
         if status is None:
             return None
-        return "exited" if status & WAIT_SIGNAL == 0 else ("coredumped" if status & WAIT_CORE else "signaled")
+        return _EXIT_CAUSES[0 if status & WAIT_SIGNAL == 0 else 2 if status & WAIT_CORE else 1]
 
     @property
     def exit_status(self):
