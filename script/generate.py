@@ -1,9 +1,9 @@
 """Write every file that follows from the declarations: C headers, Cython declarations, tables and a JSON Schema.
 
-The declarations are ``pipeline/records/limits.py``, ``pipeline/shm/layout/entry_fields.py``,
-``pipeline/procfs/filesystems.py`` and each ``declared.py`` in ``pipeline``. In files that are otherwise written by
-hand, only the text between two markers is replaced. `stream_schema` makes the JSON Schema of the stream. Standard
-library only.
+The declarations are ``pipeline/records/limits.py``, ``pipeline/shm/layout/entry_fields.py`` and ``file_fields.py``
+beside it, ``pipeline/procfs/filesystems.py`` and each ``declared.py`` in ``pipeline``. In files that are otherwise
+written by hand, only the text between two markers is replaced. `stream_schema` makes the JSON Schema of the stream.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from pipeline.records import declared as records  # noqa: E402
 from pipeline.records import limits  # noqa: E402
 from pipeline.records.declaring import Field, Key, Layout  # noqa: E402
 from pipeline.shm.layout import declared as segments  # noqa: E402
-from pipeline.shm.layout import entry_fields  # noqa: E402
+from pipeline.shm.layout import entry_fields, file_fields  # noqa: E402
 from pipeline.shm.layout.field_table import EntryField  # noqa: E402
+from pipeline.shm.layout.file_fields import FileField  # noqa: E402
 from pipeline.shm.writer import declared as writer  # noqa: E402
 from pipeline.sources.recording import declared as recording  # noqa: E402
 
@@ -467,6 +468,7 @@ def entry_values() -> str:
         state.name: tuple(_texts(state)) for state in segments.STATES if state.values
     }
     texts["cgroup_source"] = segments.CGROUP_SOURCE_NAMES
+    texts["exit_causes"] = segments.EXIT_CAUSES
     lines += [f"_{name.upper()} = {values!r}".replace("'", '"') for name, values in texts.items()]
     lines += ["_MARKS = (", *(f'    ("{name}", PL_ROW_{name.upper()}),' for name in segments.MARKS), ")"]
     return "\n".join(lines) + "\n"
@@ -613,6 +615,18 @@ def event_marks() -> list[str]:
     ]  # fmt: skip
 
 
+def event_exit_cause() -> list[str]:
+    """Return the function of the encoder that writes how a process ended."""
+    exited, signaled, coredumped = segments.EXIT_CAUSES
+    return [
+        "", "",
+        "cdef inline char *put_exit_cause(char *p, int32_t status) noexcept nogil:",
+        "    if status & WAIT_SIGNAL == 0:",
+        f'        return pl_key(p, "{exited}")',
+        f'    return pl_key(p, "{coredumped}") if status & WAIT_CORE else pl_key(p, "{signaled}")',
+    ]  # fmt: skip
+
+
 def event_directories() -> list[str]:
     """Return how the encoder finds the directories behind the invoked name."""
     return [
@@ -644,7 +658,7 @@ def event_fields_pxi() -> str:
         f"# {NOTICE.format(path_of(entry_fields))}", "", "cdef enum:", f"    EVENT_FIELDS = {len(shown) - of_exits}",
         f"    EXIT_FIELDS = {of_exits}", "",
     ]  # fmt: skip
-    lines += [*event_names(), *event_marks(), *event_directories()]
+    lines += [*event_names(), *event_marks(), *event_exit_cause(), *event_directories()]
     for group, fields in groups.items():
         parts = "const pl_hot *hot, const pl_cold *cold"
         if any(field.value[0].startswith("costs.") for field in fields):
@@ -701,6 +715,93 @@ def states_pxi() -> str:
         lines += [f"    if groups & {name}:", f"        mask |= {mask}"]
     lines += ["    return flags & ~mask | (from_flags & mask)", ""]
     return "\n".join(lines)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _file_flag(words: list[str]) -> str:
+    """Return the expression that tests the flag of ``flag MEMBER NAME``."""
+    return f"file.{words[1]} & PL_{words[2]}"
+
+
+def file_statement(field: FileField) -> str:
+    """Return the expression of the encoder that writes a copied key of a file."""
+    key, first = f'pl_key(p, "{field.name}")', field.value[0]
+    if first == "flag":
+        put = f"pl_bool({key}, {_file_flag(field.value)})"
+        return f"{put} if file.mount_flags & PL_{field.known} else pl_nil({key})" if field.known else put
+    if first == "name":
+        return f"put_constant({key}, {field.value[1]}({field.value[2]}))"
+    if first in ("user", "group"):
+        return f"put_owner({key}, file, cache, names, PL_{first.upper()}, file.{field.value[1]})"
+    return f"{'put_nonzero' if field.is_nullable else 'pl_uint'}({key}, file.{first})"
+
+
+def file_fields_pxi() -> str:
+    """Return the number of keys of a file, and a function for each group of them that the encoder copies."""
+    lines = [
+        f"# {NOTICE.format(path_of(file_fields))}", "",
+        "cdef enum:", f"    FILE_FIELDS = {len(file_fields.FIELDS)}", "",
+    ]  # fmt: skip
+    for group, fields in itertools.groupby(file_fields.FIELDS, lambda field: field.group if field.is_copied else ""):
+        if not group:
+            continue
+        lines += [
+            "",
+            f"cdef inline char *put_file_{group}(",
+            "    char *p, const pl_file *file, NameCache cache, const name_table *names",
+            ") noexcept nogil:",
+            *(line for field in fields for line in cython_statement("p =", file_statement(field))),
+            "    return p",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def file_value(field: FileField) -> str:
+    """Return the expression of a key's value in the dict of `Entry.file`."""
+    first = field.value[0]
+    if first == "computed":
+        return field.name
+    if first == "flag":
+        value = f"bool({_file_flag(field.value)})"
+        return f"{value} if file.mount_flags & PL_{field.known} else None" if field.known else value
+    if first == "name":
+        return f"_name({field.value[1]}({field.value[2]}))"
+    if first in ("user", "group"):
+        return f'_owner_of(entry, file, "{first}", file.{field.value[1]})'
+    return f"file.{first}{' or None' if field.is_nullable else ''}"
+
+
+def file_dict() -> str:
+    """Return the statement that returns the dict of `Entry.file`."""
+    items = [f'        "{field.name}": {file_value(field)},' for field in file_fields.FIELDS]
+    return "\n".join(["    return {", *items, "    }"]) + "\n"
+
+
+def file_model() -> str:
+    """Return how the model of the resolver names what it has of a file."""
+    known = [field for field in file_fields.FIELDS if field.model]
+    lines = []
+    for about, name, names in (
+        (
+            "Keys of `Entry.file` that the model has with the same values: their names there.",
+            "_SHOWN_SAME", {field.name: field.model for field in known if not field.is_nullable},
+        ),
+        (
+            "Keys that are nil where the model has its empty value.",
+            "_SHOWN_OR_NIL", {field.name: field.model for field in known if field.is_nullable},
+        ),
+        (
+            "Numbers of a FILE record by their names in the model.",
+            "_RECORD_NUMBERS", {field.model: field.value[0] for field in known if field.is_number},
+        ),
+    ):  # fmt: skip
+        items = " ".join(f'"{key}":~"{value}",' for key, value in names.items())  # no line ends at ~
+        wrapped = textwrap.wrap(items, 116, initial_indent="    ", subsequent_indent="    ")
+        lines += [f"#: {about}", f"{name} = {{", *(line.replace("~", " ") for line in wrapped), "}  # fmt: skip"]
+    return "\n".join(lines) + "\n"
 
 
 # -- documentation -----------------------------------------------------------------------------------------------------
@@ -760,6 +861,17 @@ def markdown_fields() -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown_file() -> str:
+    """Return the table of the keys of a file; neighbours with one meaning share a row."""
+    lines = ["| key | type | meaning |", "| --- | --- | --- |"]
+    for meaning, shared in itertools.groupby(file_fields.FIELDS, lambda field: field.meaning):
+        fields = list(shared)
+        names = ", ".join(f"`{field.name}`" for field in fields)
+        types = ", ".join(dict.fromkeys(field.type for field in fields))
+        lines.append(f"| {names} | {types} | {_escaped(meaning)} |".replace("|  |", "| |"))
+    return "\n".join(lines) + "\n"
+
+
 def markdown_formats() -> str:
     """Return the table of the fields that have a name in another schema."""
     lines = ["| field | OpenTelemetry | ECS | OCSF |", "| --- | --- | --- | --- |"]
@@ -795,6 +907,7 @@ def tables() -> dict[str, str]:
     found = {
         "DIRECTORIES": markdown_directories(),
         "event-fields": markdown_fields(),
+        "file-fields": markdown_file(),
         "stream-version": f"This is version {segments.STREAM_VERSION[0]}.{segments.STREAM_VERSION[1]}.\n",
         "formats": markdown_formats(),
         "formats-own": markdown_own_fields(),
@@ -805,6 +918,8 @@ def tables() -> dict[str, str]:
         "entry-properties": entry_properties(),
         "entry-values": entry_values(),
         "entry-stubs": entry_stubs(),
+        "file-dict": file_dict(),
+        "file-model": file_model(),
         "reader-states": reader_states(),
         "mount-names": mount_names(),
         "entry-dict": entry_dict(fields=True),
@@ -878,6 +993,7 @@ def generated() -> dict[str, str]:
             includes='\n#include <linux/types.h>\n#include <stdint.h>\n\n#include "records.h"\n',
         ),
         "pipeline/resolver/stream/event_fields.pxi": event_fields_pxi(),
+        "pipeline/resolver/stream/file_fields.pxi": file_fields_pxi(),
         "pipeline/resolver/apply/states.pxi": states_pxi(),
         stream_schema.PATH: stream_schema.text(),
     }  # fmt: skip
@@ -892,6 +1008,7 @@ def generated() -> dict[str, str]:
         ROOT / "pipeline/bus/_relay.pyx",
         ROOT / "pipeline/bus/stream/_blocks.pyx",
         ROOT / "pipeline/resolver/stream/_row_filters.pxd",
+        ROOT / "pipeline/resolver/entries/entry_extra.py",
         ROOT / "pipeline/shm/reader/entry_dict.py",
         ROOT / "pipeline/shm/layout/entry_types.py",
         ROOT / "pipeline/bus/stream/event_dict.py",

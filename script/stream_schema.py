@@ -1,8 +1,9 @@
 """Make docs/stream.schema.json, the JSON Schema of the public stream, from the declarations.
 
 Fields of processes come from ``pipeline/shm/layout/entry_fields.py``, the other ones from the types in
-``pipeline/bus/stream/event_dict.py``, keys of headers from ``pipeline/bus/stream/declared.py``. The keys of files come
-from the tables of docs/wire-schema.md, which tests compare with the code. Standard library only.
+``pipeline/bus/stream/event_dict.py``, keys of headers from ``pipeline/bus/stream/declared.py``, keys of files from
+``pipeline/shm/layout/file_fields.py``. The keys of `extra` come from their table in docs/wire-schema.md, which tests
+compare with the code. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline.bus.stream import declared as stream  # noqa: E402 - found by the line above
 from pipeline.bus.stream import event_dict as events  # noqa: E402
 from pipeline.shm.layout import declared as segments  # noqa: E402
-from pipeline.shm.layout import entry_fields  # noqa: E402
+from pipeline.shm.layout import entry_fields, file_fields  # noqa: E402
 
 PATH = "docs/stream.schema.json"
 WIRE = ROOT / "docs" / "wire-schema.md"
@@ -40,7 +41,7 @@ _FILE: Schema = {"$ref": "#/$defs/file"}
 _FIELDS: dict[str, Schema] = {
     "marks": {"type": "array", "items": {"enum": list(segments.MARKS)}},
     "source": {"enum": list(segments.SOURCE_NAMES)},
-    "exit_cause": {"enum": ["exited", "signaled", "coredumped"]},
+    "exit_cause": {"enum": list(segments.EXIT_CAUSES)},
     "file": _FILE,
     "interpreter": _FILE,
     "extra": {"$ref": "#/$defs/extra"},
@@ -173,9 +174,9 @@ def header() -> Schema:
 def file() -> Schema:
     """Return the schema of a file."""
     found = {}
-    for key, (kind, meaning) in table("#### Files", "key").items():
-        schema = _TYPES[kind]
-        found[key] = _described(schema if kind == "uint" or key == "in_upper_layer" else _nullable(schema), meaning)
+    for field in file_fields.FIELDS:
+        schema = _TYPES[field.type]
+        found[field.name] = _described(_nullable(schema) if field.is_nullable else schema, field.meaning)
     return _object(found)
 
 

@@ -7,6 +7,7 @@ little-endian. 0 means unknown unless stated otherwise.
 
 from __future__ import annotations
 
+from pipeline.records import declared as records
 from pipeline.records.declaring import Layout
 
 # Sizes of the maps
@@ -42,12 +43,13 @@ CPU_STATE_LAYOUT = Layout(
     the fields that name another writer. The last element belongs to no CPU: its lost_samples are what misses.py
     counts.
     """,
-    """
+    # The two counters by kind and `reserved` have 22 words, so the struct keeps its size when a kind is added.
+    f"""
     sleeping         u4   -  set to 1 by the shard of this ring before it blocks, to 0 by the program that wakes it
     ring             u4   -  number of the ring that takes this CPU's records; written by the loader
     ring_seq         u8   -  records of this CPU that got room
-    lost_samples     9u8  -  records that got no room, by kind
-    head_only        9u8  -  records that got room for their header alone, by kind
+    lost_samples     {records.KIND_COUNT}u8  -  records that got no room, by kind
+    head_only        {records.KIND_COUNT}u8  -  records that got room for their header alone, by kind
     threads_forked   u8   -  threads, which are not recorded
     threads_exited   u8   -  exits that left other threads alive, which are not recorded
     kthreads_forked  u8   -  kernel threads, which are not recorded
@@ -56,7 +58,7 @@ CPU_STATE_LAYOUT = Layout(
     wakeups          u8   -  wake-ups of this ring's shard
     no_ring          u8   -  records lost because this CPU has no ring; in lost_samples too
     pids_full        u8   -  processes for which `pid_cache` had no place
-    reserved         4u8  -
+    reserved         {22 - 2 * records.KIND_COUNT}u8  -
     """,
 )  # fmt: skip
 SETTINGS_LAYOUT = Layout(

@@ -44,9 +44,14 @@ class RateLimiter(Generic[_K]):
         self._clock = clock
         self._windows: OrderedDict[_K, list[int]] = OrderedDict()  # key -> [count, start of the window]
 
-    def allow(self, key: _K) -> bool:
-        """Return whether the key may be used now, and count the use. A refusal does not extend the window."""
-        now = self._clock()
+    def allow(self, key: _K, now_ns: int | None = None) -> bool:
+        """Return whether the key may be used now, and count the use. A refusal does not extend the window.
+
+        Args:
+            key: what is used.
+            now_ns: the time, if the caller has read the clock already.
+        """
+        now = self._clock() if now_ns is None else now_ns
         window = self._windows.get(key)
         if window is None or now - window[1] >= self._period_ns:
             self._windows[key] = [1, now]

@@ -31,6 +31,13 @@ def test_once_per_window_and_key() -> None:
     assert not limiter.allow(1)
 
 
+def test_a_caller_may_pass_the_time() -> None:
+    limiter: RateLimiter[int] = RateLimiter(128, PERIOD_NS, clock=Clock())
+    assert limiter.allow(1, 5)
+    assert not limiter.allow(1, PERIOD_NS + 4)
+    assert limiter.allow(1, PERIOD_NS + 5)
+
+
 def test_refusal_does_not_extend_the_window() -> None:
     clock = Clock()
     limiter: RateLimiter[int] = RateLimiter(128, PERIOD_NS, clock=clock)

@@ -38,6 +38,8 @@ TESTS = {
     "pipeline/shm/reader": ("tests/shm/reader", "tests/shm/check"),
     "pipeline/shm/writer": ("tests/shm/writer", "tests/shm/check", "tests/shm/reader"),
 }
+#: Names of modules that only declare.
+_DECLARATIONS = {"declared.py", "entry_fields.py", "file_fields.py", "__init__.py"}
 #: Tests of all mutants of bodies; each is tried with those that reach it. `--survivors` adds tests of what uses the
 #: tables or the stream.
 BODY_TESTS = ("tests/shm", "tests/resolver")
@@ -60,7 +62,7 @@ def places() -> list[Place]:
     seen: Counter[tuple[str, str, str]] = Counter()
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py*")):
-            if path.suffix in {".py", ".pyx"} and path.name not in {"declared.py", "entry_fields.py", "__init__.py"}:
+            if path.suffix in {".py", ".pyx"} and path.name not in _DECLARATIONS:
                 module = str(path.relative_to(ROOT))
                 for mutant in mutants(path.read_text("utf-8")):
                     equal = (module, mutant.before, mutant.after)

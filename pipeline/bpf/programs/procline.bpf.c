@@ -657,6 +657,38 @@ static __always_inline u32 pl_fill_ending(struct pl_exit_record *record, struct 
 	return ending->cost ? sizeof(struct pl_cost) + sender : 0;
 }
 
+/* Count the end of a thread or kernel thread, which is not recorded. */
+static __always_inline void pl_count_thread_end(struct task_struct *task)
+{
+	if (PL_GET(task, flags) & PF_KTHREAD)
+		pl_count_here(kthreads_exited);
+	else
+		pl_count_here(threads_exited);
+}
+
+/* This thread may have left the process's namespaces: unshare() acts on a thread. */
+static __always_inline void pl_restore_namespaces(struct pl_task *out, const struct pl_pid *entry,
+						  struct task_struct *task)
+{
+	if (entry && entry->mnt_ns && !PL_GET(task, group_leader, nsproxy)) {
+		out->mnt_ns = entry->mnt_ns;
+		out->net_ns = entry->net_ns;
+	}
+}
+
+/* Give up the place of the process. If no record of its end was sent, its end is now, not at the time of the record.
+ * This comes last: from here on another process can get the place. */
+static __always_inline void pl_leave_place(struct pl_pid *entry, u64 *word, struct pl_exit_record *record, bool is_sent)
+{
+	u64 now = record->head.time_boot_ns;
+
+	if (!is_sent) {
+		now = bpf_ktime_get_boot_ns();
+		pl_end_entry(entry, record, now);
+	}
+	pl_end_place(word, record->head.tgid, now);
+}
+
 SEC("tp_btf/sched_process_exit")
 int pl_on_exit(u64 *ctx)
 {
@@ -669,7 +701,7 @@ int pl_on_exit(u64 *ctx)
 	struct pl_found found;
 	struct signal_struct *signal;
 	struct pl_pid *entry;
-	u64 *word, now;
+	u64 *word;
 	u32 exit_code, var_bytes;
 
 	if (pl_is_outside(task))
@@ -677,10 +709,7 @@ int pl_on_exit(u64 *ctx)
 	is_guess = !bpf_core_type_exists(btf_trace_sched_process_exit___group_dead);
 	is_last = pl_is_last_thread(ctx, task, is_guess);
 	if (!is_last || PL_GET(task, flags) & PF_KTHREAD) {
-		if (PL_GET(task, flags) & PF_KTHREAD)
-			pl_count_here(kthreads_exited);
-		else
-			pl_count_here(threads_exited);
+		pl_count_thread_end(task);
 		return 0;
 	}
 	buf = bpf_map_lookup_elem(&pl_exit_buf, &zero);
@@ -689,11 +718,7 @@ int pl_on_exit(u64 *ctx)
 		return 0;
 
 	entry = pl_fill_place(&buf->record.head, &buf->record.task, task, false, &word, &found);
-	/* This thread may have left the process's namespaces: unshare() acts on a thread. */
-	if (entry && entry->mnt_ns && !PL_GET(task, group_leader, nsproxy)) {
-		buf->record.task.mnt_ns = entry->mnt_ns;
-		buf->record.task.net_ns = entry->net_ns;
-	}
+	pl_restore_namespaces(&buf->record.task, entry, task);
 	if (!entry)
 		is_first = pl_add_ended(buf);
 	else if (is_guess)
@@ -712,15 +737,8 @@ int pl_on_exit(u64 *ctx)
 	ending.entry = entry;
 	var_bytes = pl_fill_ending(&buf->record, &ending, exit_code, settings);
 	is_sent = pl_send_exit(&buf->record, var_bytes, settings, &ending);
-	if (!entry)
-		return 0;
-	now = buf->record.head.time_boot_ns;
-	if (!is_sent) {
-		now = bpf_ktime_get_boot_ns();
-		pl_end_entry(entry, &buf->record, now);
-	}
-	/* Last: from here on another process can get the place. */
-	pl_end_place(word, buf->record.head.tgid, now);
+	if (entry)
+		pl_leave_place(entry, word, &buf->record, is_sent);
 	return 0;
 }
 

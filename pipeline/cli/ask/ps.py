@@ -108,18 +108,28 @@ def command(
     if reads_exited and not exited:
         candidates = [entry for entry in candidates if not entry["exit_time_ns"]]
     found, is_complete = searched(candidates, condition.matches)
+    _write(_sorted(found, keys), shown, "json" if as_json else form)
+    _warn_of_missing(missing, has_found=bool(found), is_denied=containers.is_denied)
+    return 2 if not is_complete else 0 if found else 1
+
+
+def _sorted(entries: Sequence[EntryFields], keys: Sequence[tuple[Fact, bool]]) -> Sequence[EntryFields]:
+    """Return entries in the order of their keys, the first of which decides; unknown values come last."""
     for fact, is_downward in reversed(keys):
-        known = [entry for entry in found if fact.value(entry) is not None]
+        known = [entry for entry in entries if fact.value(entry) is not None]
         known.sort(key=lambda entry: _sortable(fact.value(entry)), reverse=is_downward)
-        found = known + [entry for entry in found if fact.value(entry) is None]
-    _write(found, shown, "json" if as_json else form)
-    if containers.is_denied:
+        entries = known + [entry for entry in entries if fact.value(entry) is None]
+    return entries
+
+
+def _warn_of_missing(missing: str, *, has_found: bool, is_denied: bool) -> None:
+    """Print what the list may lack, or that nothing was found."""
+    if is_denied:
         click.echo("procline: names of containers are missing: only root may read the files of runtimes", err=True)
-    if not found:
+    if not has_found:
         common.no_match(missing)
     elif missing:
         click.echo(f"procline: {missing}", err=True)
-    return 2 if not is_complete else 0 if found else 1
 
 
 def _columns(names: Sequence[str], exited: bool, facts: dict[str, Fact]) -> list[Shown]:

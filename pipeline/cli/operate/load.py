@@ -126,11 +126,24 @@ def command(
     Scenarios: forks, execs, build, deep, daemons, threads, mix; as root also namespaces, pid-reuse, credentials.
     Exits with 1 if events were lost or wrong.
     """
-    context = click.get_current_context()
     if page is not None:
         _check_writable(page)
     if compare:
         return _compare([Path(each) for each in arguments], page, as_json)
+    _check_use(arguments, rate, own, paired, find_limit, changes)
+    settings = _settings(arguments[0], rate, duration, concurrency, cpus or (), paired, find_limit)
+    scenarios.check(settings)
+    with _terminated(), Progress() as progress:
+        report = _test(settings, name, own, changes, pairs if paired else 0, find_limit, progress.show)
+    _show(report, page, as_json)
+    return 0 if _is_success(report, find_limit) else _EXIT_NOT_EXACT
+
+
+def _check_use(
+    arguments: tuple[str, ...], rate: float | None, own: bool, paired: bool, find_limit: bool, changes: tuple[str, ...]
+) -> None:
+    """Fail if the scenario is not one, or options contradict each other."""
+    context = click.get_current_context()
     if len(arguments) != 1 or arguments[0] not in scenarios.SCENARIOS:
         near = common.guess(arguments[0], scenarios.SCENARIOS) if arguments else ""
         raise click.UsageError(
@@ -143,23 +156,28 @@ def command(
         raise click.UsageError(f"{what}, so it needs --own", context)
     if rate == math.inf and find_limit:
         raise click.UsageError("--find-limit begins at a rate: use a number, not max", context)
+
+
+def _settings(
+    scenario: str, rate: float | None, duration: float | None, concurrency: int | None, cpus: tuple[int, ...],
+    paired: bool, find_limit: bool,
+) -> scenarios.Settings:  # fmt: skip
+    """Return the settings of a round, with defaults for those that are not given."""
     if rate is None:
         rate = math.inf if paired else scenarios.RATE_DEFAULT
     if duration is None:
         duration = _PAIRED_S if paired else _FIND_LIMIT_S if find_limit else scenarios.DURATION_DEFAULT_S
-    settings = scenarios.Settings(
-        scenario=arguments[0],
+    return scenarios.Settings(
+        scenario=scenario,
         rate_events_per_s=None if rate == math.inf else rate,
         duration_s=duration,
         concurrency=concurrency or min(len(cpus or os.sched_getaffinity(0)), scenarios.CONCURRENCY_MAX),
-        cpus=cpus or (),
+        cpus=cpus,
     )
-    scenarios.check(settings)
-    from pipeline.load import summary
-    from pipeline.load.run import is_exact
 
-    with _terminated(), Progress() as progress:
-        report = _test(settings, name, own, changes, pairs if paired else 0, find_limit, progress.show)
+
+def _show(report: dict[str, Any], page: Path | None, as_json: bool) -> None:
+    """Write the page, if one is wanted, and print the report."""
     if page is not None:
         from pipeline.load.page import of_report
 
@@ -168,13 +186,18 @@ def command(
         from pipeline.export.json import dumps
 
         click.echo(dumps(report))
-    else:
-        Screen().cut([Line(summary.title(report)), Line()])
-        _print(summary.tables(report))
-        click.echo(printable(summary.verdict(report)))
-    if find_limit:
-        return 0 if report["limit"]["events_per_s"] is not None else _EXIT_NOT_EXACT
-    return 0 if is_exact(report) else _EXIT_NOT_EXACT
+        return
+    from pipeline.load import summary
+
+    Screen().cut([Line(summary.title(report)), Line()])
+    _print(summary.tables(report))
+    click.echo(printable(summary.verdict(report)))
+
+
+def _is_success(report: dict[str, Any], find_limit: bool) -> bool:
+    from pipeline.load.run import is_exact
+
+    return report["limit"]["events_per_s"] is not None if find_limit else is_exact(report)
 
 
 def _test(

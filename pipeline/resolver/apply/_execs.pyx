@@ -27,6 +27,56 @@ from pipeline.shm.layout._layout cimport (
 )
 
 
+# -- parts of exec -----------------------------------------------------------------------------------------------------
+
+cdef void confirm_image(Execs self, uint32_t row, uint32_t previous, const parsed_record *record) noexcept nogil:
+    """Fill in an image that /proc showed before this record arrived.
+
+    It was read after the exec, and showed its image, or that of a later exec; then a record follows.
+    """
+    cdef const pl_head_any *head = record.head
+    self.tables.begin(row)
+    self.hot[row].flags = (self.hot[row].flags & (PROCESS_FLAGS | END_FLAGS)) | PL_ROW_HEAD
+    self.fill_exec(row, record, record.groups)
+    self.link_image(row, previous, record)
+    self.tables.end(row)
+    self.pids[head.tgid].facts_at = head.time_boot_ns
+    self.replace(previous, head.time_boot_ns)
+    if head.ppid and self.hot[row].exit_boot_ns == 0:
+        self.follow_kernel(row, head, PL_KIND_EXEC)
+    self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+
+
+cdef void forget_image(Execs self, uint32_t row, const parsed_record *record) noexcept nogil:
+    """Make the first image of a process, which /proc showed after this exec, the one before it.
+
+    Of that image, only the facts of this record are known.
+    """
+    cdef const pl_exec_any *body = record.body.exec
+    cdef pl_hot *hot = &self.hot[row]
+    self.tables.begin(row)
+    self.clear_image(row)
+    hot.inode = body.prev_inode if body != NULL else 0
+    hot.known &= ~PL_KNOWN_COMM
+    memset(hot.comm, 0, 16)
+    hot.flags &= ~(PL_ROW_IS_EXEC | PL_ROW_IS_EXEC_EXEC)
+    self.tables.end(row)
+    self.pids[record.head.tgid].facts_at = record.head.time_boot_ns
+
+
+cdef void complete_applied(Execs self, uint32_t head, uint32_t row, const parsed_record *record) noexcept nogil:
+    """Complete an image whose exec was applied before.
+
+    If the writer was killed right then and the image is the head, the image before it has not been replaced yet.
+    """
+    cdef uint64_t time = record.head.time_boot_ns
+    cdef uint32_t before = self.previous_image(head) if row == head else 0
+    if before and not self.hot[before].flags & PL_ROW_REPLACED:
+        self.replace(before, time)
+    self.complete_mapped(row, record)
+    self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, time, 0)
+
+
 # -- parts of append_image, inlined ------------------------------------------------------------------------------------
 
 cdef inline uint32_t started_again(
@@ -271,11 +321,9 @@ cdef class Execs(Lineage):
 
     cdef void exec(self, const parsed_record *record) noexcept nogil:
         cdef const pl_head_any *head = record.head
-        cdef const pl_exec_any *body = record.body.exec
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
-        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), previous, before, newer = 0, n
-        cdef uint64_t kernel
-        cdef pl_hot *hot
+        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), previous, newer = 0, n
+        cdef const pl_hot *hot
         if row == 0 and head.start_boot_ns == 0 and not head.flags & PL_FLAG_KEYED:
             row = self.owner_at(head.tgid, head.time_boot_ns)
             if row == 0:
@@ -289,41 +337,16 @@ cdef class Execs(Lineage):
         if self.is_provisional(row, head.time_boot_ns):
             previous = self.previous_image(row)
             if previous:
-                # /proc was read after this exec and showed its image, or that of a later exec; then a record follows.
-                self.tables.begin(row)
-                self.hot[row].flags = (self.hot[row].flags & (PROCESS_FLAGS | END_FLAGS)) | PL_ROW_HEAD
-                self.fill_exec(row, record, record.groups)
-                self.link_image(row, previous, record)
-                self.tables.end(row)
-                self.pids[head.tgid].facts_at = head.time_boot_ns
-                self.replace(previous, head.time_boot_ns)
-                if head.ppid and self.hot[row].exit_boot_ns == 0:
-                    self.follow_kernel(row, head, PL_KIND_EXEC)
-                self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+                confirm_image(self, row, previous, record)
                 return
-            # The same for the first image of a process. Of the image before, only this record's facts are known.
-            kernel = body.prev_inode if body != NULL else 0
-            hot = &self.hot[row]
-            self.tables.begin(row)
-            self.clear_image(row)
-            hot.inode = kernel
-            hot.known &= ~PL_KNOWN_COMM
-            memset(hot.comm, 0, 16)
-            hot.flags &= ~(PL_ROW_IS_EXEC | PL_ROW_IS_EXEC_EXEC)
-            self.tables.end(row)
-            self.pids[head.tgid].facts_at = head.time_boot_ns
+            forget_image(self, row, record)
         previous = row
         for n in range(CHAIN_LIMIT):
             hot = &self.hot[previous]
             if not hot.known & PL_KNOWN_EXEC_TIME:
                 break
             if hot.exec_boot_ns == head.time_boot_ns:  # without ROW_IS_EXEC, which a tracer's entry may lack
-                # Applied already. If the writer was killed right then, the image before has not been replaced yet.
-                before = self.previous_image(row) if previous == row else 0
-                if before and not self.hot[before].flags & PL_ROW_REPLACED:
-                    self.replace(before, head.time_boot_ns)
-                self.complete_mapped(previous, record)
-                self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, previous, head.time_boot_ns, 0)
+                complete_applied(self, row, previous, record)
                 return
             if not hot.flags & PL_ROW_IS_EXEC or hot.exec_boot_ns < head.time_boot_ns:
                 break

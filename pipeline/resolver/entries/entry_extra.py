@@ -47,13 +47,27 @@ _Stored = TypeVar("_Stored", FileEvent, CGroupContext, ContainerContext)
 _Extended = TypeVar("_Extended", FileEvent, CGroupContext, ContainerContext, Credentials)
 
 _FULL_BYTES = struct.Struct("<I")
-_RECORD_FIELDS = {
-    "inode": "file_inode", "mount_id": "mount_id", "uid": "file_uid", "gid": "file_gid", "mode": "mode",
-    "ctime": "ctime_ns", "mtime": "mtime_ns", "device": "device", "nlink": "nlink",
-    "mount_source": "mount_source", "mount_origin": "mount_origin",
+
+# generated: file-model
+#: Keys of `Entry.file` that the model has with the same values: their names there.
+_SHOWN_SAME = {
+    "inode": "inode", "device": "device", "mount_id": "mount_id", "mode": "mode", "uid": "uid", "gid": "gid",
+    "nlink": "nlink",
 }  # fmt: skip
+#: Keys that are nil where the model has its empty value.
+_SHOWN_OR_NIL = {
+    "user": "user", "group": "group", "mtime_ns": "mtime", "ctime_ns": "ctime", "filesystem": "filesystem",
+    "mount_path": "mount_path",
+}  # fmt: skip
+#: Numbers of a FILE record by their names in the model.
+_RECORD_NUMBERS = {
+    "inode": "file_inode", "device": "device", "mount_id": "mount_id", "mode": "mode", "uid": "file_uid",
+    "gid": "file_gid", "nlink": "nlink", "mtime": "mtime_ns", "ctime": "ctime_ns",
+}  # fmt: skip
+# end of the generated part
 
-
+#: Columns of a FILE record by the names that their values have in the model.
+_RECORD_FIELDS = _RECORD_NUMBERS | {"mount_source": "mount_source", "mount_origin": "mount_origin"}
 #: Keys that are inherited; the applier has the same list (`Images.inherit_extra`).
 INHERITED = ("ssh", "tracer_metadata", "container", "cgroup", "names")
 #: Keys that complete columns, so that they become wrong when the columns change.
@@ -133,16 +147,6 @@ def record_of_file(file: FileEvent, old: bytes = b"") -> bytes:
     return record.tobytes() + fsencode(path)
 
 
-#: As in pipeline/shm/names/_mounts.pxd, by number.
-#: Shown under the same name as in the model ...
-_SHOWN_SAME = ("inode", "device", "mount_id", "mode", "uid", "gid", "nlink")
-#: ... and the same, where the model's empty value is shown as nil.
-_SHOWN_OR_NIL = {
-    "user": "user", "group": "group", "mtime_ns": "mtime", "ctime_ns": "ctime", "filesystem": "filesystem",
-    "mount_path": "mount_path",
-}  # fmt: skip
-
-
 def shown_file(file: FileEvent) -> dict[str, Any]:
     """Return a file in the form of `Entry.file`."""
     is_named = file.is_basename_resolved or bool(file.basename)
@@ -151,7 +155,7 @@ def shown_file(file: FileEvent) -> dict[str, Any]:
         "path": file.pathname if file.is_pathname_resolved or file.pathname else None,
         "basename": file.basename if is_named else None,
         "extension": file.extension or extension_of(file.basename) if is_named else None,
-        **{name: getattr(file, name) for name in _SHOWN_SAME},
+        **{name: getattr(file, own) for name, own in _SHOWN_SAME.items()},
         **{name: getattr(file, own) or None for name, own in _SHOWN_OR_NIL.items()},
         "fs_magic": filesystems.magic_of(file.filesystem),
         "flags": (EXEC_MEMFD if is_memfd else 0) | (EXEC_UPPER_LAYER if file.in_upper_layer else 0),
@@ -166,7 +170,7 @@ def shown_file(file: FileEvent) -> dict[str, Any]:
 def file_of_shown(shown: dict[str, Any]) -> FileEvent:
     """Return the file of that form, with the fields that it has."""
     return FileEvent(
-        **{name: shown[name] for name in _SHOWN_SAME},
+        **{own: shown[name] for name, own in _SHOWN_SAME.items()},
         **{own: shown[name] or getattr(NO_FILE, own) for name, own in _SHOWN_OR_NIL.items()},
         pathname=shown["path"] or "", is_pathname_resolved=shown["path"] is not None,
         basename=shown["basename"] or "", is_basename_resolved=shown["basename"] is not None,

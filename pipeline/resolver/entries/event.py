@@ -11,6 +11,9 @@ from pipeline.errors import ResolverError
 from pipeline.records.limits import WAIT_CORE, WAIT_SIGNAL
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import AWSSecurityCredentials, Credentials, PIDContext, SpanContext
+from pipeline.shm.layout.declared import EXIT_CAUSES
+
+EXITED, SIGNALED, COREDUMPED = EXIT_CAUSES
 
 
 @dataclass(slots=True)
@@ -80,9 +83,9 @@ class Event:
 
     @property
     def exit_cause(self) -> tuple[str, int]:
-        """Cause ("exited", "coredumped", "signaled") and code of the wait status. Source: specification 1.12."""
+        """Cause, one of EXIT_CAUSES, and code of the wait status. Source: specification 1.12."""
         status = self.exit_status or 0
         signal = status & WAIT_SIGNAL
         if signal == 0:
-            return "exited", status >> 8 & 0xFF
-        return ("coredumped" if status & WAIT_CORE else "signaled"), signal
+            return EXITED, status >> 8 & 0xFF
+        return (COREDUMPED if status & WAIT_CORE else SIGNALED), signal

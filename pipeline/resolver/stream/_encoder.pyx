@@ -73,7 +73,6 @@ cdef enum:
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    FILE_FIELDS = 24
     # In place of a kind, for events that the topic makes.
     KIND_OF_REPARENT = 255
     # After this many further events, the predecessor's remaining records were committed and are not applied again.
@@ -248,6 +247,29 @@ cdef char *put_path(char *p, const char *path, uint32_t n, bint is_memfd) noexce
     return pl_text(pl_key(p, "extension"), path + at, n - at)
 
 
+cdef inline char *put_owner(
+    char *p, const pl_file *file, NameCache cache, const name_table *names, uint32_t kind, uint32_t number
+) noexcept nogil:
+    """Write the name of a file's user or group; `names` is NULL if the names for the process are not known."""
+    # no inode: the file could not be read, and an id of 0 is not root
+    return pl_nil(p) if names == NULL or file.file_inode == 0 else cache.put(p, names, kind, number)
+
+
+include "file_fields.pxi"
+
+
+cdef inline char *put_is_fileless(char *p, const pl_file *file, bint is_memfd) noexcept nogil:
+    p = pl_key(p, "is_fileless")
+    return pl_bool(p, is_memfd) if is_memfd or file.mount_id != 0 else pl_nil(p)
+
+
+cdef inline char *put_mount_path(char *p, const pl_file *file, const char *path, uint32_t n) noexcept nogil:
+    cdef uint32_t mount_n = 0
+    cdef const char *mount = pl_mount_path(file, path, n, &mount_n)
+    p = pl_key(p, "mount_path")
+    return pl_text(p, mount, mount_n) if mount != NULL else pl_nil(p)
+
+
 cdef char *put_file(
     char *p, const pl_file *file, uint32_t n, NameCache cache, const name_table *names
 ) noexcept nogil:
@@ -255,43 +277,15 @@ cdef char *put_file(
 
     `names` are the names for the process. NULL means that they are not known; `cache` is then not used.
     """
-    cdef bint is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
     cdef bint is_memfd = (file.file_flags & PL_EXEC_MEMFD) != 0
-    cdef uint32_t mount_n = 0
     cdef const char *path = <const char *>file + sizeof(pl_file)
-    cdef const char *mount
     n -= <uint32_t>sizeof(pl_file)
-    mount = pl_mount_path(file, path, n, &mount_n)
-    p = pl_map(p, FILE_FIELDS)
-    p = put_path(p, path, n, is_memfd)
-    p = pl_uint(pl_key(p, "inode"), file.file_inode)
-    p = pl_uint(pl_key(p, "device"), file.device)
-    p = pl_uint(pl_key(p, "mount_id"), file.mount_id)
-    p = pl_uint(pl_key(p, "mode"), file.mode)
-    p = pl_uint(pl_key(p, "uid"), file.file_uid)
-    p = pl_uint(pl_key(p, "gid"), file.file_gid)
-    if names == NULL or file.file_inode == 0:  # no inode: the file could not be read, and an id of 0 is not root
-        p = pl_nil(pl_key(pl_nil(pl_key(p, "user")), "group"))
-    else:
-        p = cache.put(pl_key(p, "user"), names, PL_USER, file.file_uid)
-        p = cache.put(pl_key(p, "group"), names, PL_GROUP, file.file_gid)
-    p = pl_uint(pl_key(p, "nlink"), file.nlink)
-    p = put_nonzero(pl_key(p, "mtime_ns"), file.mtime_ns)
-    p = put_nonzero(pl_key(p, "ctime_ns"), file.ctime_ns)
-    p = pl_uint(pl_key(p, "fs_magic"), file.fs_magic)
-    p = put_constant(pl_key(p, "filesystem"), pl_filesystem(file.fs_magic))
-    p = pl_uint(pl_key(p, "flags"), file.file_flags)
-    p = pl_bool(pl_key(p, "in_upper_layer"), file.file_flags & PL_EXEC_UPPER_LAYER)
-    p = pl_key(p, "is_fileless")
-    p = pl_bool(p, is_memfd) if is_memfd or file.mount_id != 0 else pl_nil(p)
-    p = pl_key(p, "mount_path")
-    p = pl_text(p, mount, mount_n) if mount != NULL else pl_nil(p)
-    p = put_constant(pl_key(p, "mount_source"), pl_mount_source(file))
-    p = put_constant(pl_key(p, "mount_origin"), pl_mount_origin(file))
-    p = pl_key(p, "mount_visible")
-    p = pl_bool(p, file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else pl_nil(p)
-    p = pl_key(p, "mount_detached")
-    return pl_bool(p, file.mount_flags & PL_MOUNT_DETACHED) if is_resolved else pl_nil(p)
+    # The groups of file_fields.py, in its order. Groups that are only copied are in file_fields.pxi.
+    p = put_path(pl_map(p, FILE_FIELDS), path, n, is_memfd)
+    p = put_file_facts(p, file, cache, names)
+    p = put_is_fileless(p, file, is_memfd)
+    p = put_mount_path(p, file, path, n)
+    return put_file_mount(p, file, cache, names)
 
 
 cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
@@ -301,11 +295,7 @@ cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
         p = pl_nil(pl_key(pl_nil(pl_key(p, "exit_code")), "exit_cause"))
         return pl_nil(pl_key(p, "exit_cause_code"))
     p = pl_int(pl_key(p, "exit_code"), status)
-    p = pl_key(p, "exit_cause")
-    if signal == 0:
-        p = pl_key(p, "exited")
-    else:
-        p = pl_key(p, "coredumped") if status & WAIT_CORE else pl_key(p, "signaled")
+    p = put_exit_cause(pl_key(p, "exit_cause"), status)
     return pl_uint(pl_key(p, "exit_cause_code"), signal if signal != 0 else (status >> 8) & 0xFF)
 
 

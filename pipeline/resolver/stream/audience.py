@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pipeline.host.rate_limiter import RateLimiter
+
 if TYPE_CHECKING:
     from pipeline.bus._relay import Relay
     from pipeline.bus.curve_server import CurveServer
@@ -40,7 +42,7 @@ class Audience:
         self._warn = warn
         self._base = {name: tables.counter(name) for name in _LINES}
         self._logged = dict.fromkeys(_LINES, 0)
-        self._logged_ns = dict.fromkeys(_LINES, -LOG_INTERVAL_NS)
+        self._limiter: RateLimiter[str] = RateLimiter(len(_LINES), LOG_INTERVAL_NS)
 
     def do_work(self, now_boot_ns: int) -> None:
         """Store the counters, and log those that have changed, not more often than `LOG_INTERVAL_NS`."""
@@ -55,7 +57,7 @@ class Audience:
             if not new:
                 continue
             self._tables.set_counter(name, self._base[name] + count)
-            if now_boot_ns - self._logged_ns[name] >= LOG_INTERVAL_NS:
+            if self._limiter.allow(name, now_boot_ns):
                 key = {"key": curve.last_refused} if curve is not None and name == "curve_refused" else {}
                 self._warn(_LINES[name], connections=new, **key)
-                self._logged[name], self._logged_ns[name] = count, now_boot_ns
+                self._logged[name] = count

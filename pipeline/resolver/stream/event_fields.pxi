@@ -37,6 +37,12 @@ cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
     return p
 
 
+cdef inline char *put_exit_cause(char *p, int32_t status) noexcept nogil:
+    if status & WAIT_SIGNAL == 0:
+        return pl_key(p, "exited")
+    return pl_key(p, "coredumped") if status & WAIT_CORE else pl_key(p, "signaled")
+
+
 cdef struct directory_spans:
     span cwd
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.host.rate_limiter import RateLimiter
+
 #: Time between two log lines while the condition lasts.
 LOG_AGAIN_NS = 60_000_000_000
 
@@ -46,7 +48,7 @@ class GrowthWatch:
         self._warn = warn
         self._before = tables.counter("growth_refused")  # a predecessor's
         self._seen = 0
-        self._due_ns = 0
+        self._limiter: RateLimiter[None] = RateLimiter(1, LOG_AGAIN_NS)
 
     def __call__(self, now_boot_ns: int) -> None:
         """Count new refusals, and log them if a line is due."""
@@ -55,8 +57,7 @@ class GrowthWatch:
             return
         self._seen = refused
         self._tables.set_counter("growth_refused", self._before + refused)
-        if now_boot_ns >= self._due_ns:
-            self._due_ns = now_boot_ns + LOG_AGAIN_NS
+        if self._limiter.allow(None, now_boot_ns):
             self._warn(self._described(waiting))
 
     def _described(self, waiting: list[str]) -> str:

@@ -79,6 +79,9 @@ CGROUP_SOURCE_INHERITED = 3  #: nothing: it is the cgroup of the parent
 
 CGROUP_SOURCE_NAMES = (None, "event", "procfs", "inherited")
 
+#: How a process ended: it exited, a signal ended it, or a signal ended it and the kernel wrote a core dump.
+EXIT_CAUSES = ("exited", "signaled", "coredumped")
+
 # FILE.mount_source: how the mount of a file was found
 MOUNT_SOURCE_UNKNOWN = 0  #: not found
 MOUNT_SOURCE_ID = 1  #: by its mount id

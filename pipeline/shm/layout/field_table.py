@@ -1,8 +1,9 @@
-"""Parser of the table of entry fields. entry_fields.py contains the table."""
+"""Parser of tables of fields: of that in entry_fields.py, and of the lines of that in file_fields.py."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 SHOWN = ("both", "entry", "event", "exit", "some", "property")
@@ -43,30 +44,44 @@ class EntryField(NamedTuple):
 
 
 def parse(table: str) -> tuple[EntryField, ...]:
-    """Return the fields of a table in its order.
+    """Return the fields of a table of entries in its order.
 
     Raises:
         ValueError: a line has a syntax error.
     """
-    fields: list[EntryField] = []
-    group: list[str] = []
-    for line in table.splitlines():
-        if not line.strip():
-            continue
-        if line.startswith("["):
-            group = line[1:-1].split()
-        elif line.startswith("    >>> "):
-            fields[-1] = fields[-1]._replace(example=line[8:])
-        elif line.startswith(" "):
-            fields[-1] = fields[-1]._replace(meaning=f"{fields[-1].meaning} {line.strip()}".strip())
-        else:
-            cells = re.split(r" {2,}", line.strip(), maxsplit=4)
-            if len(cells) < 4 or cells[1] not in SHOWN:
-                raise ValueError(f"not a line of the table (name, shown, type, value, meaning): {line!r}")
-            is_copied = group[1:] == ["copied"]
-            if is_copied and cells[3] == "computed":
-                raise ValueError(f"{cells[0]} is computed, in a group whose fields are copied")
-            fields.append(
-                EntryField(cells[0], cells[1], cells[2], cells[3].split(), "".join(cells[4:]), group[0], is_copied)
-            )
+    fields = []
+    for (name, shown, kind, value), meaning, example, group, is_copied in lines(table, 4):
+        if shown not in SHOWN:
+            raise ValueError(f"{name} is shown in {shown!r}, which is none of {', '.join(SHOWN)}")
+        if is_copied and value == "computed":
+            raise ValueError(f"{name} is computed, in a group whose fields are copied")
+        field = EntryField(name, shown, kind, value.split(), meaning, group, is_copied)
+        fields.append(field._replace(example=example) if example else field)
     return tuple(fields)
+
+
+def lines(table: str, columns: int) -> Iterator[tuple[list[str], str, str, str, bool]]:
+    """Yield the first columns of each field, its meaning, example and group, and whether the group is copied.
+
+    Raises:
+        ValueError: a line has fewer columns.
+    """
+    group: list[str] = []
+    found: list[str] = []
+    meaning = example = ""
+    for line in [*(line for line in table.splitlines() if line.strip()), "[]"]:  # the last one ends the field above it
+        if line.startswith("    >>> "):
+            example = line[8:]
+        elif line.startswith(" "):
+            meaning = f"{meaning} {line.strip()}".strip()
+        else:
+            if found:
+                yield found, meaning, example, group[0], group[1:] == ["copied"]
+            found = []
+            if line.startswith("["):
+                group = line[1:-1].split()
+                continue
+            cells = re.split(r" {2,}", line.strip(), maxsplit=columns)
+            if len(cells) < columns:
+                raise ValueError(f"not a line of the table ({columns} columns and a meaning): {line!r}")
+            found, meaning, example = cells[:columns], "".join(cells[columns:]), ""

@@ -247,6 +247,7 @@ FIELDS = (
 _SOURCE = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
 _CGROUP_SOURCE = (None, "event", "procfs", "inherited")
+_EXIT_CAUSES = ("exited", "signaled", "coredumped")
 _MARKS = (
     ("adopted", PL_ROW_ADOPTED),
     ("adoption_predicted", PL_ROW_ADOPTION_PREDICTED),
@@ -333,44 +334,76 @@ cdef object _plain(object value):
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
+cdef tuple _file_names(const char *text, uint32_t n, bint is_memfd):
+    """Return path, basename and extension of a file."""
+    cdef uint32_t at
+    if n == 0:
+        return None, None, None
+    if is_memfd:
+        # A file in memory has a name but no path (specification 1.4).
+        at = 1 if text[0] == b"/" else 0
+        basename = _decode(text + at, n - at)
+        if not basename.startswith("memfd:"):
+            basename = "memfd:" + basename
+        return "", basename, basename[basename.rfind("."):] if "." in basename else ""
+    path, at = _decode(text, n), pl_base_at(text, n)
+    basename = _decode(text + at, n - at)
+    at += pl_extension_at(text + at, n - at)
+    return path, basename, _decode(text + at, n - at)
+
+
+cdef object _owner_of(Entry entry, const pl_file *file, str kind, uint32_t number):
+    """Return the name of a file's user or group; None if the file could not be read, because 0 is not root then."""
+    return _name_of(entry, kind, number, PL_KNOWN_FILE) if file.file_inode else None
+
+
+cdef object _is_fileless(const pl_file *file, bint is_memfd):
+    return is_memfd if is_memfd or file.mount_id else None
+
+
+cdef object _mount_path(const pl_file *file, const char *text, uint32_t n):
+    cdef uint32_t mount_n = 0
+    cdef const char *mount = pl_mount_path(file, text, n, &mount_n)
+    return None if mount == NULL else _decode(mount, mount_n)
+
+
 cdef object _file_of(Entry entry, bytes data):
     """Return the facts of `data`, a FILE record with its path."""
     cdef const pl_file *file = _facts(data)
-    cdef const char *path = PyBytes_AS_STRING(data) + sizeof(pl_file)
-    cdef const char *mount
-    cdef uint32_t n = <uint32_t>(PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file)), mount_n = 0, at = 0
-    cdef bint is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
+    cdef const char *text = PyBytes_AS_STRING(data) + sizeof(pl_file)
+    cdef uint32_t n = <uint32_t>(PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file))
     cdef bint is_memfd = (file.file_flags & PL_EXEC_MEMFD) != 0
-    mount = pl_mount_path(file, path, n, &mount_n)
-    whole = base = extension = user = group = None
-    if n and is_memfd:
-        # A file in memory has a name but no path (specification 1.4).
-        at = 1 if path[0] == b"/" else 0
-        whole, base = "", _decode(path + at, n - at)
-        if not base.startswith("memfd:"):
-            base = "memfd:" + base
-        extension = base[base.rfind("."):] if "." in base else ""
-    elif n:
-        whole, at = _decode(path, n), pl_base_at(path, n)
-        base = _decode(path + at, n - at)
-        at += pl_extension_at(path + at, n - at)
-        extension = _decode(path + at, n - at)
-    if file.file_inode:  # otherwise the file could not be read, and 0 does not mean root
-        user = _name_of(entry, "user", file.file_uid, PL_KNOWN_FILE)
-        group = _name_of(entry, "group", file.file_gid, PL_KNOWN_FILE)
+    path, basename, extension = _file_names(text, n, is_memfd)
+    is_fileless = _is_fileless(file, is_memfd)
+    mount_path = _mount_path(file, text, n)
+    # generated: file-dict
     return {
-        "path": whole, "basename": base, "extension": extension,
-        "inode": file.file_inode, "device": file.device, "mount_id": file.mount_id, "mode": file.mode,
-        "uid": file.file_uid, "gid": file.file_gid, "user": user, "group": group, "nlink": file.nlink,
-        "mtime_ns": file.mtime_ns or None, "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
-        "filesystem": _name(pl_filesystem(file.fs_magic)), "flags": file.file_flags,
-        "in_upper_layer": (file.file_flags & PL_EXEC_UPPER_LAYER) != 0,
-        "is_fileless": bool(is_memfd) if is_memfd or file.mount_id else None,
-        "mount_path": None if mount == NULL else _decode(mount, mount_n),
-        "mount_source": _name(pl_mount_source(file)), "mount_origin": _name(pl_mount_origin(file)),
-        "mount_visible": bool(file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else None,
-        "mount_detached": bool(file.mount_flags & PL_MOUNT_DETACHED) if is_resolved else None,
+        "path": path,
+        "basename": basename,
+        "extension": extension,
+        "inode": file.file_inode,
+        "device": file.device,
+        "mount_id": file.mount_id,
+        "mode": file.mode,
+        "uid": file.file_uid,
+        "gid": file.file_gid,
+        "user": _owner_of(entry, file, "user", file.file_uid),
+        "group": _owner_of(entry, file, "group", file.file_gid),
+        "nlink": file.nlink,
+        "mtime_ns": file.mtime_ns or None,
+        "ctime_ns": file.ctime_ns or None,
+        "fs_magic": file.fs_magic,
+        "filesystem": _name(pl_filesystem(file.fs_magic)),
+        "flags": file.file_flags,
+        "in_upper_layer": bool(file.file_flags & PL_EXEC_UPPER_LAYER),
+        "is_fileless": is_fileless,
+        "mount_path": mount_path,
+        "mount_source": _name(pl_mount_source(file)),
+        "mount_origin": _name(pl_mount_origin(file)),
+        "mount_visible": bool(file.mount_flags & PL_MOUNT_VISIBLE) if file.mount_flags & PL_MOUNT_RESOLVED else None,
+        "mount_detached": bool(file.mount_flags & PL_MOUNT_DETACHED) if file.mount_flags & PL_MOUNT_RESOLVED else None,
     }
+    # end of the generated part
 
 
 cdef int _check_names(str argument, object names, frozenset known) except -1:
@@ -1489,7 +1522,7 @@ cdef class Entry:
         status = self.exit_code
         if status is None:
             return None
-        return "exited" if status & WAIT_SIGNAL == 0 else ("coredumped" if status & WAIT_CORE else "signaled")
+        return _EXIT_CAUSES[0 if status & WAIT_SIGNAL == 0 else 2 if status & WAIT_CORE else 1]
 
     @property
     def exit_status(self):

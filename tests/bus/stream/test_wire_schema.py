@@ -13,6 +13,7 @@ from pipeline.bus.stream.messages import TOPICS, Header
 from pipeline.resolver.entries import entry_extra
 from pipeline.resolver.entries.model import NO_FILE
 from pipeline.resolver.stream._encoder import FIELDS
+from pipeline.shm.layout.declared import EXIT_CAUSES
 from pipeline.shm.layout.entry_fields import EXIT_FIELDS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "wire-schema.md").read_text(encoding="utf-8")
@@ -40,6 +41,11 @@ def test_the_fields_of_an_event_are_all_there_in_their_order() -> None:
 
 def test_the_keys_of_a_file_are_all_there() -> None:
     assert sorted(names(rows("key", "#### Files"))) == sorted(entry_extra.shown_file(NO_FILE))
+
+
+def test_the_causes_of_an_exit_are_all_there() -> None:
+    (meaning,) = (row[2] for row in rows("field") if row[0] == "`exit_cause`")
+    assert tuple(re.findall(r"`(\w+)`", meaning)) == EXIT_CAUSES
 
 
 def test_context_events_are_those_of_the_code() -> None:

@@ -23,6 +23,7 @@ from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from pipeline.resolver.stream._name_cache import NameCache, Names
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.entry_fields import EXIT_FIELDS
+from pipeline.shm.layout.file_fields import FIELDS as DECLARED_FILE_FIELDS
 from pipeline.shm.reader import lineage
 from pipeline.shm.reader._entry import FIELDS as ENTRY_FIELDS
 from tests.resolver.stream_rows import (
@@ -49,6 +50,7 @@ from tests.resolver.stream_rows import (
 from tests.sampling import examples
 
 ALL = 0xFF
+FILE_FIELDS = tuple(field.name for field in DECLARED_FILE_FIELDS)
 #: Topic and kind of the events that apply emits.
 EMITTED = [(FORK, 1), (EXEC, 2), (EXIT, 3), (CRED, 4), (CONTEXT, 5), (CONTEXT, 6), (CONTEXT, 7), (REPARENT, 3)]
 
@@ -104,6 +106,7 @@ def test_an_event_equals_that_of_the_slow_twin(rng: random.Random, depth: int, e
         assert got == wanted
         for event in got:
             assert tuple(event)[: len(FIELDS)] == FIELDS
+            assert event["file"] is None or tuple(event["file"]) == FILE_FIELDS
             rest = EXIT_FIELDS if event["event"] == "exit" else ("new_parent",) if event["event"] == "reparent" else ()
             assert tuple(event)[len(FIELDS) :] == rest
 

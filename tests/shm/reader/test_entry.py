@@ -17,6 +17,7 @@ from pipeline.export.json import document, dumps
 from pipeline.host import boot
 from pipeline.records import declared
 from pipeline.shm.layout import layout
+from pipeline.shm.layout.file_fields import FIELDS as FILE_FIELDS
 from pipeline.shm.reader import _entry
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.reader.table import FIELDS, Entry, ProcessTable
@@ -78,6 +79,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "fsuser": None, "fsgroup": None, "ssh_session": None, "container_details": None,
             "file_package": None, "file_sha256": None,
     }  # fmt: skip
+    assert list(resolve(tables, 7).file or ()) == [field.name for field in FILE_FIELDS]
     assert resolve(tables, 7).path_in_root == "/usr/bin/python3"
 
 
