@@ -18,7 +18,7 @@ TESTS = (
     "tests/sources/ring", "tests/shm/writer/test_writer.py", "tests/shm/reader/test_shrinking_files.py",
     "tests/bus/stream/test_journal.py",
 )  # fmt: skip
-SELECTION = "not programs and not medium and not slow and not live and not alone and not vm"
+SELECTION = "not programs and not slow and not live and not alone and not vm"
 
 
 @pytest.mark.programs

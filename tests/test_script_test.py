@@ -12,10 +12,7 @@ from tests import sampling
 
 ROOT = Path(__file__).parent.parent
 SHARED = "level= -n auto --dist worksteal -m not alone and not vm"
-QUICK = (
-    "level=quick -n auto --dist worksteal "
-    "-m not live and not alone and not vm and not programs and not medium and not slow"
-)
+QUICK = "level=quick -n auto --dist worksteal -m not live and not alone and not vm and not programs"
 ALONE = "level= -n 0 -m alone and not vm"
 
 
@@ -24,7 +21,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout in which nothing is set up and pytest only says how it was called."""
     for path, body in {
         "script/setup": "exit 0",
-        ".venv/bin/python": '[ "$2" = pytest ] || exit 0\nshift 4\n'
+        ".venv/bin/python": '[ "$2" = pytest ] || exit 0\nshift 6\n'
         f'echo "level=$PROCLINE_TEST_LEVEL $*" >> "{tmp_path}/called"\nexit "${{CODE:-0}}"',
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

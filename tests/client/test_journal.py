@@ -142,7 +142,6 @@ def test_whichever_messages_are_lost_the_events_come_in_order(host: Host, topics
         assert subscriber.missed == 0 and subscriber.repeats == 0 and subscriber.recovered > 0
 
 
-@pytest.mark.medium
 def test_a_filter_of_the_publisher_loses_nothing_and_recovers_in_order(host: Host) -> None:
     """The publisher does not send most events. The journal has all of them, because another subscriber gets them.
 
@@ -224,7 +223,6 @@ def test_topics_and_numbers_of_one_topic(host: Host) -> None:
         assert seqs == list(range(1, host.made["exec"] + 1)) and second.missed == 0
 
 
-@pytest.mark.medium
 def test_a_killed_resolver_costs_a_subscriber_nothing(directory: Path) -> None:
     """What was published and neither received nor committed keeps its number; what is applied again is not repeated."""
     host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES))
@@ -442,7 +440,6 @@ def test_a_journal_of_another_boot_or_size_is_replaced(directory: Path) -> None:
     host.resolver.close()
 
 
-@pytest.mark.medium
 def test_a_client_that_sees_only_the_sockets_asks_for_the_journal(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same events come through the socket for questions."""
     directory = host.resolver.directory

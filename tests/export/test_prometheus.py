@@ -268,7 +268,6 @@ def test_facts_of_the_owner_of_the_rings_are_exported(directory: Path, tables: T
     assert found["procline_ring_stalled", ("1",)] == 0
 
 
-@pytest.mark.medium
 def test_a_commit_is_read_completely_or_not_at_all(directory: Path, tables: TableWriter) -> None:
     """Both counters always increase together, so a reader must see equal values."""
     import threading

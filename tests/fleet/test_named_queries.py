@@ -26,7 +26,6 @@ def running(host: SimulatedHost, path: str) -> int:
 @pytest.mark.parametrize(
     "program", ["/usr/bin/curl", "bash", "ls", "/opt/new/agent", "sleep", "systemd", "sshd", "nothing"]
 )
-@pytest.mark.medium
 def test_where_an_executable_runs_or_ran(fleet: Fleet, program: str) -> None:
     expected = {
         (host.name.replace(".", "_"), path, count, running(host, path))
@@ -256,7 +255,6 @@ def test_sql_cannot_write_and_cannot_read_other_files(fleet: Fleet, tmp_path: Pa
         assert fleet.sql("SELECT count(*) FROM hosts") == [(3,)], sql
 
 
-@pytest.mark.medium
 def test_a_question_that_takes_too_long_ends(fleet: Fleet) -> None:
     with OpenStore(fleet.root, limit_s=0.3) as opened:
         with pytest.raises(QueryError, match=r"after 0\.3 s"):

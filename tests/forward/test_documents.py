@@ -29,7 +29,6 @@ def block(language: str) -> str:
     return found.text
 
 
-@pytest.mark.medium
 def test_all_blocks_are_known() -> None:
     assert len(run_by("tests/forward/test_documents.py")) == 2
 

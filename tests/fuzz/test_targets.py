@@ -18,7 +18,6 @@ every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
 @every_target
-@pytest.mark.medium
 def test_inputs_that_are_kept_are_decoded(target: Target) -> None:
     for data in target.corpus():
         target.check(data)

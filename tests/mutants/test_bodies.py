@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.checkout_copy import ROOT
 from tests.mutants.bodies import functions, instrumented
 from tests.mutants.schemata import PACKAGES, body_places
@@ -163,7 +161,6 @@ def test_a_module_runs_as_before_or_with_one_mutant(tmp_path: Path) -> None:
         assert printed() == expected
 
 
-@pytest.mark.medium
 def test_every_function_of_python_is_found() -> None:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -177,7 +174,6 @@ def test_every_function_of_python_is_found() -> None:
             ast.parse(instrumented(source, ".py", "", 1))
 
 
-@pytest.mark.medium
 def test_mutants_have_keys_of_their_own() -> None:
     keys = [place.key for place in body_places()]
     assert len(set(keys)) == len(keys) > 2000

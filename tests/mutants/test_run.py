@@ -126,7 +126,6 @@ def all_places() -> list[Place]:
     return list(places())
 
 
-@pytest.mark.medium
 def test_equal_lines_of_a_module_are_different_mutants() -> None:
     keys = [place.key for place in all_places()]
     assert len(set(keys)) == len(keys) > 10_000

@@ -309,7 +309,6 @@ def test_only_names_of_mapped_ids_are_kept(root: Path) -> None:
 
 
 @needs_root
-@pytest.mark.medium
 def test_the_owner_is_the_user_that_made_the_outermost_namespace() -> None:
     """Names are read only from namespaces that root created."""
     code = "import os,sys;print(os.getpid(),flush=True);sys.stdin.readline()"

@@ -113,7 +113,6 @@ def test_files_that_others_can_change_are_not_used(directory: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("dpkg-query"), reason="needs dpkg")
-@pytest.mark.medium
 def test_it_agrees_with_dpkg_on_this_host() -> None:
     known = Packages()
     for path in map(os.path.realpath, ("/bin/sh", "/bin/ls", "/usr/bin/env", "/usr/bin/dpkg", "/bin/tar")):

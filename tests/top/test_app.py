@@ -324,7 +324,7 @@ def test_a_stale_instance_is_named_and_the_picture_stays(host: Host) -> None:
     show(host, steps)
 
 
-@pytest.mark.parametrize("size", [(20, 8), (40, 12), (80, 24), pytest.param((200, 60), marks=pytest.mark.medium)])
+@pytest.mark.parametrize("size", [(20, 8), (40, 12), (80, 24), (200, 60)])
 def test_every_size_is_drawn(host: Host, size: tuple[int, int]) -> None:
     async def steps(app: Top, pilot: Pilot[None]) -> None:
         for key in ("enter", "v", "v", "?", "escape", "c", "escape", "space", "t", "x"):

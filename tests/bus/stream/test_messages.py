@@ -230,7 +230,6 @@ EVENTS = st.lists(
 
 @settings(deadline=None, max_examples=examples(50))
 @given(st.lists(EVENTS, max_size=3))
-@pytest.mark.medium
 def test_events_of_any_shape_come_back(batches) -> None:
     """Also if the decoder has seen other shapes before."""
     decoder = Decoder()
@@ -363,7 +362,6 @@ def test_an_event_that_is_cut_anywhere_leaves_no_trace() -> None:
             assert said(unpack_events(decoder, body, count)) == said(each["events"])
 
 
-@pytest.mark.medium
 def test_maps_at_the_last_places_that_are_remembered() -> None:
     """Numbers of fields around the limit, with more items than places, and nested lists."""
     for fields in (127, 128, 129, 255, 256, 300):

@@ -315,7 +315,6 @@ def test_an_interrupt_during_a_backlog_leaves_a_complete_last_line(number: int, 
     assert [line["seq"] for line in lines] == list(range(7, 7 + len(lines)))
 
 
-@pytest.mark.medium
 def test_a_reader_that_has_stopped_does_not_keep_it_from_ending() -> None:
     with backlog() as process:
         assert process.stdout is not None

@@ -38,7 +38,6 @@ def small_tables(directory: Path) -> TableWriter:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, times(12, 2)))])
-@pytest.mark.medium
 def test_readers_find_only_live_processes(directory: Path, seed: int) -> None:
     rng = random.Random(seed)
     clock = [SECOND]

@@ -429,7 +429,6 @@ class Counted:
         return getattr(self._tables, name)
 
 
-@pytest.mark.medium
 def test_the_work_of_a_login_does_not_depend_on_the_size_of_the_tables(w: World) -> None:
     sshd(w, 3)
     counted = w.sessions._tables = w.sessions.sshd._tables = Counted(w.tables)

@@ -313,7 +313,6 @@ def test_arrow(table: ProcessTable) -> None:
     assert starts == [entry["start_time_ns"] for entry in entries]
 
 
-@pytest.mark.medium
 def test_every_column_has_every_form(table: ProcessTable) -> None:
     pytest.importorskip("pyarrow")
     for name in (*FIELDS, *PROPERTIES, *columns.DATES):

@@ -351,7 +351,6 @@ def test_a_pause_between_searches_ends_with_the_time(
             table.wait_tree(10, timeout=timeout)
 
 
-@pytest.mark.medium
 def test_the_search_agrees_with_the_links(tables: Tables, table: ProcessTable) -> None:
     """Random forests, against a search that follows each link upwards."""
     generator = np.random.default_rng(7)

@@ -486,7 +486,6 @@ def test_a_lineage_is_read_up_to_its_limit(host: Host, depth: int) -> None:
 
 @settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32))
-@pytest.mark.medium
 def test_a_lineage_follows_changes_of_all_ancestors(shm_dir: Path, seed: int) -> None:
     """Links, flags and images anywhere above a process, at all distances from it."""
     random = Random(seed)
