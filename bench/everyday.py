@@ -60,7 +60,7 @@ PROBE_GAP_MS, PROBE_POLL_US = 20, 100
 #: Over forkstat's CPU time, without readers and subscribers.
 TARGETS_OVER_FORKSTAT = {20: 1.5, 100: 0.8, 1000: 0.3, 5000: 0.12}
 ON_DEMAND_P99_MS = 2.0
-#: Between two questions, and how many are asked before the chain of as many wake-ups is measured again.
+#: Pause between two questions, questions between two measurements of a chain of wake-ups, and wake-ups of one question.
 SHORTEST_GAP_S, LONGEST_GAP_S, IN_TURN, WAKEUPS_OF_A_QUESTION = 0.02, 0.2, 25, 6
 
 SMALL = {"seconds": 0.2, "rates": "200,2000", "questions": 5}

@@ -170,7 +170,7 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
             f"{path} contains no CURVE key: create one with `procline keys new`", key="key", value=path
         ) from None
     if not _Z85.fullmatch(public) or (secret is not None and not _Z85.fullmatch(secret)):
-        raise ConfigError(f"{path} contains no CURVE key: one has 40 characters of Z85", key="key", value=path)
+        raise ConfigError(f"{path} contains no CURVE key, which has 40 characters of Z85", key="key", value=path)
     return public, secret
 
 

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class EventFilter:
-    """Decides by a selection and by topics which events are asked for.
+    """Selects events by a selection of processes and by topics.
 
-    Events that are about no process pass always: they say what is missing.
+    Events that are about no process always pass, because they report what is missing.
 
     Args:
         selection: what a process must match.
-        topics: that the subscriber asked for, as `messages.subscription_prefixes` takes them.
+        topics: the topics that the subscriber asked for, as arguments of `messages.subscription_prefixes`.
 
     Attributes:
-        topics: to subscribe to. There are more than were asked for if births and ends are needed for `under`.
+        topics: the topics to subscribe to. `under` adds forks, execs and exits to those that were asked for.
         malformed: events that could not be compared, because a field has an impossible type. They are left out.
 
     Raises:

@@ -153,8 +153,8 @@ class Subscriber(Generic[Yielded]):
         follow: if the instance ends, wait for the next one; otherwise iteration ends.
         connect_timeout: how long to wait for an instance that is being (re)started, s.
         receive_hwm: messages (of up to about 64 KiB) that may wait in this process; a storm makes some 900 a second.
-        resume: `position` of an earlier subscriber: continue behind it. Topics that it lacks begin with the events from
-            now on. With `snapshot`, processes are listed only after a gap.
+        resume: `position` of an earlier subscriber: continue after it. Topics that it lacks begin with new
+            events. With `snapshot`, processes are listed only after a gap.
 
     Raises:
         NotRunningError: the instance is not running, or did not answer. The message names the instances that do run.
@@ -163,7 +163,7 @@ class Subscriber(Generic[Yielded]):
         NoProcessError: no process has a pid of ``select.under``.
         StreamVersionError: the instance uses another major version of the stream. Iteration can also raise this, after
             an upgrade of the instance.
-        FrameError: what answers at `endpoint` is no instance of Procline.
+        FrameError: the server at `endpoint` is not an instance of Procline.
 
     Example:
         >>> with Subscriber(topics=["exec"], on_gap=print, timeout=5) as subscriber:

@@ -1,4 +1,4 @@
-"""The ancestry of a process: from its event, and beyond the eight images in there from the events of its ancestors."""
+"""The ancestry of a process: from its event, and beyond the eight images in it from the events of its ancestors."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def envelope_of(subject: str, headers: Mapping[str, str] | None) -> Envelope:
     """
     parts = subject.split(".")
     if len(parts) != 3 or parts[0] != SUBJECT_PREFIX or not _HOST.fullmatch(parts[1]):
-        raise _error("the subject is not procline.HOST.KIND")
+        raise _error(f"the subject is not {SUBJECT_PREFIX}.HOST.KIND")
     _, host, kind = parts
     if kind not in KINDS:
         raise _error("the kind is unknown")
@@ -88,10 +88,10 @@ def envelope_of(subject: str, headers: Mapping[str, str] | None) -> Envelope:
         raise _error("Content-Encoding is unknown")
     count = _number(found, "Procline-Count", _I64)
     if kind != GAP and not 0 < count <= EVENTS_MAX:
-        raise _error("Procline-Count is out of range")
+        raise _error(f"Procline-Count is {count}, not a number from 1 to {EVENTS_MAX}")
     first = _number(found, "Procline-First", _I64)
     if first + count > _I64:
-        raise _error("Procline-First is out of range")
+        raise _error(f"Procline-First is {first}: the last event would have a number of more than 63 bits")
     if found.get("Procline-Format", "native") != "native":
         raise _error("the events have names of another schema")
     return Envelope(
@@ -149,7 +149,7 @@ def _error(reason: str) -> FrameError:
 def _number(headers: Mapping[str, str], key: str, largest: int) -> int:
     text = headers.get(key, "")
     if not (text.isascii() and text.isdigit() and len(text) <= 20) or int(text) > largest:
-        raise _error(f"{key} is not a number in range")
+        raise _error(f"{key} is not a number from 0 to {largest}")
     return int(text)
 
 
@@ -199,8 +199,10 @@ def _hostile(body: bytes) -> list[Any]:
     r"""Decode events with text that is not UTF-8: such bytes become ``\xNN``."""
     try:
         return msgspec.convert(_text(_unpack(body)), list[Row])  # type: ignore[valid-type]
-    except (msgspec.MsgspecError, RecursionError):
-        raise _error("an event has a field of another type") from None
+    except msgspec.MsgspecError as error:
+        raise _error(f"an event has a field of another type: {error}") from None  # which one, and its types
+    except RecursionError:
+        raise _error("an event is nested too deeply") from None
 
 
 def _text(value: Any) -> Any:

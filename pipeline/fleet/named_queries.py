@@ -1,4 +1,4 @@
-"""Questions with a name: their arguments and their SQL, which `procline fleet query --show NAME` prints."""
+"""Named queries: their arguments and their SQL, which `procline fleet query --show NAME` prints."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class NamedQuery:
-    """A question that has a name, and its SQL.
+    """A named query: a question, and its SQL.
 
     Attributes:
         text: the question.

@@ -427,7 +427,7 @@ def _integer(value: Any, largest: int) -> int | None:
 
 
 def _count(value: Any) -> int | None:
-    """Return a number of lost events, limited; None if it is none."""
+    """Return a number of lost events, limited; None if it is not a number."""
     found = _integer(value, (1 << 64) - 1)
     return None if found is None else min(found, _LOST_MAX)
 

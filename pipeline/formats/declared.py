@@ -338,15 +338,15 @@ container_created_at_ns
 cookie
     a key of the daemon's BPF maps
 is_thread
-    the kind of the event says it
+    the event kind shows it
 is_exec
-    the kind of the event says it
+    the event kind shows it
 is_exec_exec
     `process.previous` of ECS, and `lineage`, show the images
 is_through_symlink
     `name` and `path` show it
 is_exited
-    `exit_time_ns` says it
+    `exit_time_ns` shows it
 row
     a place in the tables
 generation

@@ -11,6 +11,6 @@
     figures      counters, for Prometheus and the status
     forwarder    all of these together, until a signal ends them
 
-Only this package knows NATS. It reads the stream as any subscriber does, so nothing that happens here reaches the
-daemon.
+Besides `pipeline.fleet`, which reads from NATS what this package sends, nothing needs the NATS client. This package
+reads the stream as any subscriber does, so nothing that happens here reaches the daemon.
 """

@@ -85,7 +85,7 @@ class Batch:
         """Return the batch that `pack` packed.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not a batch.
         """
         fields = msgpack.unpackb(data)
         types = (str, str, int, str, int, int, int, int, str, bytes)
@@ -210,7 +210,7 @@ class _Open:
 
 
 class Batcher:
-    """Makes batches of events. A batch ends at so many events or bytes, at a time, or where a number is missing."""
+    """Makes batches of events. A batch ends at a number of events or bytes, after a time, or at a missing number."""
 
     def __init__(
         self,

@@ -99,7 +99,7 @@ class Server:
         """Read all files once.
 
         Raises:
-            ConfigError: an address is none, or a file cannot be used. The message says which one.
+            ConfigError: an address is not valid, or a file cannot be used. The message says which one.
         """
         for address in self.addresses:
             _check_address(address)
@@ -145,7 +145,7 @@ def _check_address(address: str) -> None:
         is_good = False
     if not is_good:
         raise ConfigError(
-            f"forward.to: {shown(address)!r} is no address of a NATS server: use nats://HOST:PORT or tls://HOST:PORT",
+            f"forward.to: {shown(address)!r} is not an address of a NATS server: use nats://HOST:PORT or tls://HOST:PORT",
             key="forward.to", value=shown(address),
         )  # fmt: skip
 
@@ -394,8 +394,8 @@ def _text(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ConnectionResetError):
-        # A server that refuses the credentials says so and closes; the reset may overtake what it said.
-        return "the server closed the connection (credentials that it refuses are one reason: see its log)"
+        # A server that rejects the credentials says so and closes; the reset may overtake its message.
+        return "the server closed the connection (it may have rejected the credentials: see its log)"
     if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
         return os.strerror(error.errno)
     text = str(error).removeprefix("nats: ").strip() or type(error).__name__

@@ -121,7 +121,7 @@ async def create_stream(server: Server, settings: Forward) -> bool:
     """Create the stream; return whether it did not exist.
 
     Raises:
-        DestinationError: the server cannot be reached, or refused it.
+        DestinationError: the server cannot be reached, or rejected the stream.
     """
     async with Connection(server, server.addresses[0], lambda text: None) as connection:
         return await connection.create_stream(

@@ -76,7 +76,9 @@ class Lines:
             self._descriptor = os.open(path, flags, 0o600)
         except OSError as error:
             raise ConfigError(
-                f"forward.to: cannot write {path}: {error.strerror}", key="forward.to", value=str(path)
+                f"forward.to: cannot write {path}: {error.strerror}; choose a file that this user can write",
+                key="forward.to",
+                value=str(path),
             ) from None
 
     @property
@@ -93,9 +95,7 @@ class Lines:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self._log.warning(
-                "the stored position cannot be read; starting with the events from now on", reason=str(error)
-            )
+            self._log.warning("the stored position cannot be read; starting with new events", reason=str(error))
             return None
 
     def begin(self, boot: str, stream: int, from_ns: int, reason: str, numbers: Mapping[str, int]) -> None:

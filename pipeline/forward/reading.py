@@ -23,9 +23,9 @@ _WAITING_MESSAGES = 1024
 _SNAPSHOT_WAIT_S = 30.0
 #: How long a read waits when no event has arrived.
 _READ_S = 0.25
-#: How long what has arrived is read at the end. In a storm, more arrives all the time.
+#: Maximum time in which received events are read at the end, because in a storm more arrive all the time.
 _END_LIMIT_S = 2.0
-#: Without any event for so long, no instance publishes.
+#: If no event arrives for this time, no instance publishes.
 _SILENCE_S = 15.0
 
 

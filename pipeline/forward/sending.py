@@ -33,9 +33,9 @@ _LANE_BATCHES = 4
 #: Pauses between attempts to connect, and to send a message that the server rejected.
 _PAUSE_S = 0.1
 _PAUSE_MAX_S = 5.0
-#: A message that was rejected as often ends the connection: another server may accept it.
+#: After as many rejections of a message the connection is closed, because another server may accept it.
 _REFUSALS_MAX = 20
-#: So often the last messages are asked for again before a conflict counts as a refusal.
+#: How often the last messages are read again before a conflict counts as a rejection.
 _CONFLICTS_MAX = 100
 #: A replica of the stream has what its leader has confirmed after this time.
 _CATCH_UP_S = 0.5
@@ -45,8 +45,8 @@ class Sender:
     """Sends the batches of a queue until it is cancelled.
 
     Args:
-        server: where to.
-        queue: what.
+        server: the destination.
+        queue: the batches.
         figures: counters.
         form: names of the fields in the batches, for the header.
     """
@@ -91,7 +91,7 @@ class Sender:
             pause_s = min(_PAUSE_MAX_S, pause_s * 2)
 
     def _warn(self, text: str) -> None:
-        self._log.warning("the server reports an error; check its log and what this host may do there", reason=text)
+        self._log.warning("the server reports an error; check its log and the permissions of this host", reason=text)
 
 
 class _Connected:

@@ -360,7 +360,7 @@ class Spool:
         data = path.read_bytes()
         if data[: len(SPOOL_MAGIC)] != SPOOL_MAGIC and data[: len(SPOOL_MAGIC)] != SPOOL_MAGIC[: len(data)]:
             raise ConfigError(
-                f"{path} is no segment of this version's spool: remove it, or choose another directory",
+                f"{path} is not a segment of a spool of this version: remove it, or choose another directory",
                 key="forward.spool", value=str(self._directory),
             )  # fmt: skip
         segment = _Segment(number, path)

@@ -25,7 +25,7 @@ class Subject:
 
     Attributes:
         sequence: its number in the server's stream; 0: there is none.
-        stream: its stream of Procline's; None: there is no message, or it is no forwarder's.
+        stream: id of its stream of Procline; None: there is no message, or no forwarder has sent it.
         next: the number behind its last event.
         to_ns: time of its last event.
     """

@@ -7,7 +7,7 @@ in ticks. Inserting and comparing are in resolver/upkeep/repair.py.
 
 A pass of the iterator costs 2 us a process; checking in ``/proc`` that arguments belong to the right image costs tens
 of us. So a second pass of the iterator checks it: an image that both passes show was there in between. A process that
-changed meanwhile is read once more, as carefully as reader.py does.
+changed meanwhile is read once more, as carefully as proc_reader.py does.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetad
         os.close(handle)
     try:
         if fcntl.fcntl(content, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-            raise _refused(peer, f"descriptor {fd} is not sealed")
+            raise _refused(peer, f"the memfd at descriptor {fd} is not sealed: F_SEAL_SHRINK or F_SEAL_GROW is missing")
         # The size cannot change any more. pread() does not depend on the tracer's file offset, read() would.
         data = os.pread(content, SIZE_MAX + 1, 0)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Names of controlling terminals: from a device number, from the kernel's ``tty->name``, or from an open descriptor.
 
-A name has the kernel's form, without directory and slash: ``pts3``, ``tty1``, ``ttyS0``. `reader` and the BPF programs
-read which process has which terminal.
+A name has the kernel's form, without directory and slash: ``pts3``, ``tty1``, ``ttyS0``. `proc_reader` and the BPF
+programs read which process has which terminal.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ CHAIN_MAX = 512
 #: Images of a chain that are checked at each event for whether the lineage is whole. Without a limit, one deep tree of
 #: processes would slow down every event of it; on usual hosts chains have 5 to 30 images.
 LINEAGE_CHECKED = 256
-#: A walk in the writer that takes more steps than this has met a loop (design, law 7). Twice CHAIN_MAX, because a chain
-#: may be longer than its limit for a moment, while images are being elided.
+#: A walk in the writer that takes more steps than this has met a loop: work for one event is bounded (law 8). Twice
+#: CHAIN_MAX, because a chain may be longer than its limit for a moment, while images are being elided.
 CHAIN_LIMIT = 2 * CHAIN_MAX
 #: The same for walks over the images of a process and of all that it descends from, which no limit keeps short.
 LINEAGE_LIMIT = 8 * CHAIN_MAX
@@ -40,7 +40,7 @@ WAIT_SIGNAL = 0x7F
 WAIT_CORE = 1 << 7
 #: Header of a record in a BPF ring buffer (include/uapi/linux/bpf.h, BPF_RINGBUF_*): the record is being written.
 RING_BUSY_BIT = 0x80000000
-#: ... the record was given up: its room is skipped.
+#: ... the record was discarded: its room is skipped.
 RING_DISCARD_BIT = 0x40000000
 #: Length of this header.
 RING_HEADER_BYTES = 8

@@ -45,7 +45,7 @@ Mode = Literal["scrubbed", "none", "raw"]
 _MATCHES_MAX = 500
 #: A line with a secret needs two rounds. One that still changes after this many was made to do so: all of it is hidden.
 _ROUNDS_MAX = 4
-#: How many arguments are looked at to find the program that sudo or env runs.
+#: How many arguments are examined to find the program that sudo or env runs.
 _WRAPPERS_MAX = 16
 _WORDS = -1
 _PROGRAMS = -2

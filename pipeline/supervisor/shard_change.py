@@ -23,7 +23,7 @@ from pipeline.supervisor.child import Child, Waiting
 
 #: Time between two checks of processes that import their modules.
 _CHECK_S = 0.05
-#: The change is given up if that takes longer.
+#: The change is cancelled if that takes longer.
 _IMPORT_MAX_S = 30.0
 #: The part of `merge.stall_ms` that old shards have to drain. The new ones need time to map the rings, too.
 _DRAIN_PART = 1 / 4
@@ -44,7 +44,7 @@ class ShardChange:
         waiting: the processes of the new shards; a `Child` takes each.
         due_s: monotonic time of the next step, if no process ends before.
         is_ending: the old shards have received SIGTERM, so their ends are no failures.
-        has_failed: a new process ended, or did not get as far; the old shards continue.
+        has_failed: a new process ended, or did not import its modules in time; the old shards continue.
     """
 
     def __init__(self, command: Sequence[str], count: int, now_s: float, stall_s: float) -> None:

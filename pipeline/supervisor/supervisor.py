@@ -237,7 +237,7 @@ class Supervisor:
         """Divide the rings among `count` shards; `waiting` are their processes, if there are such already."""
         resolver = self._workers[RESOLVER]
         shard_of = feed.shard_of(count)
-        # For a successor: the resolver of now learns of no change, which costs it at most some turns in a storm.
+        # For a successor. The running resolver is not notified of the change; this costs a few turns in a storm.
         resolver.description = msgspec.structs.replace(resolver.description, ring_shards=shard_of)
         for number in range(count):
             own = [ring for ring, shard in shard_of.items() if shard == number]
@@ -294,7 +294,7 @@ class Supervisor:
             return
         if failure in self._scarce:
             self._scarce.remove(failure)
-            self._log.info(f"no longer: {failure}")
+            self._log.info(f"recovered: {failure}")
 
     def _pids(self) -> dict[str, int]:
         pids = {"supervisor": os.getpid()}

@@ -4,7 +4,7 @@
 say about containers, systemd units and login sessions. From both, `findings` makes statements, each with what proves
 it; `unknowns` lists what is missing. `story` writes them as text for people, `document` as JSON.
 
-Only `gather`, `host`, `files` and `systemd` read anything. All other modules are functions over entries in their JSON
-form, so they need neither a daemon nor root. Nothing here changes anything or guesses: what no source says is listed as
-unknown.
+Only `gather`, `host`, `host_files` and `systemd` read anything. All other modules are functions over entries in their
+JSON form, so they need neither a daemon nor root. Nothing here changes anything or guesses: what no source says is
+listed as unknown.
 """

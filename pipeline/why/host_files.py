@@ -1,4 +1,4 @@
-"""Look at a file of this host by a path that a process chose, without waiting for a file system that may not answer.
+"""Examine a file of this host by a path that a process chose, without waiting for a file system that may not answer.
 
 A user can mount a FUSE file system over any directory of his own, and its server need not answer. So the path is
 followed one name after the other, and the walk ends before the first question to such a file system: what is mounted

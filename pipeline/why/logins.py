@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.why.facts import Facts
 
-#: Changes of user that are described, at most: the last ones.
+#: Maximum number of user changes that are described; the latest are kept.
 CHANGES_MAX = 16
 
 

@@ -279,7 +279,7 @@ def test_a_closed_output_pipe_is_no_error() -> None:
 
 
 def test_an_error_of_another_pipe_is_not_taken_for_a_closed_output() -> None:
-    """It is a failure, whoever reads the output."""
+    """It is a failure, even if the output is not read to its end."""
     code = (
         "import sys; from pipeline.cli import main, version\n"
         "def fail(**_): raise BrokenPipeError(32, 'another')\n"

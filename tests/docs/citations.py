@@ -49,6 +49,8 @@ _BARE_FILE = re.compile(
     r"(?<![\w./~$*{<%@-])([\w-]+(?:\.bpf)?\.(?:pyx|pxd|pxi|pyi|py|md|toml|h|c|o|js|css|sh|yml)"
     r"|procline[\w-]*\.(?:service|sysusers|tmpfiles))\b(?![*{<(\w-]|\.\w)"
 )
+#: Suffixes of source code, of which several files of one name are common.
+_CODE = (".py", ".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h", ".o", ".js", ".css")
 #: A script, which has no suffix.
 _SCRIPT = re.compile(r"(?<![\w./~$*{<-])((?:script|\.ci|tests/\w+)/(?:[a-z]+-)?[a-z]+)\b(?![*{</.\w-])")
 _MODULE = re.compile(r"(?<![\w./-])pipeline((?:\.\w+)+)")
@@ -58,6 +60,12 @@ _CLASS = re.compile(r"^\s*(?:cdef )?class (\w+)(?:\(([^)]*)\))?", re.MULTILINE)
 _OF_OTHERS = {"Python.h", "auth2.c", "pyconfig.h", "seccomp.h", "session.c", "string.h", "time.h", "zmq.h"}
 #: Files that examples and tests write.
 _OF_EXAMPLES = {"alert.py", "count.py", "file7.c", "one.pyx", "report.md", "run.sh", "x.py", "x.sh"}
+#: Single words in backticks, and the first words of the rows of an indented table.
+_NAME = re.compile(r"(?<!`)`([a-z_]\w*)`(?!`)")
+_TABLE_ROW = re.compile(r"^    ([a-z_]\w*)  ", re.MULTILINE)
+_DOCSTRING = re.compile(r'\A"""(.*?)"""', re.DOTALL)
+#: Names in docstrings of modules that are no modules and occur in no code of the package.
+_NAMES_OF_OTHERS = {"eval", "inode_file", "kernel_thread_pids", "memlock", "pid_path_keys", "procline", "user_session"}
 #: A name with a part to fill in, such as NAME.bpf.o.
 _PLACEHOLDER = re.compile(r"(?:^|/)[A-Z]+(?:\.[A-Z]+)*\.(?!md)")
 
@@ -129,6 +137,18 @@ def citations(file: str, text: str) -> Iterator[Citation]:
                 yield Citation(file, number, "module", found[1][1:])
             for found in _ATTRIBUTE.finditer(remark):
                 yield Citation(file, number, "attribute", found[0])
+    yield from _names_in_docstring(file, text)
+
+
+def _names_in_docstring(file: str, text: str) -> Iterator[Citation]:
+    """What the docstring of a module below `pipeline` names, without the package `pipeline` and its public names."""
+    docstring = _DOCSTRING.match(text)
+    if docstring is None or not file.startswith("pipeline/") or file == "pipeline/__init__.py":
+        return
+    kind = "module beside" if file.endswith("/__init__.py") else "name"
+    for expression in (_NAME, _TABLE_ROW) if kind == "module beside" else (_NAME,):
+        for found in expression.finditer(docstring[0]):
+            yield Citation(file, docstring[0].count("\n", 0, found.start()) + 1, kind, found[1])
 
 
 def _remark(file: str, line: str) -> str:
@@ -190,6 +210,54 @@ def _file_names() -> frozenset[str]:
 
 
 @cache
+def _named_files() -> dict[str, set[str]]:
+    """The paths of the files in `pipeline`, and of those in the directory above it, by file name."""
+    found: dict[str, set[str]] = {}
+    for path in (*ROOT.glob("*"), *(ROOT / "pipeline").rglob("*")):
+        found.setdefault(path.name, set()).add(str(path.relative_to(ROOT)))
+    return found
+
+
+def _is_clear(file: str, target: str) -> bool:
+    """Whether a bare name in a file leads to one file: the one beside it, or the only one that the package has.
+
+    Outside of `pipeline`, and for what is no code, any file of the repository is enough.
+    """
+    if not file.startswith("pipeline/") or not target.endswith(_CODE):
+        return target in _file_names()
+    found = _named_files().get(target, set())
+    return str(Path(file).with_name(target)) in found or len(found) == 1
+
+
+@cache
+def _modules() -> dict[str, set[str]]:
+    """The packages, as paths relative to the repository, in which a module or a package of a name is."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "pipeline").rglob("*"):
+        if path.suffix in {".py", ".pyx", ".pxd"} or (path / "__init__.py").exists():
+            found.setdefault(path.stem, set()).add(str(path.parent.relative_to(ROOT)))
+    return found
+
+
+@cache
+def _words_of(package: str) -> frozenset[str]:
+    """The words of a package's modules without their docstrings."""
+    paths = [path for path in (ROOT / package).iterdir() if path.suffix in {".py", ".pyx", ".pxd"}]
+    texts = (_DOCSTRING.sub("", path.read_text(encoding="utf-8")) for path in paths)
+    return frozenset(word for text in texts for word in re.findall(r"\w+", text))
+
+
+def _is_module_beside(file: str, name: str) -> bool:
+    """Whether a name is a module or a package in the directory of a file, or in one between it and `pipeline`."""
+    return not _modules().get(name, set()).isdisjoint(str(above) for above in Path(file).parents[:-2])
+
+
+def _is_named(file: str, name: str) -> bool:
+    """Whether a name is a module, or occurs in the code of the package of a file."""
+    return name in _modules() or name in _words_of(str(Path(file).parent))
+
+
+@cache
 def _classes() -> dict[str, tuple[str, set[str]]]:
     """For each class of the repository: the text of the modules that define it, and the names of its bases."""
     modules: dict[str, str] = {}
@@ -244,11 +312,16 @@ def leads_nowhere(cited: Citation) -> bool:
         case "file":
             return _ours(cited.file, cited.target) and not _file_exists(cited.file, cited.target)
         case "bare file":
-            known = _file_names() | _OF_OTHERS | _OF_EXAMPLES
-            return cited.target not in known and not _PLACEHOLDER.search(cited.target)
+            if cited.target in _OF_OTHERS | _OF_EXAMPLES or _PLACEHOLDER.search(cited.target):
+                return False
+            return not _is_clear(cited.file, cited.target)
         case "attribute":
             name, _, attribute = cited.target.partition(".")
             return name in _classes() and not _has_attribute(name, attribute)
+        case "module beside":
+            return cited.target not in _NAMES_OF_OTHERS and not _is_module_beside(cited.file, cited.target)
+        case "name":
+            return cited.target not in _NAMES_OF_OTHERS and not _is_named(cited.file, cited.target)
         case "module":
             return not _module_exists(cited.target)
     raise ValueError(cited.kind)

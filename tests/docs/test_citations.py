@@ -28,6 +28,11 @@ MADE_UP = [
     ("docs/x.md", "The page is `timeline/apps.js`.", "file", "timeline/apps.js"),
     ("pipeline/bpf/programs/x.bpf.h", " * which set is used; see variants.py. */", "bare file", "variants.py"),
     ("pipeline/x.py", "size = 2  # as in shared.bpf.h", "bare file", "shared.bpf.h"),
+    ("pipeline/procfs/x.py", "# As reader.py does.", "bare file", "reader.py"),  # only outside of pipeline/
+    ("pipeline/shm/writer/x.pyx", '"""STATE_* of tables.py."""', "bare file", "tables.py"),  # three other packages
+    ("pipeline/why/__init__.py", '"""Only `host` and `files` read."""', "module beside", "files"),  # in another package
+    ("pipeline/forward/__init__.py", '"""Sends.\n\n    sender   sends\n"""', "module beside", "sender"),
+    ("pipeline/resolver/api/x.py", '"""It does not find: `lookup` does."""', "name", "lookup"),
     ("docs/x.md", "The unit is procline-reader.service.", "bare file", "procline-reader.service"),
     ("pipeline/x.py", "link_fd: int  #: `Capture.iter_link_fd`", "attribute", "Capture.iter_link_fd"),
     ("docs/x.md", "Call `ProcessTable.look_at`.", "attribute", "ProcessTable.look_at"),
@@ -52,6 +57,7 @@ def test_each_kind_of_citation_is_found() -> None:
     assert counts["section"] > 150 and counts["scenario"] > 100 and counts["law"] > 4, counts
     assert counts["link"] > 60 and counts["file"] > 60 and counts["module"] > 20, counts
     assert counts["bare file"] > 100 and counts["attribute"] > 100, counts
+    assert counts["module beside"] > 60 and counts["name"] > 150, counts
 
 
 @pytest.mark.parametrize(("file", "text", "kind", "target"), MADE_UP)

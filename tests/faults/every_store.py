@@ -157,8 +157,10 @@ def _check(daemon: Daemon, table: ProcessTable, parents: set[int], made: int) ->
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--from", type=int, default=1, metavar="N", dest="first", help="the first store (default: 1)")
-    parser.add_argument("--step", type=int, default=1, metavar="N", help="every N-th store (default: 1, all)")
+    parser.add_argument(
+        "--from", type=int, default=1, metavar="N", dest="first", help="number of the first store (default: 1)"
+    )
+    parser.add_argument("--step", type=int, default=1, metavar="N", help="kill at every N-th store (default: 1)")
     options = parser.parse_args()
     # A shell ignores SIGINT for jobs in the background. Nothing is left behind by either signal.
     for number in (signal.SIGINT, signal.SIGTERM):

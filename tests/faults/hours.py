@@ -244,7 +244,7 @@ def _check_growth(samples: list[Sample]) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hours", type=float, default=8.0, metavar="H", help="of the recording (default: 8)")
+    parser.add_argument("--hours", type=float, default=8.0, metavar="H", help="length of the recording (default: 8)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed makes the same load")
     options = parser.parse_args()
     # A shell ignores SIGINT for jobs in the background. Nothing is left behind by either signal.

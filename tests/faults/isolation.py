@@ -215,7 +215,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=float, default=2000, metavar="R", help="events a second; default: 2,000")
-    parser.add_argument("--seconds", type=float, default=20, metavar="S", help="of each load; default: 20")
+    parser.add_argument("--seconds", type=float, default=20, metavar="S", help="duration of each load; default: 20")
     parser.add_argument("--only", default="", metavar="TEXT", help="only hosts with this in their name")
     parser.add_argument("--journal", type=int, metavar="BYTES", help="stream.journal_bytes; default: the daemon's")
     options = parser.parse_args()

@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=16_384, metavar="N", help="tables.max_entries; default: 16,384")
     parser.add_argument("--rounds", type=int, default=4, metavar="N", help="default: 4")
-    parser.add_argument("--seconds", type=float, default=60, metavar="S", help="of each attack; default: 60")
+    parser.add_argument("--seconds", type=float, default=60, metavar="S", help="duration of each attack; default: 60")
     parser.add_argument("--only", default="", metavar="TEXT", help="only attacks with this in their name")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="procline-memory-") as directory:

@@ -120,7 +120,9 @@ def run_each(times: int, only: str, progress: Progress, workload: Path, crowd_ma
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faults", type=int, default=500, metavar="N", help="how many (default: 500, about an hour)")
+    parser.add_argument(
+        "--faults", type=int, default=500, metavar="N", help="number of faults (default: 500, about an hour)"
+    )
     parser.add_argument("--each", type=int, default=0, metavar="N", help="each kind of fault N times, alone in a storm")
     parser.add_argument("--only", default="", metavar="TEXT", help="with --each: only faults with this in their name")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed makes the same faults")

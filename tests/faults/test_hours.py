@@ -18,5 +18,5 @@ pytestmark = [
 
 def test_tables_equal_a_model_and_nothing_grows(tmp_path: Path) -> None:
     samples = hours.run(0.5, 1, tmp_path, pauses=2)  # compares and checks
-    # On a busy machine the replay may be over before it is stopped, and then nobody lives.
+    # On a busy machine the replay may be over before it is stopped, and then no process is alive.
     assert len(samples) == 2 and all(each.ended > 0 for each in samples)

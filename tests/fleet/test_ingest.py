@@ -1,4 +1,4 @@
-"""From a real server into a store: every event once, whoever is killed on the way."""
+"""From a real server into a store: every event once, also if the ingester or the server is killed."""
 
 from __future__ import annotations
 

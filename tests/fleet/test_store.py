@@ -14,10 +14,11 @@ import msgpack
 import pytest
 
 from pipeline.bus.stream.messages import MAJOR, MINOR
-from pipeline.errors import ConfigError, LayoutError, WriteError, WriterExistsError
+from pipeline.errors import ConfigError, FrameError, LayoutError, WriteError, WriterExistsError
 from pipeline.fleet import parquet
 from pipeline.fleet import store as store_module
 from pipeline.fleet.catalogue import Catalogue, File, Loss
+from pipeline.fleet.messages import envelope_of, rows_of
 from pipeline.fleet.open_store import VIEWS, OpenStore
 from pipeline.fleet.schema import COLUMNS
 from pipeline.fleet.store import MERGE_FILES, Store
@@ -259,6 +260,15 @@ def test_a_malformed_message_is_counted_and_the_rest_is_stored(
     put(kept_store, host.sent())
     assert kept_store.commit(NOW_NS) > 5
     assert kept_store.totals.refused == refused + 1
+
+
+def test_the_reason_of_a_rejected_message_names_the_field(host: SimulatedHost) -> None:
+    subject, headers, data = host.maps("proc.exec", 1, [EVENT | {"pid": "seven"}])
+    with pytest.raises(FrameError, match=r"\[0\]\.pid"):
+        rows_of(envelope_of(subject, headers), data)
+    for name, value in (("Procline-Count", "0"), ("Procline-First", "many")):
+        with pytest.raises(FrameError, match=f"{name} is .*not a number from"):
+            envelope_of(subject, headers | {name: value})
 
 
 def test_a_zstd_frame_that_grows_without_bound_is_rejected(tmp_path: Path, host: SimulatedHost) -> None:

@@ -245,7 +245,7 @@ def test_the_files_are_for_the_forwarder_alone(tmp_path: Path) -> None:
 def test_a_foreign_file_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "000000000001.spool").write_bytes(b"something else")
     tmp_path.chmod(0o700)
-    with pytest.raises(ConfigError, match="no segment of this version's spool"):
+    with pytest.raises(ConfigError, match="not a segment of a spool of this version"):
         spool_in(tmp_path)
     assert (tmp_path / "000000000001.spool").exists()
 

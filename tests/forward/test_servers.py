@@ -292,7 +292,7 @@ def test_a_check_that_takes_long_shows_that_it_connects(
         ((), "no destination"),
         (("--to", "http://x"), "forward.to"),
         (("--to", "nats://"), "forward.to"),
-        (("--to", "nats://a,nats://b:99999"), "no address of a NATS server"),
+        (("--to", "nats://a,nats://b:99999"), "not an address of a NATS server"),
         (("--to", "nats://a", "--credentials", "/nowhere"), "cannot read /nowhere: No such file"),
         (("--to", "nats://a", "--tls-ca", "/nowhere"), "cannot use /nowhere: No such file"),
         (("--to", "nats://user:secret@b/path"), "nats://***@b/path"),

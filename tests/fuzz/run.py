@@ -165,10 +165,12 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", nargs="+", help="name of a target, or `cheap` or `all`")
-    parser.add_argument("--inputs", type=int, default=100_000, metavar="N", help="of each target (default: 100,000)")
+    parser.add_argument(
+        "--inputs", type=int, default=100_000, metavar="N", help="inputs for each target (default: 100,000)"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed makes the same inputs")
     parser.add_argument(
-        "--minutes", type=float, default=math.inf, metavar="M", help="of each target at most; default: no limit"
+        "--minutes", type=float, default=math.inf, metavar="M", help="maximum time for each target (default: no limit)"
     )
     parser.add_argument("--engine", choices=("plain", "atheris"), default="plain", help="atheris: one target only")
     parser.add_argument(

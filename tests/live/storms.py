@@ -151,7 +151,7 @@ class Watcher(threading.Thread):
                 self.answers["right"] += 1
             except (StaleError, BusyError) as error:
                 self.answers[type(error).__name__] += 1
-            except Exception as error:  # the thread would end, and a test that looks at `wrong` alone would pass
+            except Exception as error:  # the thread would end, and a test that reads `wrong` alone would pass
                 self.wrong.append(repr(error))
             self.slowest_s = max(self.slowest_s, time.monotonic() - begin)
             time.sleep(0.0005)

@@ -285,21 +285,26 @@ def main() -> None:
         "--kind", choices=("lines", "bodies"), default="lines",
         help="faults in one line (default), or bodies of functions that are replaced by a return",
     )  # fmt: skip
-    parser.add_argument("--sample", type=int, metavar="N", help="how many to try (default: 100; all of the bodies)")
     parser.add_argument(
-        "--copy", type=Path, metavar="DIR", help="of the bodies: keep the compiled copy there, for the next call"
+        "--sample", type=int, metavar="N", help="number of mutants to try (default: 100; with --kind bodies, all)"
     )
     parser.add_argument(
-        "--budget", type=float, default=10, metavar="S", help="of the bodies: seconds of tests for each (default: 10)"
+        "--copy", type=Path, metavar="DIR", help="with --kind bodies: keep the compiled copy there for the next run"
     )
+    parser.add_argument(
+        "--budget", type=float, default=10, metavar="S",
+        help="with --kind bodies: maximum seconds of tests for each mutant (default: 10)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed chooses the same mutants")
-    parser.add_argument("--only", default="", metavar="REGEX", help="of the place: pipeline/x.py:10: before -> after")
+    parser.add_argument("--only", default="", metavar="REGEX", help="select from `pipeline/x.py:10: before -> after`")
     parser.add_argument("--minutes", type=float, default=1e9, metavar="M", help="begin no mutant after this time")
     parser.add_argument("--state", type=Path, metavar="FILE", help="keep each result there, and continue from there")
-    parser.add_argument("--survivors", action="store_true", help="try only those again that survived, by the state")
-    parser.add_argument("--thorough", action="store_true", help="with slow tests, and all examples of each property")
-    parser.add_argument("--tests", nargs="+", default=(), metavar="TEST", help="run these, which may need the kernel")
-    parser.add_argument("--list", action="store_true", help="only list them")
+    parser.add_argument("--survivors", action="store_true", help="try only mutants that survived according to --state")
+    parser.add_argument("--thorough", action="store_true", help="run slow tests too, and all examples of each property")
+    parser.add_argument(
+        "--tests", nargs="+", default=(), metavar="TEST", help="run these tests, also such that need the kernel"
+    )
+    parser.add_argument("--list", action="store_true", help="list the mutants and run nothing")
     parser.add_argument(
         "--report", type=Path, nargs="+", metavar="FILE", help="only print what became of those in these states"
     )

@@ -2,7 +2,7 @@
 
 A worker of xdist sends five messages for each test, and most of them say that its set-up or its tear-down passed. For
 thousands of tests of a few milliseconds, these messages took a tenth of the CPU time of a quick run (`--durations`
-then knows the calls only, so whoever asks for it gets all messages).
+then knows the calls only, so a run with that option gets all messages).
 """
 
 from __future__ import annotations

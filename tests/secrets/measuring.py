@@ -43,7 +43,7 @@ class CommandLine:
 
     @property
     def is_seen(self) -> bool:
-        """Whether rules may be written by looking at this line."""
+        """Whether rules may be written from this line."""
         return hashlib.sha256(self.text.encode()).digest()[0] < 128
 
 

@@ -223,7 +223,7 @@ def _arrange(root: Path, release: str, directory: Path) -> None:
 
 
 def _module(path: Path) -> bytes:
-    """Return a module as the kernel takes it."""
+    """Return a module in the form that the kernel loads."""
     if path.suffix == ".xz":
         return lzma.decompress(path.read_bytes())
     if path.suffix == ".gz":

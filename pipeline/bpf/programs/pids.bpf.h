@@ -78,7 +78,7 @@ PL_GLOBAL u32 pl_place_of(u32 tgid)
 
 	if (!set)
 		return PL_PID_WAYS;
-	/* Unrolled, it would be 240 bytes of machine code more, which cost more than the jumps. */
+	/* Unrolling adds 240 bytes of machine code and is slower. */
 #pragma clang loop unroll(disable)
 	for (u32 way = 0; way < PL_PID_WAYS; way++)
 		if ((u32)set->owner[way] == tgid && set->owner[way] >> 32 != PL_PLACE_BUSY)

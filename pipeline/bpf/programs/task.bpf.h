@@ -200,7 +200,7 @@ static __always_inline void pl_fill_exe(struct pl_task *out, struct mm_struct *m
 	}
 }
 
-/* What the process has given up for good: new privileges, and calls that a filter rejects. */
+/* Restrictions that the process cannot remove: no new privileges, and the seccomp mode. */
 static __always_inline void pl_fill_restrictions(struct pl_task *out, struct task_struct *leader)
 {
 	out->no_new_privs = 1 + (PL_GET(leader, atomic_flags) >> PFA_NO_NEW_PRIVS & 1);

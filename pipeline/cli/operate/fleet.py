@@ -77,7 +77,7 @@ Examples:
 @click.option("--stream", default="PROCLINE", show_default=True, metavar="NAME", help="Stream of JetStream.")
 @click.option(
     "--credentials", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-    help="Credentials file of NATS.  [default: of the service]",
+    help="Credentials file of NATS.  [default: that of the service]",
 )  # fmt: skip
 @click.option(
     "--tls-ca", "ca", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
@@ -182,10 +182,10 @@ Examples:
 @click.argument("arguments", nargs=-1, metavar="[ARGUMENT]...")
 @_store_option
 @_format_option
-@click.option("--show", is_flag=True, help="Print the SQL of a question that has a name.")
+@click.option("--show", is_flag=True, help="Print the SQL of a named query.")
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, metavar="ROWS",
-    help="Largest number of rows of a table. JSON and CSV have all rows.",
+    help="Maximum number of rows in a table. JSON and CSV have all rows.",
 )  # fmt: skip
 @click.option(
     "--limit-s", type=click.FloatRange(0.1, 86_400), default=300.0, show_default=True, metavar="SECONDS",
@@ -199,7 +199,7 @@ def query(
     question: str | None, arguments: tuple[str, ...], store: Path, form: str, show: bool, limit: int, limit_s: float,
     memory_mib: int,
 ) -> int:  # fmt: skip
-    """Ask a question that has a name, or in SQL. Without arguments, list the questions and the views.
+    """Ask a named query, or a question in SQL. Without arguments, list the named queries and the views.
 
     SQL is that of DuckDB: one SELECT. It cannot change the store, and can read no other files. Times are UTC.
 
@@ -218,7 +218,7 @@ def query(
             raise click.NoSuchOption(word.partition("=")[0])
     if question is None:
         if show:
-            raise click.UsageError("--show needs the NAME of a question.")
+            raise click.UsageError("--show needs the NAME of a query.")
         return _list_questions()
     if show:
         if question not in QUERIES:

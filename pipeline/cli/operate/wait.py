@@ -84,7 +84,7 @@ class _Start:
         self.state = "not started yet"
 
     def check(self) -> None:
-        """Look at the instance, a few times a second.
+        """Check the instance, a few times a second.
 
         Raises:
             NotRunningError: it was starting and has ended, or it could not start.

@@ -118,7 +118,7 @@ static void fork_children(int commands, uint32_t *pid)
 			for (;;)
 				pause();
 		}
-		/* The store publishes only this number, so it needs no order with other stores. */
+		/* The store makes only this number visible, so it needs no order with other stores. */
 		__atomic_store_n(pid, child < 0 ? UINT32_MAX : (uint32_t)child, __ATOMIC_RELAXED);
 	}
 	_exit(0);

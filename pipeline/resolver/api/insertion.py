@@ -2,7 +2,7 @@
 
 An entry is turned into the record that a BPF program would have written, and the applier of the live batches applies
 it. This module chooses the record and its parent, and adds the fields that records do not carry. It does not search for
-unknown parents: `lookup` does.
+unknown parents: `finder` does.
 """
 
 from __future__ import annotations

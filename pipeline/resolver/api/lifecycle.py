@@ -59,7 +59,7 @@ class Lifecycle:
         self._fields.set_boot_times(entry)
         entry.set(span_id=event.span.span_id, trace_id=event.span.trace_id)
         if entry.pid == 0:
-            raise ResolverError("the fork event has no pid")
+            raise ResolverError("the fork event has no pid: set `pid` of its process entry")
         if entry.is_kworker or self._state.is_kernel_thread(entry.ppid, entry.pid):
             raise ResolverError(f"pid {entry.pid} is a kernel thread")
         context = event.pid_context
@@ -77,7 +77,7 @@ class Lifecycle:
             raise
         if entry.pid == 0:
             event.exec_entry = None
-            raise ResolverError("the exec event has no pid")
+            raise ResolverError("the exec event has no pid: set `pid` of its process entry")
         context = event.pid_context
         event.entry = event.exec_entry = self._inserter.insert_exec(
             entry, context.exec_inode, cgroup, Source.EVENT, context.parent_start_boot_ns

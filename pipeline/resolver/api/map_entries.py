@@ -1,6 +1,6 @@
 """Read processes from the kernel's maps, and insert them (specification 3.3.5).
 
-The records of the maps are decoded by `kernel_maps`. Missing ancestors are `lookup`'s.
+The records of the maps are decoded by `kernel_maps`. `finder` inserts missing ancestors.
 """
 
 from __future__ import annotations

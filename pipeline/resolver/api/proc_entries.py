@@ -1,7 +1,7 @@
 """Read processes from ``/proc`` as entries, and insert them (specification 3.3.6 to 3.3.9, SyncCache).
 
-Missing ancestors are `lookup`'s. A daemon reads all processes at once instead: `upkeep/repair.py`. Both insert through
-`proc_rows`.
+`finder` inserts missing ancestors. A daemon reads all processes at once instead: `upkeep/repair.py`. Both insert
+through `proc_rows`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Change entries that are in the cache: credentials, contexts, metadata from agents.
 
 Covers the methods of specification 3.4 that update, and those of the kinds of table 2.1 that name no method
-(capabilities, user sessions). It does not find or insert processes: see `lookup` and `insertion`.
+(capabilities, user sessions). It does not find or insert processes: see `finder` and `insertion`.
 """
 
 from __future__ import annotations

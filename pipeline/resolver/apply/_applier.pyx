@@ -4,7 +4,7 @@ The classes below it are described in _rows.pyx. Facts from /proc have the form 
 time at which they were read. They are younger than the events that were under way then. When the fork of a process
 that was entered from /proc arrives, the process returns to its state at the fork, and the following events bring it
 forward again; so the tables end as if /proc had never been read. Follows specification 3.3.6, 3.3.7 and 3.3.9; /proc is
-read by survey.py and reader.py.
+read by survey.py and proc_reader.py.
 
 Methods for Python: the duty cycle, the snapshot, repairs and single calls (times are boot ns):
 
@@ -46,8 +46,8 @@ cdef enum:
     RESULT_ADDED = 1
     RESULT_COMPLETED = 2
     RESULT_CHANGED = 3
-    #: Of processes that are ended one after another: a heartbeat after so many, and what each needs is fetched so many
-    #: processes ahead.
+    #: Where many processes are ended one after another: processes between two heartbeats, and how many processes ahead
+    #: the state of a pid and a row are prefetched.
     LIFE_PROCESSES = 256
     AHEAD_PID = 16
     AHEAD_HEAD = 8
@@ -499,14 +499,14 @@ cdef class Applier(Events):
         return results
 
     cdef void fetch_pid(self, uint32_t tgid) noexcept nogil:
-        """Fetch what is kept of a pid into the cache: a process is ended in less time than that takes."""
+        """Prefetch the state of a pid, because ending a process takes less time than reading its state from memory."""
         if tgid < self.tables.pid_capacity:
             pl_prefetch(&self.tables.index[tgid])
             pl_prefetch_write(&self.tables.kin[tgid])
             pl_prefetch(&self.pids[tgid])
 
     cdef void fetch_head(self, uint32_t tgid) noexcept nogil:
-        """Fetch of a process's newest image what its end reads and changes."""
+        """Prefetch the parts of a process's newest row that ending the process reads and writes."""
         cdef uint32_t row = self.tables.head(tgid)
         pl_prefetch_write(&self.tables.rows[row])
         pl_prefetch_write(&self.hot[row])

@@ -61,7 +61,7 @@ cdef class Rows:
     cdef readonly Encoder encoder
     cdef readonly CgroupNames cgroups
     cdef readonly FollowUps followups
-    cdef public uint32_t kthreadd
+    cdef readonly uint32_t kthreadd
     cdef pl_hot *hot
     cdef pl_cold *cold
     cdef uint64_t *counters

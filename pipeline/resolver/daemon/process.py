@@ -172,7 +172,7 @@ class ResolverProcess:
             try:
                 part.begin()
             except OSError as error:
-                self._log.warning(f"no {what}", reason=str(error))
+                self._log.warning(f"cannot read {what}", reason=str(error))
 
     def _catch_up(self, boot_ns: int) -> None:
         """Apply the events that were under way at `boot_ns`."""

@@ -261,7 +261,7 @@ cdef class Merger:
     def commit(self, ControlWriter tables not None, const uint64_t[::1] topic_seq not None) -> None:
         """Commit the applied events with their counters, and let the shards release them."""
         if topic_seq.shape[0] != 16:
-            raise ValueError("there are not 16 topics")
+            raise ValueError(f"topic_seq has {topic_seq.shape[0]} numbers; there are 16 topics")
         self.commit_to(tables, &topic_seq[0])
 
     cdef int commit_to(self, ControlWriter tables, const uint64_t *topic_seq) except -1:

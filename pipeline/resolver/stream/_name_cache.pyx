@@ -156,7 +156,7 @@ cdef class NameCache(KeyedCache):
     def set_views(self, views) -> None:
         """Replace all views: (container id, mnt_ns, user_ns) -> (Names, user that is charged for them, 0 for none).
 
-        HOST_NAMES stands for the names that are the host's at the time of a lookup.
+        HOST_NAMES stands for the names that are the host's at the time of a look-up.
         Noted views that are not among the new ones are discarded.
         """
         cdef cache_slot *slot

@@ -2143,7 +2143,7 @@ cdef class TableReader:
     # -- the control segment -----------------------------------------------------------------------------------------
 
     def commit(self):
-        """Return the valid commit slot: COMMIT and COMMIT_RING[ring_count] of tables.py, as bytes of one commit.
+        """Return the valid commit slot as bytes: COMMIT and COMMIT_RING[ring_count] of shm/layout/declared.py.
 
         Raises:
             StaleError: no commit yet.

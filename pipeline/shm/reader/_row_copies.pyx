@@ -513,7 +513,7 @@ cdef class RowCopies:
         cdef list found = PyList_New(self.count)
         cdef object made
         if at == NULL and self.count:
-            raise ValueError("the cold parts were not read")
+            raise ValueError("the rows were copied without their cold parts; copy them with has_cold")
         if has_unknown:
             none = unknown
         at += offset
@@ -592,7 +592,7 @@ cdef class RowCopies:
                 else:
                     at, stride = <const char *>self.rests + <Py_ssize_t>offset, sizeof(pl_rest)
                 if (part == 2 and at == NULL or part == 1 and self.rests == NULL) and n:
-                    raise ValueError("a part of the key was not read")
+                    raise ValueError("the rows were copied without a part of the key; copy them with it")
                 for i in range(n):
                     keys[i * width + w] = (<const uint32_t *>(at + i * stride))[0] & mask
             for i in range(n):
@@ -766,7 +766,7 @@ cdef class RowCopies:
         cdef object made
         cdef Py_ssize_t i
         if self.rests == NULL and self.count:
-            raise ValueError("the cold parts were not read")
+            raise ValueError("the rows were copied without their cold parts; copy them with has_cold")
         for i in range(self.count):
             made = None
             if self.hots[i].known & PL_KNOWN_NS and self.hots[i].start_boot_ns != 0:

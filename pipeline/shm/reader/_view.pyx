@@ -405,7 +405,7 @@ cdef class View:
 
     @property
     def state(self):
-        """The STATE_* constant of tables.py."""
+        """The STATE_* constant of shm/layout/declared.py."""
         return pl_load_acquire32(&self.view.control.state)
 
     @property
@@ -482,7 +482,7 @@ cdef class View:
         return self.lookup_slot(tgid, to, row) if tgid < self.view.pid_capacity else PL_READ_ABSENT
 
     cdef int lookup_slot(self, uint32_t slot, pl_hot *to, uint32_t *row) noexcept nogil:
-        """Look up any entry of the index; otherwise like lookup."""
+        """Look up any entry of the index; otherwise like `lookup`."""
         cdef uint32_t attempt = 0
         cdef uint64_t deadline = 0
         cdef int result
@@ -494,7 +494,7 @@ cdef class View:
     cdef int lookup_key(
         self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_rest *rest, uint32_t *row
     ) noexcept nogil:
-        """Look up by key; otherwise like lookup, with the same retries."""
+        """Look up by key; otherwise like `lookup`, with the same retries."""
         cdef uint32_t attempt = 0
         cdef uint64_t deadline = 0
         cdef int result

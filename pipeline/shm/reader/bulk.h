@@ -117,7 +117,7 @@ struct pl_kept_hop {
 	uint64_t ancestor;
 };
 
-/* What a reader has for this. The arrays are made when they are needed. */
+/* State of a reader for kept words. The arrays are made when they are needed. */
 struct pl_kept {
 	struct pl_kept_head *heads;
 	struct pl_kept_hop *hops;
@@ -339,7 +339,7 @@ static __attribute__((noinline, cold)) int pl_keep_head(const struct pl_tables *
 	return 1;
 }
 
-/* The same with kept words. Rows whose words are not kept are read, and their words kept. */
+/* The same with kept words. Missing words are read from the rows and kept. */
 static inline __attribute__((always_inline)) ptrdiff_t
 pl_project_kept(const struct pl_tables *from, struct pl_kept_head *heads, const uint32_t *pids, ptrdiff_t n,
 		ptrdiff_t left, const struct pl_projection *chosen, char *out, const int prefetches,
@@ -454,7 +454,7 @@ static inline __attribute__((always_inline)) int pl_hop_of_kept(const struct pl_
 	return 1;
 }
 
-/* The same, and a row whose words are not kept is read, and they are kept. */
+/* As above, but read missing words from the row and keep them. */
 static inline int pl_hop_kept(const struct pl_tables *tables, struct pl_kept_hop *hops, uint64_t link, uint32_t *tgid,
 			      uint64_t *next)
 {

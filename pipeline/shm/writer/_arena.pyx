@@ -1,11 +1,11 @@
 """Interned, reference-counted byte strings in one shared segment; one writer, any number of readers.
 
-tables.py (ARENA) describes the stored records. This module allocates, finds and frees them. _writer.pyx knows which row
-holds which reference.
+shm/layout/declared.py (ARENA) describes the stored records. This module allocates, finds and frees them. _writer.pyx
+knows which row holds which reference.
 
 Blocks have the size classes of arena.h, each with a free list. If a class has no free block, the arena takes one from
 the frontier, then splits a larger block, then grows the file, then sweeps (merges free neighbours). Nothing here calls
-malloc. Lookups use hash buckets in private memory. The table uses linear hashing: it grows by one bucket at a time, so
+malloc. Look-ups use hash buckets in private memory. The table uses linear hashing: it grows by one bucket at a time, so
 no insertion waits for a rehash. The chains run through the records' own headers.
 
 Readers and reuse. A reader reads a reference from a row, copies the bytes, and then validates the row again. The writer
@@ -390,7 +390,7 @@ cdef class Arena:
             self.bucket_mask = 2 * self.bucket_mask + 1
         self.bucket_split = <uint32_t>(buckets - self.bucket_mask - 1)
 
-    # -- for tests, tables.py and single calls --------------------------------------------------------------------
+    # -- for tests, pipeline/shm/check and single calls -----------------------------------------------------------
 
     @property
     def frontier_bytes(self) -> int:

@@ -1,6 +1,7 @@
 """Write the control segment: state and heartbeat, acknowledgement of ring positions, commits.
 
-tables.py defines layout and units, control.py reads the segment, and _writer.pyx and _arena.pyx write rows and strings.
+shm/layout/declared.py defines layout and units, control.py reads the segment, and _writer.pyx and _arena.pyx write rows
+and strings.
 
 A kill at any point of commit and acknowledge is safe. A commit fills the slot that commit_index does not name and then
 changes commit_index, one aligned word, with a release store.
@@ -236,7 +237,7 @@ cdef class ControlWriter:
 
     @property
     def state(self) -> int:
-        """STATE_* of tables.py."""
+        """STATE_* of shm/layout/declared.py."""
         self._require_open()
         return self.control.state
 
@@ -277,7 +278,7 @@ cdef class ControlWriter:
         """Store the value of a counter that is counted elsewhere (in the kernel)."""
         self.own_counters[<uint32_t>COUNTER_INDEX[name]] = value
 
-    # -- views for tests and tables.py ----------------------------------------------------------------------------
+    # -- views for tests and pipeline/shm/check -------------------------------------------------------------------
 
     def control_memory(self) -> Segment:
         """Return the whole control segment (buffer protocol)."""

@@ -1,9 +1,9 @@
 """The single writer of an instance's tables: rows, links between them, pid slots, retention and eviction.
 
-Related modules: tables.py defines the layouts, _arena.pyx stores strings, _control.pyx writes commits and positions,
-and _takeover.pyx rebuilds the writer's state from existing tables. This module does not decide when a row is created or
-changed, or what it contains. resolver/apply/_applier.pyx and the resolver's single calls decide that and use the nogil
-methods of _writer.pxd. The `py_*` methods do the same for Python.
+Related modules: shm/layout/declared.py defines the layouts, _arena.pyx stores strings, _control.pyx writes commits and
+positions, and _takeover.pyx rebuilds the writer's state from existing tables. This module does not decide when a row is
+created or changed, or what it contains. resolver/apply/_applier.pyx and the resolver's single calls decide that and use
+the nogil methods of _writer.pxd. The `py_*` methods do the same for Python.
 
 Rows. A row that was never used has generation 0. A free row, and a row that is being written, has an odd row_seq. The
 writer fills a row while its row_seq is odd, ends it, and only then stores its number in the index (release store), so a

@@ -142,7 +142,7 @@ def lock_writer(directory: Path) -> int:
     if filesystem_type(directory) != TMPFS_MAGIC:
         raise UnsupportedError(
             f"{directory} is not on tmpfs", feature="shared tables", needs="a directory on tmpfs",
-            hint="set PROCLINE_RUNTIME_DIR to one, for instance /dev/shm/procline",
+            hint="set PROCLINE_RUNTIME_DIR to a directory below /run or /dev/shm, for example /dev/shm/procline",
         )  # fmt: skip
     while True:
         # Mode 0600, because any open descriptor allows locking, and a foreign lock would block the next writer.

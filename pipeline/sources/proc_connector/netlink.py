@@ -75,7 +75,7 @@ def open_socket(receive_bytes: int) -> socket.socket:
     try:
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_CONNECTOR)
     except OSError as error:
-        raise _refused(f"the proc connector cannot be opened: {error.strerror}") from None
+        raise _refused(f"cannot open the proc connector: {error.strerror}") from None
     try:
         # Only CAP_NET_ADMIN allows a size above net.core.rmem_max; without it, the kernel limits the size.
         try:
@@ -88,7 +88,7 @@ def open_socket(receive_bytes: int) -> socket.socket:
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        raise _refused(f"the proc connector may not be listened to: {error.strerror}") from None
+        raise _refused(f"cannot subscribe to the proc connector: {error.strerror}") from None
     except UnsupportedError:
         sock.close()
         raise
@@ -126,14 +126,14 @@ def _await_answer(sock: socket.socket) -> None:
         if event[0] != EVENT_NONE:
             return  # events arrive: this socket receives them, even if another listener requested them
         if event[4]:
-            raise _refused(f"the proc connector refuses to be listened to: {os.strerror(event[4])}")
+            raise _refused(f"the kernel rejected the subscription to the proc connector: {os.strerror(event[4])}")
         return
     raise _refused("the proc connector does not answer")
 
 
 def _refused(what: str) -> UnsupportedError:
     hint = "run as root in the host's network and pid namespaces, on a kernel with CONFIG_PROC_EVENTS"
-    return UnsupportedError(f"{what}; {hint}", feature="proc-connector", needs="CONFIG_PROC_EVENTS", hint=hint)
+    return UnsupportedError(what, feature="proc-connector", needs="CONFIG_PROC_EVENTS", hint=hint)
 
 
 def parse(buffer: bytearray, length: int) -> Event | None:

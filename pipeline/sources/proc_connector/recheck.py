@@ -2,7 +2,7 @@
 
 Programs set themselves up soon after they start, or after they change their user: capabilities, groups, login uid,
 session, terminal, cgroup. So after each exec and each change of credentials the process is read again, after one second
-and after ten. A process that has ended by then costs one lookup in a dictionary.
+and after ten. A process that has ended by then costs one look-up in a dictionary.
 """
 
 from __future__ import annotations

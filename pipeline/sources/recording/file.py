@@ -194,7 +194,7 @@ class Recording:
             with path.open("rb") as file:
                 length = os.fstat(file.fileno()).st_size
                 if length < _HEADER.size:
-                    raise self._refusal("it is not a recording: it is too short")
+                    raise self._refusal("it is not a recording: it is too short; name a file of `procline record`")
                 self._map = mmap.mmap(file.fileno(), length, prot=mmap.PROT_READ)
         except OSError as error:
             raise ConfigError(
@@ -205,7 +205,7 @@ class Recording:
             self._map
         )
         if magic != RECORDING_MAGIC:
-            raise self._refusal("it is not a recording")
+            raise self._refusal("it is not a recording: it begins with other bytes; name a file of `procline record`")
         if version != RECORDING_VERSION:
             raise self._refusal(f"it has version {version}, this is version {RECORDING_VERSION}")
         if not _HEADER.size <= self._start <= length:

@@ -76,7 +76,7 @@ class RingWriter:
         return position
 
     def commit(self, position: int, record: bytes, *, discard: bool = False) -> None:
-        """Fill the record that was reserved at `position` and publish it, or discard it."""
+        """Fill the record that was reserved at `position` and end its reservation; with `discard`, readers skip it."""
         start = self._offset(position + RING_HEADER_BYTES)
         first = min(len(record), 2 * PAGE_BYTES + self.data_bytes - start)
         self._file[start : start + first] = record[:first]

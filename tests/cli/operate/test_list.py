@@ -74,7 +74,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def after_a_look(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
-    """Let something happen after the command has looked at the instance for the first time."""
+    """Let something happen after the command has read the instance for the first time."""
     find, looks = instances.find, []
 
     def look(name: str) -> instances.Instance | None:

@@ -878,7 +878,7 @@ def test_a_child_that_ends_or_gets_another_parent_waits_no_more(w):
 
 @pytest.mark.parametrize(("kthreadd", "is_missing"), [(2, False), (0, True)])
 def test_pid_2_is_the_parent_of_kernel_threads_only_in_the_initial_namespace(w, kthreadd, is_missing):
-    w.applier.kthreadd = kthreadd
+    w.applier = Applier(w.tables, kthreadd=kthreadd)
     w.story.fork(1, 2)
     w.fork(2, 3)
     assert flag(w.proc(3), "PARENT_MISSING") == is_missing

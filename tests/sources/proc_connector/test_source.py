@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.bpf.maps import CPU_STATE
 from pipeline.bus.frames.frame import Frame, decode_frames, record_ends
+from pipeline.errors import UnsupportedError
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import ProcReader, read_process
@@ -188,6 +189,16 @@ def test_a_name_ends_at_its_nul() -> None:
     data = struct.unpack("=4I", b"kworker\0rubbish!")
     parsed = netlink.parse(bytearray(message(netlink.EVENT_COMM, 0, 0, (7, 7, *data))), 76)
     assert parsed is not None and netlink.name(parsed) == b"kworker"
+
+
+def test_an_error_says_once_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(netlink.socket, "socket", deny)
+    with pytest.raises(UnsupportedError, match=r"cannot open the proc connector: .*; run as root") as caught:
+        netlink.open_socket(1 << 20)
+    assert str(caught.value).count("run as root") == 1
 
 
 def test_only_the_kernel_is_believed(bench: Bench) -> None:
