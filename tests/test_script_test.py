@@ -21,7 +21,8 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout in which nothing is set up and pytest only says how it was called."""
     for path, body in {
         "script/setup": "exit 0",
-        ".venv/bin/python": '[ "$2" = pytest ] || exit 0\nshift 6\n'
+        ".venv/bin/python": '[ "$2" = pytest ] || exit 0\nshift 2\n'
+        "while case $1 in -p) shift ;; --collect-only | -q) ;; *) false ;; esac; do shift; done\n"
         f'echo "level=$PROCLINE_TEST_LEVEL $*" >> "{tmp_path}/called"\nexit "${{CODE:-0}}"',
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
