@@ -71,7 +71,7 @@ def stream(directory: Path) -> Iterator[Stream]:
 
 @pytest.fixture
 def hasty(directory: Path) -> Iterator[Stream]:
-    """A stream whose clients stall in less than a tenth of the time that the product allows."""
+    """A relay that closes stalled clients after less than a tenth of the product's time."""
     made = Stream(directory, stall_ms=HASTY_MS, check_ms=20, give_back_ms=50)
     yield made
     made.close()

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
+from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame, record_span
 from pipeline.records import declared, dtypes
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
@@ -258,17 +258,8 @@ def head_only(event: Event) -> Event:
     return Event(head, np.zeros(1, dtypes.TASK), None)
 
 
-def message_of(
-    part: Iterable[Event],
-    *,
-    ring: int,
-    from_pos: int,
-    seq: int = 0,
-    malformed: int = 0,
-    to_pos: int | None = None,
-    watermark_boot_ns: int | None = None,
-) -> bytes:
-    """A message with one frame of one ring; its records are contiguous and start at `from_pos`."""
+def message_of(part: Iterable[Event], **where: Any) -> bytes:
+    """A message with one frame of one ring; its records are contiguous. `where`: see `message_of_columns`."""
     part = list(part)
     bodies: dict[int, list[npt.NDArray[np.void]]] = {kind: [] for kind in BODY_BYTES}
     for event in part:
@@ -281,10 +272,7 @@ def message_of(
     # np.concatenate would compare the fields of all arrays.
     head = np.frombuffer(bytearray().join(event.head.tobytes() for event in part), dtypes.HEAD)
     task = np.frombuffer(bytearray().join(event.task.tobytes() for event in part), dtypes.TASK)
-    return message_of_columns(
-        head, task, ring=ring, from_pos=from_pos, seq=seq, malformed=malformed, to_pos=to_pos,
-        watermark_boot_ns=watermark_boot_ns, **columns, blob=b"".join(event.strings for event in part),
-    )  # fmt: skip
+    return message_of_columns(head, task, **where, **columns, blob=b"".join(event.strings for event in part))
 
 
 def message_of_columns(
@@ -300,7 +288,7 @@ def message_of_columns(
     **columns: bytes,
 ) -> bytes:
     """A message of records in the form of its columns; their positions and numbers are filled in."""
-    ends = from_pos + np.cumsum(8 + (head["record_bytes"].astype(np.int64) + 7 & ~7))
+    ends = from_pos + np.cumsum(record_span(head["record_bytes"].astype(np.int64)))
     head["ring_pos"] = np.concatenate([[from_pos], ends[:-1]])[: len(head)]
     head["ring_seq"] = seq + np.arange(len(head))
     if to_pos is None:

@@ -65,7 +65,7 @@ cdef void forget_image(Execs self, uint32_t row, const parsed_record *record) no
 
 
 cdef void complete_applied(Execs self, uint32_t head, uint32_t row, const parsed_record *record) noexcept nogil:
-    """Complete an image whose exec was applied before.
+    """Complete the image of an exec that was applied before.
 
     If the writer was killed right then and the image is the head, the image before it has not been replaced yet.
     """

@@ -54,7 +54,7 @@ def parse(table: str) -> tuple[EntryField, ...]:
         if shown not in SHOWN:
             raise ValueError(f"{name} is shown in {shown!r}, which is none of {', '.join(SHOWN)}")
         if is_copied and value == "computed":
-            raise ValueError(f"{name} is computed, in a group whose fields are copied")
+            raise ValueError(f"{name} is computed, but the fields of its group are copied")
         field = EntryField(name, shown, kind, value.split(), meaning, group, is_copied)
         fields.append(field._replace(example=example) if example else field)
     return tuple(fields)
