@@ -10,8 +10,8 @@ Command
 How to read it
     CPU ns of the resolver for an event, from decode to commit; CPU ns for `resolve` of one pid and for one pid in
     `resolve_many`. `ratio` is relative to the smallest size, with the quartiles of the pairs. `parents: 200` is flat,
-    because no code depends on the number of entries. If the tables exceed the caches, `parents: any` and the look-ups
-    have one or two cache misses of 80 to 100 ns each.
+    because no code depends on the number of entries. If the tables exceed the caches, `resolve` has two or three cache
+    misses of 80 to 100 ns each. Those of `resolve_many`, and of events with `parents: any`, overlap.
 What it does not show
     The cost of the snapshot and of repairs, which walk over all entries.
 """

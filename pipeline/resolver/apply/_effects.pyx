@@ -133,6 +133,9 @@ cdef inline void prefetch_pids(Events self, const pending_event *item, const col
         pl_prefetch(&self.cgroups.sets[head.tgid])
     if head.ppid < self.tables.pid_capacity:
         pl_prefetch(&self.tables.index[head.ppid])
+        pl_prefetch(&self.tables.kin[head.ppid])
+        if head.kind == PL_KIND_FORK:
+            pl_prefetch(&self.cgroups.sets[head.ppid])
     for at in range(0, min(head.var_bytes, <uint32_t>AHEAD_STRINGS), 64):
         pl_prefetch(strings + at)
 
@@ -146,8 +149,7 @@ cdef inline void prefetch_rows(Events self, const pending_event *item, const col
             pl_prefetch_write(&self.tables.costs[row])
     row = self.tables.head(head.ppid)
     if row:
-        pl_prefetch(&self.hot[row])
-        pl_prefetch(<const char *>&self.hot[row] + 64)
+        self.tables.fetch_parent(row, head.ppid, head.kind == PL_KIND_FORK)
 
 
 cdef inline void set_source(parsed_record *record) noexcept nogil:

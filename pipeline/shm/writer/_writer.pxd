@@ -12,8 +12,8 @@ from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.writer._keys cimport NamespaceKeys
 from pipeline.records._limits cimport LINEAGE_CHECKED
 from pipeline.shm.layout._layout cimport (
-    PL_ROW_FOREIGN, PL_ROW_IS_EXEC, PL_ROW_PARENT_MISSING, pl_cold, pl_costs, pl_hot, pl_link, pl_prefetch_write,
-    pl_row_begin, pl_row_end, pl_row_note,
+    PL_ROW_FOREIGN, PL_ROW_IS_EXEC, PL_ROW_PARENT_MISSING, pl_cold, pl_costs, pl_hot, pl_link, pl_prefetch,
+    pl_prefetch_write, pl_row_begin, pl_row_end, pl_row_note,
 )
 from pipeline.shm.writer._segment cimport Segment
 
@@ -98,6 +98,18 @@ cdef class TableWriter(ControlWriter):
         pl_prefetch_write(&self.cold[row])
         pl_prefetch_write(<const char *>&self.cold[row] + 64)
         pl_prefetch_write(<const char *>&self.cold[row] + 128)
+
+    # Prefetch what an event reads or changes of its parent, which is in the index with `row`. A fork copies the image.
+    cdef inline void fetch_parent(self, uint32_t row, uint32_t tgid, bint is_copied) noexcept nogil:
+        pl_prefetch(&self.hot[row])
+        pl_prefetch(<const char *>&self.hot[row] + 64)
+        pl_prefetch(&self.rows[row])
+        pl_prefetch(&self.lineages[row])
+        if is_copied:
+            pl_prefetch(&self.cold[row])
+            pl_prefetch(<const char *>&self.cold[row] + 64)
+            pl_prefetch(<const char *>&self.cold[row] + 128)
+            pl_prefetch(&self.kin[self.kin[tgid].first_child])  # its sibling after this event
 
     # Open an inserted row for change, or to free it.
     cdef inline void begin(self, uint32_t row) noexcept nogil:
