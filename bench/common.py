@@ -164,6 +164,20 @@ def finish(report: Report, *, as_json: bool) -> int:
     return 0
 
 
+def busy_cores(seconds: float) -> float:
+    """Return the average number of busy cores during the next `seconds`, including time stolen by the hypervisor."""
+
+    def read_ticks() -> tuple[int, int]:
+        fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]  # total; idle and iowait
+
+    all_before, idle_before = read_ticks()
+    time.sleep(seconds)
+    all_after, idle_after = read_ticks()
+    ticks = max(all_after - all_before, 1)
+    return (os.cpu_count() or 1) * (1 - (idle_after - idle_before) / ticks)
+
+
 def machine(observe_s: float = 0.5) -> dict[str, Any]:
     """Return the facts about the machine that are needed to interpret the figures; its load is that of `observe_s`."""
     from pipeline.load import measuring  # deferred: it would count as imports of the processes that a bench measures
@@ -175,7 +189,7 @@ def machine(observe_s: float = 0.5) -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "busy_cores_before": round(measuring.busy_cores(observe_s), 3),
+        "busy_cores_before": round(busy_cores(observe_s), 3),
         "load_average": os.getloadavg()[0],
     }
     for name in ("procline", *_VERSIONS):
@@ -194,6 +208,14 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     if not ordered:
         return {"n": 0}
     return {"n": len(ordered), "p50": at_part(ordered, 0.5), "p99": at_part(ordered, 0.99), "max": ordered[-1]}
+
+
+def median_error(values: Sequence[float]) -> float:
+    """Return the standard error of the median for a normal distribution, estimated from the quartiles."""
+    from pipeline.load.measuring import quartiles
+
+    low, _, high = quartiles(values)
+    return float(1.25 * (high - low) / 1.35 / len(values) ** 0.5)
 
 
 def spread(values: Sequence[float]) -> float:

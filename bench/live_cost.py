@@ -101,7 +101,7 @@ def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, 
 
 def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, report: common.Report) -> None:
     """Measure the run time of the daemon's BPF programs with the kernel's statistics, in many short storms."""
-    from pipeline.bpf.loader import enable_stats
+    from tests.bpf.run_time import run_time_measured
 
     storm = storm_of(program, BPF_FORKS, 1)
     per_run: dict[str, list[float]] = {}
@@ -110,8 +110,7 @@ def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, re
     total = 0
     with daemon.attach() as table:
         assert daemon.process is not None
-        fd = enable_stats()
-        try:
+        with run_time_measured():
             counts = live.event_counts(live.caught_up(table))
             before = program_runs(daemon.process.pid)
             for _ in range(options.bpf_storms):
@@ -127,8 +126,6 @@ def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, re
                         per_run.setdefault(name, []).append((run_ns - old_ns) / (made - old_made) / 1000)
                 before = after
             events = sum(live.event_counts(live.caught_up(table)).values()) - sum(counts.values())
-        finally:
-            os.close(fd)
     for name, each in per_run.items():
         middle = statistics.median(each)
         report.rows.append({

@@ -71,17 +71,13 @@ class Recording:
 
 def attached_share(daemon: live.Daemon, recording: Recording, storm: live.Storm) -> float:
     """Return the run time of all programs while they do not record, relative to the CPU time of the storm."""
-    from pipeline.bpf.loader import enable_stats
+    from tests.bpf.run_time import run_time_measured
 
     assert daemon.process is not None
-    fd = enable_stats()
-    try:
-        with recording.off():
-            before = {identity: ns for identity, (_, ns, _, _) in program_runs(daemon.process.pid).items()}
-            _, cpu_s = storm.run()
-            after = program_runs(daemon.process.pid)
-    finally:
-        os.close(fd)
+    with run_time_measured(), recording.off():
+        before = {identity: ns for identity, (_, ns, _, _) in program_runs(daemon.process.pid).items()}
+        _, cpu_s = storm.run()
+        after = program_runs(daemon.process.pid)
     return sum(ns - before.get(identity, 0) for identity, (_, ns, _, _) in after.items()) / (cpu_s * 1e9)
 
 
@@ -124,7 +120,7 @@ def measure(program: Path, options: argparse.Namespace, report: common.Report) -
                 ),
             })  # fmt: skip
         _, middle, _ = measuring.quartiles(ratios)
-        if measuring.median_error(ratios) * 100 > TARGET_PERCENT / 2:
+        if common.median_error(ratios) * 100 > TARGET_PERCENT / 2:
             report.notes.append(f"{what}: no verdict, because the pairs differ too much; use more --pairs")
         else:
             percent = (middle * (1 + attached) - 1) * 100

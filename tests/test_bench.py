@@ -166,6 +166,17 @@ def test_a_missed_target_is_shown_with_the_cost_of_the_machine_alone() -> None:
     assert done.stdout.strip() == "['; the machine alone needs 520 us', '', '']", done.stderr
 
 
+def test_busy_cores_and_the_error_of_the_median() -> None:
+    code = """if True:
+        import os, common
+        assert 0 <= common.busy_cores(0.05) <= (os.cpu_count() or 1) * 1.001
+        assert common.median_error([3.0] * 9) == 0
+        assert 0 < common.median_error([1, 2, 3, 4, 5] * 20) < common.median_error([1, 2, 3, 4, 5])
+        """
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCH, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_bench_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = run(str(BENCH / "_all.py"), "nonesuch", "--output", str(tmp_path))
     assert done.returncode == 2

@@ -108,7 +108,6 @@ class _Library:
             ("bpf_program__attach_perf_event", pointer, (pointer, number)),
             ("bpf_link__fd", number, (pointer,)),
             ("bpf_link__destroy", number, (pointer,)),
-            ("bpf_enable_stats", number, (number,)),
         ):
             function = getattr(self._dll, name, None)
             if function is None:

@@ -503,23 +503,6 @@ def _without_iterator(kind: TierKind) -> Tier:
     return Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')
 
 
-def enable_stats() -> int:
-    """Make the kernel measure the run time of all BPF programs until the returned descriptor is closed.
-
-    Raises:
-        UnsupportedError: CAP_SYS_ADMIN is missing.
-    """
-    fd = int(libbpf.library().bpf_enable_stats(0))  # BPF_STATS_RUN_TIME
-    if fd < 0:
-        raise UnsupportedError(
-            f"BPF statistics cannot be enabled: {os.strerror(-fd)}",
-            feature="bpf_stats",
-            needs="CAP_SYS_ADMIN",
-            hint="run as root",
-        )
-    return fd
-
-
 def _too_old(lacks: Collection[str], reason: str) -> UnsupportedError:
     return UnsupportedError(
         f"kernel {os.uname().release} is too old for the BPF programs: it lacks {', '.join(lacks)}; {reason}",

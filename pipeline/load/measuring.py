@@ -97,20 +97,6 @@ def kernel_forks() -> int:
     return 0
 
 
-def busy_cores(seconds: float) -> float:
-    """Return the average number of busy cores during the next `seconds`, including time stolen by the hypervisor."""
-
-    def read_ticks() -> tuple[int, int]:
-        fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return sum(fields), fields[3] + fields[4]  # total; idle and iowait
-
-    all_before, idle_before = read_ticks()
-    time.sleep(seconds)
-    all_after, idle_after = read_ticks()
-    ticks = max(all_after - all_before, 1)
-    return (os.cpu_count() or 1) * (1 - (idle_after - idle_before) / ticks)
-
-
 def processor() -> str:
     """Return the name of the processor."""
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -130,12 +116,6 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, middle, high
-
-
-def median_error(values: Sequence[float]) -> float:
-    """Return the standard error of the median for a normal distribution, estimated from the quartiles."""
-    low, _, high = quartiles(values)
-    return float(1.25 * (high - low) / 1.35 / len(values) ** 0.5)
 
 
 class Rings:

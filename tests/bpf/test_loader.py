@@ -22,6 +22,7 @@ from pipeline.bpf import build, features, host, libbpf, loader, maps, probe, sys
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records.capture_fds import NO_FD
 from tests import older_programs
+from tests.bpf.run_time import run_time_measured
 
 
 def live_test(function: Callable[..., None]) -> Callable[..., None]:
@@ -112,14 +113,12 @@ def test_the_tiers_that_are_in_use() -> None:
 @live_test
 def test_run_time_is_measured_and_small_beside_the_work(actions: Path) -> None:
     """Targets are 1.5 us a fork or exit, 8 us an exec (bench/). The test uses a ratio, which also holds if emulated."""
-    with loader.Capture(ring_bytes=8 << 20, envs_bytes=4096) as capture:
-        stats = loader.enable_stats()
+    with loader.Capture(ring_bytes=8 << 20, envs_bytes=4096) as capture, run_time_measured():
         before = {p.name: p for p in capture.programs}
         begin = time.monotonic_ns()
         subprocess.run([actions, "storm", "1009", "199"], check=True)
         took_ns = time.monotonic_ns() - begin
         after = {p.name: p for p in capture.programs}
-        os.close(stats)
     for name, least in (("pl_on_fork", 1208), ("pl_on_exit", 1208), ("pl_on_exec", 199)):
         assert after[name].runs - before[name].runs >= least
         assert after[name].recursion_misses == 0
@@ -136,11 +135,10 @@ def test_run_time_is_measured_and_small_beside_the_work(actions: Path) -> None:
 )  # fmt: skip
 def test_a_signal_runs_no_program_where_comparison_finds_hangups(credentials: str, runs: bool) -> None:
     with loader.Capture(ring_bytes=8192, credentials=credentials) as capture:
-        stats = loader.enable_stats()
-        for _ in range(100):
-            os.kill(os.getpid(), signal.SIGWINCH)  # is ignored
-        (program,) = [each for each in capture.programs if each.name == "pl_on_signal"]
-        os.close(stats)
+        with run_time_measured():
+            for _ in range(100):
+                os.kill(os.getpid(), signal.SIGWINCH)  # is ignored
+            (program,) = [each for each in capture.programs if each.name == "pl_on_signal"]
         assert (program.runs >= 100) == runs and (runs or program.runs == 0)
         (context,) = [tier for tier in capture.tiers if tier.name == "context"]
         assert ("hangups" in context.detail) == runs
