@@ -600,91 +600,144 @@ stuck:
 	return i;
 }
 
+/* A call of pl_walk_kept: where it reads, and where the chains go. */
+struct pl_kept_walks {
+	struct pl_tables tables;
+	struct pl_kept_hop *hops;
+	struct pl_memo *memo;
+	uint32_t *out; /* `depth` pids for each chain */
+	ptrdiff_t place; /* of the first chain in `out` */
+	uint32_t depth;
+	uint32_t steps_max;
+};
+
+/* Chains that are walked together, a hop of each in turn, so that their cache misses overlap. */
+struct pl_lanes {
+	struct pl_walk walk[PL_LANES];
+	uint32_t *begin[PL_LANES]; /* of the chain in the result */
+	uint32_t *to[PL_LANES]; /* for the next pid of the chain */
+	uint64_t link[PL_LANES];
+	uint32_t at[PL_LANES]; /* number of the pid */
+	uint32_t count;
+	uint32_t steps; /* that each of them has made at most */
+	uint32_t failed; /* 1 + number of the lane whose hop failed; 0: none */
+};
+
+/* What pl_chain_begin has found. */
+enum pl_begun { PL_BEGUN_ENDS, PL_BEGUN_CONTINUES, PL_BEGUN_NOT_KEPT };
+
+/* Begin the chain of pid number `i` of a call: until it has a pid, ends or is known. */
+static inline __attribute__((always_inline)) enum pl_begun
+pl_chain_begin(const struct pl_kept_walks *call, struct pl_walk *walk, uint32_t pid, ptrdiff_t i, uint32_t *to)
+{
+	uint64_t place = (uint64_t)(call->place + i), next = 0;
+	uint32_t tgid = 0;
+
+	*walk = (struct pl_walk){.former = pid};
+	if (!pl_head_link_kept(&call->tables, call->hops, pid, &walk->link))
+		return PL_BEGUN_NOT_KEPT;
+	while (walk->link != 0 && walk->length == 0) {
+		if (pl_memo_copy(call->memo, walk->link, pid, call->out, call->depth, place))
+			return PL_BEGUN_ENDS;
+		if (!pl_hop_kept(&call->tables, call->hops, walk->link, &tgid, &next))
+			return PL_BEGUN_NOT_KEPT;
+		pl_walk_on(walk, tgid, next, to, call->depth, call->steps_max);
+	}
+	if (walk->link != 0)
+		return PL_BEGUN_CONTINUES;
+	pl_walk_end(walk, call->memo, call->out, call->depth, place);
+	return PL_BEGUN_ENDS;
+}
+
+/* Walk the chains of all lanes until one of them ends, is as long as it may be, or makes a hop of which no word is
+ * kept. */
+static inline __attribute__((always_inline)) void pl_lanes_walk(const struct pl_kept_walks *call,
+								struct pl_lanes *lanes)
+{
+	uint64_t next = 0;
+	uint32_t rounds, length, tgid = 0, k;
+
+	for (;;) {
+		/* In as many rounds as the longest chain lacks, no chain becomes too long. */
+		for (rounds = call->steps_max - lanes->steps, k = 0; k < PL_LANES; k++) {
+			length = (uint32_t)(lanes->to[k] - lanes->begin[k]);
+			rounds = call->depth - length < rounds ? call->depth - length : rounds;
+		}
+		if (rounds == 0)
+			return;
+		for (; rounds > 0; rounds--, lanes->steps++) {
+#pragma GCC unroll 8
+			for (k = 0; k < PL_LANES; k++) {
+				if (!pl_hop_of_kept(call->hops, call->tables.rows, lanes->link[k], &tgid, &next)) {
+					lanes->failed = k + 1;
+					return;
+				}
+				*lanes->to[k] = tgid;
+				lanes->to[k] += tgid != lanes->to[k][-1]; /* which a lane always has */
+				lanes->link[k] = next;
+			}
+		}
+	}
+}
+
+/* Walk the rest of the chain of lane `k` alone; return 0 if the caller must walk the whole chain. */
+static inline __attribute__((always_inline)) int pl_lane_end(const struct pl_kept_walks *call, struct pl_lanes *lanes,
+							     uint32_t k)
+{
+	struct pl_walk *walk = &lanes->walk[k];
+	uint64_t next = 0;
+	uint32_t tgid = 0;
+
+	walk->link = lanes->link[k];
+	walk->former = lanes->to[k][-1];
+	walk->length = (uint32_t)(lanes->to[k] - lanes->begin[k]);
+	walk->steps = lanes->count == PL_LANES ? lanes->steps + (k + 1 < lanes->failed) : walk->steps;
+	if (walk->length == call->depth || walk->steps >= call->steps_max)
+		walk->link = 0;
+	while (walk->link != 0) {
+		if (!pl_hop_kept(&call->tables, call->hops, walk->link, &tgid, &next))
+			return 0;
+		pl_walk_on(walk, tgid, next, lanes->begin[k], call->depth, call->steps_max);
+	}
+	pl_walk_end(walk, call->memo, call->out, call->depth, (uint64_t)(call->place + lanes->at[k]));
+	return 1;
+}
+
 /* Walk the chains of ancestors of `n` pids, at most PL_KEPT_CHAINS, with kept words; return bits of those that the
  * caller must walk. What is found is not valid before pl_kept_valid. */
 static inline uint32_t pl_walk_kept(const struct pl_tables *from, struct pl_kept_hop *hops, struct pl_memo *memo,
 				    const uint32_t *pids, ptrdiff_t n, ptrdiff_t left, ptrdiff_t place, uint32_t *out,
 				    uint32_t depth, uint8_t *found, uint32_t steps_max)
 {
-	const struct pl_tables tables = *from;
-	struct pl_walk walks[PL_LANES], *walk;
-	uint32_t *to[PL_LANES], *begin[PL_LANES];
-	uint64_t link[PL_LANES], next = 0;
-	uint32_t at[PL_LANES], count, steps, rounds, length, tgid = 0, k, failed, pid, undone = 0;
+	const struct pl_kept_walks call = {*from, hops, memo, out, place, depth, steps_max};
+	struct pl_lanes lanes;
+	uint32_t k, undone = 0;
 	ptrdiff_t i = 0;
 
 	while (i < n) {
-		for (count = 0, steps = 0; i < n && count < PL_LANES; i++) {
-			pl_prefetch_heads(&tables, pids + i, left - i, hops, sizeof(*hops));
-			pid = pl_load_relaxed32(&pids[i]); /* once, as above */
-			walk = &walks[count];
-			*walk = (struct pl_walk){.former = pid};
-			begin[count] = out + (place + i) * depth;
+		lanes.count = lanes.steps = lanes.failed = 0;
+		for (; i < n && lanes.count < PL_LANES; i++) {
+			struct pl_walk *walk = &lanes.walk[lanes.count];
+			uint32_t *begin = out + (place + i) * depth;
+			enum pl_begun begun;
+
+			pl_prefetch_heads(&call.tables, pids + i, left - i, hops, sizeof(*hops));
 			found[i] = 1;
-			if (!pl_head_link_kept(&tables, hops, pid, &walk->link))
-				goto not_kept;
-			while (walk->link != 0 && walk->length == 0) {
-				if (pl_memo_copy(memo, walk->link, pid, out, depth, (uint64_t)(place + i)))
-					goto copied;
-				if (!pl_hop_kept(&tables, hops, walk->link, &tgid, &next))
-					goto not_kept;
-				pl_walk_on(walk, tgid, next, begin[count], depth, steps_max);
-			}
-			if (walk->link == 0) {
-				pl_walk_end(walk, memo, out, depth, (uint64_t)(place + i));
+			begun = pl_chain_begin(&call, walk, pl_load_relaxed32(&pids[i]), i, begin); /* once, as above */
+			undone |= (uint32_t)(begun == PL_BEGUN_NOT_KEPT) << i;
+			if (begun != PL_BEGUN_CONTINUES)
 				continue;
-			}
-			at[count] = (uint32_t)i;
-			to[count] = begin[count] + walk->length;
-			link[count] = walk->link;
-			steps = walk->steps > steps ? walk->steps : steps;
-			count++;
-			continue;
-		not_kept:
-			undone |= 1u << i;
-		copied:;
+			lanes.begin[lanes.count] = begin;
+			lanes.to[lanes.count] = begin + walk->length;
+			lanes.link[lanes.count] = walk->link;
+			lanes.at[lanes.count] = (uint32_t)i;
+			lanes.steps = walk->steps > lanes.steps ? walk->steps : lanes.steps;
+			lanes.count++;
 		}
-		/* In as many rounds as the longest chain lacks, no chain becomes too long. */
-		failed = 0;
-		while (count == PL_LANES) {
-			for (rounds = steps_max - steps, k = 0; k < PL_LANES; k++) {
-				length = (uint32_t)(to[k] - begin[k]);
-				rounds = depth - length < rounds ? depth - length : rounds;
-			}
-			if (rounds == 0)
-				break;
-			for (; rounds > 0; rounds--, steps++) {
-#pragma GCC unroll 8
-				for (k = 0; k < PL_LANES; k++) {
-					if (!pl_hop_of_kept(hops, tables.rows, link[k], &tgid, &next)) {
-						failed = k + 1;
-						goto apart;
-					}
-					*to[k] = tgid;
-					to[k] += tgid != to[k][-1]; /* which a lane always has */
-					link[k] = next;
-				}
-			}
-		}
-	apart:
-		for (k = 0; k < count; k++) {
-			walk = &walks[k];
-			walk->link = link[k];
-			walk->former = to[k][-1];
-			walk->length = (uint32_t)(to[k] - begin[k]);
-			walk->steps = count == PL_LANES ? steps + (k + 1 < failed) : walk->steps;
-			if (walk->length == depth || walk->steps >= steps_max)
-				walk->link = 0;
-			while (walk->link != 0) {
-				if (!pl_hop_kept(&tables, hops, walk->link, &tgid, &next)) {
-					undone |= 1u << at[k];
-					break;
-				}
-				pl_walk_on(walk, tgid, next, begin[k], depth, steps_max);
-			}
-			if (walk->link == 0)
-				pl_walk_end(walk, memo, out, depth, (uint64_t)(place + at[k]));
-		}
+		if (lanes.count == PL_LANES)
+			pl_lanes_walk(&call, &lanes);
+		for (k = 0; k < lanes.count; k++)
+			undone |= (uint32_t)!pl_lane_end(&call, &lanes, k) << lanes.at[k];
 	}
 	return undone;
 }
