@@ -28,6 +28,7 @@ LIVE: dict[str, set[object]] = {
     },
     "live_peers": {"nobody", "Procline"},
     "live_lookup": {"Procline"},
+    "sampling": {0, 20, 50, 100},
     "start": {"attach and resolve", "procline resolve", "snapshot", "memory of the import"},
     "memory": {"live process", "reader", "resolve_many at random"},
     "build_cost": {1},

@@ -102,7 +102,7 @@ CREDENTIALS = {
     "syscalls": TierKind(
         "cred_syscalls",
         "tp/syscalls",
-        f"{_CHANGES} by system calls; every one of the host is slower by 5 to 40 ns, an open or write by 70 to 160",
+        f"{_CHANGES} by system calls; every one of the host is slower by {host.SYSCALLS_COST}",
         "pl_setuid",
         "pl_try_tp_syscalls",
         compat="pl_compat",

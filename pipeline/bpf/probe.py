@@ -41,8 +41,8 @@ _CREDENTIALS = {
 }
 #: The alternative to comparison, which a user must select.
 _SYSCALLS = (
-    'capture.credentials = "syscalls" sees every change at once; every system call of the host is then slower by 5 to '
-    "40 ns, opens and writes by 70 to 160"
+    'capture.credentials = "syscalls" sees every change at once; every system call of the host is then slower by '
+    f"{host.SYSCALLS_COST}"
 )
 
 

@@ -140,10 +140,10 @@ class Capture(Section, frozen=True):
             "all processes with what was last recorded, every sampling_interval_s; it costs other processes nothing, "
             'and misses a change that is reverted before the next comparison. "auto" uses the first of these three '
             'that the kernel supports, and "off" if it supports none; `procline doctor` shows which. "syscalls" traces '
-            "the end of the system calls that make the changes and misses none; this adds 5 to 40 ns to every system "
-            "call of the host, and up to 180 ns to open and write (docs/sources.md). If you select a method and the "
-            'kernel rejects it, startup fails. "off": a change is recorded with the next fork, exec, exit, or change '
-            "of name or cgroup of the process.",
+            "the end of the system calls that make the changes and misses none; this adds 5 to 40 ns to every "
+            "system call of the host, 25 to 115 ns to a write and 100 to 210 ns to an open with its close "
+            '(docs/sources.md). If you select a method and the kernel rejects it, startup fails. "off": a change is '
+            "recorded with the next fork, exec, exit, or change of name or cgroup of the process.",
         ),
     ] = "auto"
     sampling_interval_s: Annotated[

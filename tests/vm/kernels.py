@@ -1,7 +1,8 @@
 """What each kernel can do, tried: a storm, records against /proc, changes of credentials; and the table in the docs.
 
 `tests/vm/kernels --suite bookworm` starts that kernel in a guest, runs this file with `--here` in it, keeps the row in
-tests/vm/kernels.json and writes the table of docs/kernels.md from all rows. `--host` does it with the running kernel.
+tests/vm/kernels.json and writes the tables of docs/kernels.md from all rows. `--all` does it with each of KERNELS, one
+after another, `--host` with the running kernel.
 
 Exit code 0: the kernel captures exactly, or what was lost is counted, and changes are seen at once. 1: it does not.
 Others are those of guest.py.
@@ -28,6 +29,25 @@ PAGE = ROOT / "docs" / "kernels.md"
 CACHE = ROOT / ".cache" / "vm"
 BEGIN, END = "<!-- written by tests/vm/kernels -->", "<!-- end -->"
 
+#: Suite and flavour of the kernels that the documents show.
+KERNELS = (
+    ("bullseye", "cloud"), ("bookworm", "cloud"), ("", "cloud"), ("", "rt"), ("trixie-backports=6.18", "cloud"),
+    ("sid", "cloud"),
+)  # fmt: skip
+#: What a kernel may allow or not, by tier; see CREDENTIALS and others in pipeline/bpf/loader.py.
+FEATURES = {
+    "core": "fork, exec and exit",
+    "context": "names, cgroups",
+    "iter": "task iterator, for snapshot and repair",
+    "signal": "`capture.signal_senders`",
+    "calls": "`capture.calls`",
+    "capability": "`capture.capabilities_usage`",
+    "cred_fentry": "changes by `fentry`",
+    "cred_kprobe": "changes by `kprobe`",
+    "cred_sampled": "changes by `sampled`",
+    "cred_syscalls": "changes by `syscalls`",
+}
+
 FORKS, EXECS = 2000, 500
 THREADED = 1500  # processes with two threads, which may end at the same moment and then both see no live thread
 RING_BYTES = 8 << 20
@@ -38,6 +58,7 @@ def main() -> int:
     """Examine a kernel, or start one for it."""
     parser = argparse.ArgumentParser(prog="tests/vm/kernels", description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--here", action="store_true", help="examine the running kernel, and print its row")
+    parser.add_argument("--all", action="store_true", help="examine the kernels of the documents, and write the tables")
     parser.add_argument("--host", action="store_true", help="examine the running kernel, and write the table")
     parser.add_argument("--suite", default="", help="as of tests/vm/run: examine this kernel in a guest")
     parser.add_argument("--flavour", default="cloud", help="as of tests/vm/run")
@@ -45,22 +66,31 @@ def main() -> int:
     parser.add_argument("--no-table", action="store_true", help="leave rows and table as they are")
     options = parser.parse_args()
     if options.here:
-        row = examine()
+        row = examine(has_features=not options.no_table)
         print(PREFIX + json.dumps(row), flush=True)
         return 0 if row["is_exact"] else 1
-    program = workload()
+    print(f"workload: {workload()}")
     if options.host:
-        row = examine()
+        row = examine(has_features=not options.no_table)
         row["from"] = "the host of these guests"
-        code = 0 if row["is_exact"] else 1
-    else:
-        row, code = in_guest(options.suite, options.flavour, options.timeout)
-        if row is None:
-            return code
-    print(json.dumps(row, indent=1), f"workload: {program}", sep="\n")
-    if not options.no_table:
-        write(row)
+        keep(row, has_table=not options.no_table)
+        return 0 if row["is_exact"] else 1
+    code = 0
+    for suite, flavour in KERNELS if options.all else [(options.suite, options.flavour)]:
+        row, this_code = in_guest(suite, flavour, options.timeout, has_table=not options.no_table)
+        if row is not None:
+            keep(row, has_table=not options.no_table)
+        print(f"kernels: {suite or 'trixie'}, {flavour}: exit code {this_code}", flush=True)
+        code = code or this_code
     return code
+
+
+def keep(row: dict[str, Any], *, has_table: bool) -> None:
+    """Print a row, and write the tables with it."""
+    row["date"] = time.strftime("%Y-%m-%d")
+    print(json.dumps(row, indent=1))
+    if has_table:
+        write(row)
 
 
 def workload() -> Path:
@@ -72,7 +102,7 @@ def workload() -> Path:
     return program
 
 
-def in_guest(suite: str, flavour: str, timeout_s: float) -> tuple[dict[str, Any] | None, int]:
+def in_guest(suite: str, flavour: str, timeout_s: float, *, has_table: bool) -> tuple[dict[str, Any] | None, int]:
     """Return the row of a kernel of Debian's, and the exit code."""
     sys.path.insert(0, str(Path(__file__).parent))
     import debian
@@ -84,16 +114,22 @@ def in_guest(suite: str, flavour: str, timeout_s: float) -> tuple[dict[str, Any]
         output = _Copy()
         with contextlib.redirect_stdout(output):
             python = os.environ.get("PROCLINE_VM_PYTHON") or str(ROOT / ".venv" / "bin" / "python")
-            code = guest.run(directory, [python, "tests/vm/kernels.py", "--here"], timeout_s=timeout_s)
+            command = [python, "tests/vm/kernels.py", "--here", *(() if has_table else ("--no-table",))]
+            code = guest.run(directory, command, timeout_s=timeout_s)
     except debian.NotPossibleError as error:
         print(f"vm: NO GUEST: {error}", file=sys.stderr)
         return None, guest.NOT_POSSIBLE
     for line in output.text().splitlines():
         if line.startswith(PREFIX):
             row = json.loads(line.removeprefix(PREFIX))
-            row["from"] = f"Debian {suite or 'trixie'}{'' if flavour == 'cloud' else f', {flavour}'}"
+            row["from"] = origin(suite, flavour)
             return row, code
     return None, code or 1
+
+
+def origin(suite: str, flavour: str) -> str:
+    """Return where a kernel is from, as the tables say it."""
+    return f"Debian {suite or 'trixie'}{'' if flavour == 'cloud' else f', {flavour}'}"
 
 
 class _Copy(io.TextIOWrapper):
@@ -124,14 +160,16 @@ class _Copy(io.TextIOWrapper):
 # -- on the kernel ----------------------------------------------------------------------------------------------------
 
 
-def examine() -> dict[str, Any]:
-    """Load a capture and try it; return what was seen."""
+def examine(*, has_features: bool) -> dict[str, Any]:
+    """Load a capture and try it; return what was seen. With `has_features` each method for changes is loaded, too."""
     sys.path.insert(0, str(ROOT))
-    from pipeline.bpf.loader import Capture
+    from pipeline.bpf.loader import CREDENTIALS, Capture
 
     began = time.monotonic()
     row: dict[str, Any] = {"release": os.uname().release, "is_rt": "PREEMPT_RT" in os.uname().version}
-    with Capture(ring_bytes=RING_BYTES, credentials="auto", capabilities_usage="on", signal_senders="on") as capture:
+    with Capture(
+        ring_bytes=RING_BYTES, credentials="auto", capabilities_usage="on", signal_senders="on", calls="on"
+    ) as capture:
         print(f"loaded after {time.monotonic() - began:.0f} s", flush=True)
         row["lacks"] = list(capture.lacks)
         row["tiers"] = {tier.name: tier.detail if tier.is_on else None for tier in capture.tiers}
@@ -141,8 +179,25 @@ def examine() -> dict[str, Any]:
         print(f"threads after {time.monotonic() - began:.0f} s: {threaded['recorded']}", flush=True)
         row["differs"] = differences(capture)
         row["changes"] = changes(capture)
+    if has_features:
+        row["features"] = {name: bool(row["tiers"].get(name)) for name in FEATURES}
+        row["features"] |= {f"cred_{method}": loads(method) for method in CREDENTIALS}
+        print(f"methods after {time.monotonic() - began:.0f} s", flush=True)
     row["is_exact"] = is_counted(row) and is_counted(threaded) and not row["differs"] and not unseen(row)
     return row
+
+
+def loads(method: str) -> bool:
+    """Return whether the kernel accepts a method for changes of credentials."""
+    from pipeline.bpf.loader import Capture
+    from pipeline.errors import LoadError, UnsupportedError
+
+    try:
+        with Capture(ring_bytes=1 << 16, credentials=method) as capture:
+            return any(tier.name == f"cred_{method}" and tier.is_on for tier in capture.tiers)
+    except (LoadError, UnsupportedError) as error:
+        print(f"{method}: {error}", flush=True)
+        return False
 
 
 def is_counted(row: dict[str, Any]) -> bool:
@@ -289,7 +344,7 @@ def changes(capture: Any) -> dict[str, bool]:
 
 
 def write(row: dict[str, Any]) -> None:
-    """Keep the row, and write the table from all rows."""
+    """Keep the row, and write the tables from all rows."""
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else []
     rows = [each for each in rows if each["from"] != row["from"] or series(each) != series(row)] + [row]
     rows.sort(key=lambda each: ([int(part) for part in series(each).split(".")], each["is_rt"], each["from"]))
@@ -300,6 +355,9 @@ def write(row: dict[str, Any]) -> None:
     PAGE.write_text(f"{head}{BEGIN}\n\n{table(rows)}\n{END}{tail}")
 
 
+_SHOWN = {True: "yes", False: "no", None: "not tried"}
+
+
 def series(row: dict[str, Any]) -> str:
     """Return major and minor version."""
     return ".".join(row["release"].split(".")[:2])
@@ -308,15 +366,16 @@ def series(row: dict[str, Any]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the tables as Markdown."""
     lines = [
-        "| Linux | from | programs | forks, execs and exits recorded | lost, counted | as `/proc` |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| Linux | from | tried on | programs | forks, execs and exits recorded | lost, counted | as `/proc` |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         made, recorded, lost = (row[name] for name in ("made", "recorded", "lost"))
         shown = ", ".join(f"{recorded[kind]:,} of {made[kind]:,}" for kind in made)
         missing = sum(made[kind] - recorded[kind] for kind in made)
         lines.append(
-            f"| {row['release']} | {row['from']} | {'older' if row['lacks'] else 'newer'} set | {shown} | "
+            f"| {row['release']} | {row['from']} | {row.get('date', '')} | "
+            f"{'older' if row['lacks'] else 'newer'} set | {shown} | "
             f"{sum(lost.values()) if missing else 'none'} | {'; '.join(row['differs']) or 'yes'} |"
         )
     names = list(rows[0]["changes"])
@@ -327,6 +386,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         shown = " | ".join("yes" if row["changes"][name] else "no" for name in names)
         iterator = "yes" if row["tiers"].get("iter") else "no"
         lines.append(f"| {row['release']} | {row['from']} | `{method.removeprefix('cred_')}` | {shown} | {iterator} |")
+    short = [f"{series(row)}{' rt' if row['is_rt'] else ''}" for row in rows]
+    lines += ["", f"| | {' | '.join(short)} |", "| --- " * (len(rows) + 1) + "|"]
+    for name, meaning in FEATURES.items():
+        has = [_SHOWN[row.get("features", {}).get(name)] for row in rows]
+        lines.append(f"| {meaning} | {' | '.join(has)} |")
     lacking = [(row["release"], row["lacks"]) for row in rows if row["lacks"]]
     lines += ["", *(f"- {release} lacks {', '.join(lacks)}." for release, lacks in lacking)]
     return "\n".join(lines) + "\n"
