@@ -75,12 +75,13 @@ def check(credentials: str) -> None:
     euid = declared.HEAD_LAYOUT.size + declared.TASK_LAYOUT.offset("euid")
     pid_ns = Path("/proc/self/ns/pid").stat().st_ino
     with loader.Capture(
-        ring_bytes=RING_BYTES, credentials=credentials, capabilities_usage="on", signal_senders="on", pid_ns=pid_ns
-    ) as capture:
+        ring_bytes=RING_BYTES, credentials=credentials, capabilities_usage="on", signal_senders="on", calls="on",
+        pid_ns=pid_ns,
+    ) as capture:  # fmt: skip
         for tier in capture.tiers:
             print(f"aarch64: {credentials}: {'on ' if tier.is_on else 'off'} {tier.name}: {tier.detail}", flush=True)
         on = {tier.name for tier in capture.tiers if tier.is_on}
-        wanted = {"core", "context", "iter", "signal", loader.CREDENTIALS[credentials].name}
+        wanted = {"core", "context", "iter", "signal", "calls", loader.CREDENTIALS[credentials].name}
         assert wanted <= on, f"off: {wanted - on}"
         pid = probe()
         time.sleep(0.1)

@@ -77,10 +77,14 @@ def main() -> int:
         return 0 if row["is_exact"] else 1
     code = 0
     for suite, flavour in KERNELS if options.all else [(options.suite, options.flavour)]:
+        began = time.monotonic()
         row, this_code = in_guest(suite, flavour, options.timeout, has_table=not options.no_table)
         if row is not None:
             keep(row, has_table=not options.no_table)
-        print(f"kernels: {suite or 'trixie'}, {flavour}: exit code {this_code}", flush=True)
+        print(
+            f"kernels: {suite or 'trixie'}, {flavour}: exit code {this_code}, {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
         code = code or this_code
     return code
 
