@@ -529,7 +529,7 @@ _COMMAND = ("argv", "path", "comm")
 
 def entry_json() -> str:
     """Return the items of an entry in its JSON form that `Command` does not have."""
-    types = {name: kind.replace("object", "Any") for name, kind in entry_types().items()}
+    types = entry_types()
     return "".join(f"    {name}: {types[name]}\n" for name in entry_fields.ENTRY_FIELDS if name not in _COMMAND)
 
 

@@ -11,6 +11,7 @@ from pipeline.screen.processes import ending, sender_of
 from pipeline.screen.times import duration
 from pipeline.select.programs import Kind, descriptor_of, program_of
 from pipeline.why import host as hosts
+from pipeline.why.facts import file_of
 from pipeline.why.phrases import capital, path_text, program_text, quoted, time_text
 from pipeline.why.programs import FOREIGN
 from pipeline.why.proof import Finding, Proof
@@ -57,7 +58,7 @@ def _program(facts: Facts) -> Finding:
     else:
         text = f"It runs {path}."
         proof = Proof.KERNEL if entry.get("path") or entry.get("file") else Proof.CLAIMED
-    file = entry.get("file") or {}
+    file = file_of(entry)
     details: dict[str, Any] = {
         "name": program.name, "kind": program.kind.value, "path": entry.get("path"), "script": script,
         "script_is_claimed": proof is Proof.CLAIMED and script is not None, "interpreter": program.interpreter,
@@ -114,7 +115,7 @@ def _executables(facts: Facts) -> Iterator[Finding]:
 
 def _unusual(entry: EntryFields) -> tuple[str, str, str] | None:
     """Return what is unusual about an executable: kind, path, and the rest of a sentence."""
-    file = entry.get("file") or {}
+    file = file_of(entry)
     path, script = entry.get("path") or "", entry.get("script_path") or ""
     flags = file.get("flags") or 0
     if flags & EXEC_MEMFD or path.startswith("/memfd:"):
@@ -142,11 +143,11 @@ def _file_now(facts: Facts, host: Host) -> Iterator[Finding]:
     entry = facts.subject.image
     if facts.subject.ended_ns or not facts.is_on_host(entry) or (entry.get("path") or "").startswith("/memfd:"):
         return
-    if (entry.get("file") or {}).get("filesystem") in FOREIGN:
+    if file_of(entry).get("filesystem") in FOREIGN:
         return  # it may block
     state = host.executable(entry)
     if state == hosts.DELETED:
-        if not ((entry.get("file") or {}).get("flags") or 0) & EXEC_DELETED:
+        if not (file_of(entry).get("flags") or 0) & EXEC_DELETED:
             text = f"Its executable {program_text(entry)} has been deleted or moved since."
             yield Finding.of(
                 entry, "executable_gone", Proof.KERNEL, "file system, now", text, {"path": entry.get("path")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields
@@ -98,3 +98,13 @@ class Facts:
         """Whether a process sees the files of the host: it is in pid 1's mount namespace and in no container."""
         of_init = (self.init or {}).get("mnt_ns")
         return of_init is not None and entry.get("mnt_ns") == of_init and not entry.get("container_id")
+
+
+def file_of(entry: EntryFields) -> dict[str, Any]:
+    """Return the facts about the executable of an entry; empty if nothing is known (the keys: docs/wire-schema.md)."""
+    return cast("dict[str, Any]", entry.get("file") or {})
+
+
+def extra_of(entry: EntryFields) -> dict[str, Any]:
+    """Return the facts that few entries have; empty if this one has none (the keys: docs/wire-schema.md)."""
+    return cast("dict[str, Any]", entry.get("extra") or {})

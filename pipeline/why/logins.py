@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.host.digest import sha256
 from pipeline.why import users
-from pipeline.why.facts import Link
+from pipeline.why.facts import Link, extra_of, file_of
 from pipeline.why.phrases import capital, command_text, program_text, quoted, word_text
 from pipeline.why.programs import Role, changes_users, proof_of_program, role_of
 from pipeline.why.proof import Finding, Proof
@@ -167,7 +167,7 @@ def _has_root(entry: EntryFields) -> bool:
 def _agents(facts: Facts) -> Iterator[Finding]:
     """Yield sessions that an agent of root reported."""
     entry = facts.subject.image
-    extra = entry.get("extra") or {}
+    extra = extra_of(entry)
     k8s = (extra.get("session") or {}).get("k8s") or {}
     if k8s:
         user = quoted(k8s.get("k8s_username") or "?")
@@ -192,7 +192,7 @@ def _changed(facts: Facts, change: Change, printed: set[str | None]) -> Finding:
         who = f"Pid {image['pid']}, {program_text(maker)},"
     else:
         who = f"Pid {image['pid']} ran {program_text(before)} and then {program_text(image)}: one of them"
-    file = image.get("file") or {}
+    file = file_of(image)
     what = "group" if change.is_group else "user"
     if how == users.SET_USER_ID:
         owner = "root" if file.get("uid") == 0 else f"uid {file.get('uid')}"

@@ -12,6 +12,7 @@ from pipeline.export.text import printable
 from pipeline.screen.processes import NAMED_BY_USER
 from pipeline.select.programs import program_of
 from pipeline.select.units import readable
+from pipeline.why.facts import file_of
 
 if TYPE_CHECKING:
     from pipeline.shm.layout.entry_types import EntryFields
@@ -67,7 +68,7 @@ def program_text(entry: EntryFields) -> str:
         return f"a program in memory that is named {quoted(path.removeprefix('/'))}"
     if path:
         return path_text(path)
-    if (entry.get("file") or {}).get("is_fileless"):
+    if file_of(entry).get("is_fileless"):
         return "a program in memory"
     return f"a program that calls itself {quoted(entry.get('comm') or '?')}"
 

@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pipeline.trust import WRITABLE_BY_OTHERS
+from pipeline.why.facts import file_of
 from pipeline.why.proof import Proof
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def proof_of_program(facts: Facts, entry: EntryFields) -> Proof:
         return Proof.CLAIMED
     if script:
         return Proof.ROOT if script.startswith(_SYSTEM) and "/../" not in script else Proof.CLAIMED
-    file = entry.get("file") or {}
+    file = file_of(entry)
     is_roots = bool(
         file.get("inode")
         and file.get("uid") == 0

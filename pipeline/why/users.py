@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.records.capabilities import CAP_SETGID, CAP_SETUID
-from pipeline.why.facts import Link
+from pipeline.why.facts import Link, file_of
 from pipeline.why.phrases import quoted
 from pipeline.why.programs import Role, changes_users, role_of
 
@@ -171,7 +171,7 @@ def _change(facts: Facts, process: Process, before: EntryFields, image: EntryFie
 def _how(before: EntryFields, image: EntryFields, *, is_group: bool) -> str:
     """Return how the ids could change from one image to the next."""
     is_by_exec = image.get("is_exec")
-    file = image.get("file") or {}
+    file = file_of(image)
     mode = file.get("mode") or 0
     owned = {before.get("uid"), before.get("euid"), before.get("suid")}
     if is_by_exec and is_group and mode & stat.S_ISGID and mode & stat.S_IXGRP:

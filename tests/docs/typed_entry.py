@@ -8,10 +8,13 @@ from __future__ import annotations
 import copy
 import pickle
 from datetime import datetime, timedelta
-from typing import assert_type
+from typing import TYPE_CHECKING, assert_type, cast
 
-from pipeline import DetachedError, Entry, ProcessTable
+from pipeline import DetachedError, Entry, ProcessTable, Selection
 from pipeline.shm.reader.entry_dict import EntryDict
+
+if TYPE_CHECKING:
+    from pipeline.shm.layout.entry_types import EntryFields
 
 
 def use(table: ProcessTable) -> None:
@@ -44,6 +47,8 @@ def use(table: ProcessTable) -> None:
     assert_type(entry.as_dict(), EntryDict)
     assert_type(entry.as_dict()["pid"] + 1, int)
     assert_type(entry.as_dict(("pid", "age"))["age"], timedelta | None)
+    (shown,) = Selection().of([cast("EntryFields", entry.to_dict())])
+    assert_type(shown["file"], dict[str, object] | None)
     assert_type(repr(entry), str)
     assert_type(entry.load(), Entry)
     assert_type(copy.copy(entry), Entry)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 
 class Command(TypedDict, total=False):
@@ -67,9 +67,9 @@ class EntryFields(Command, total=False):
     sid: int | None
     pgid: int | None
     inode: int | None
-    file: dict[str, Any] | None
-    interpreter: dict[str, Any] | None
-    file_package: dict[str, Any] | None
+    file: dict[str, object] | None
+    interpreter: dict[str, object] | None
+    file_package: dict[str, object] | None
     file_sha256: str | None
     exec_inode: int | None
     ns_pid: int | None
@@ -85,7 +85,7 @@ class EntryFields(Command, total=False):
     container_id: str | None
     container_trust: str | None
     container_created_at_ns: int | None
-    container_details: dict[str, Any] | None
+    container_details: dict[str, object] | None
     entity_id: str | None
     cpid: str | None
     parent_entity_id: str | None
@@ -94,7 +94,7 @@ class EntryFields(Command, total=False):
     fork_flags: int | None
     cookie: int | None
     user_session: int | None
-    ssh_session: dict[str, Any] | None
+    ssh_session: dict[str, object] | None
     source: str
     images: int
     is_thread: bool
@@ -110,7 +110,7 @@ class EntryFields(Command, total=False):
     flags: int
     row: int
     generation: int
-    extra: dict[str, Any] | None
+    extra: dict[str, object] | None
     cpu_user_ns: int | None
     cpu_system_ns: int | None
     children_cpu_ns: int | None
