@@ -10,6 +10,7 @@ standard library only, and apt, dpkg-deb, for some packages zstd, gcc.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import itertools
 import lzma
@@ -183,6 +184,13 @@ def kernel(cache: Path, flavour: str, suite: str = "", series: str = "") -> Path
         NotPossibleError: it cannot be had.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    # apt does not wait for another one that uses its state, such as that of a guest with another flavour.
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _kernel(cache, flavour, suite, series)
+
+
+def _kernel(cache: Path, flavour: str, suite: str, series: str) -> Path:
     apt = Apt(cache, suite, "arm64" if flavour == ARM64 else "")
     package = apt.package(flavour, series)
     directory = cache / package

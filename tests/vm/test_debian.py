@@ -6,7 +6,9 @@ import gzip
 import lzma
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -211,3 +213,24 @@ def test_a_mirror_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_suite_and_series() -> None:
     assert debian.parse_suite("sid") == ("sid", "")
     assert debian.parse_suite("trixie-backports=6.18") == ("trixie-backports", "6.18")
+
+
+def test_two_guests_do_not_use_apt_at_the_same_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    running: list[str] = []
+
+    class Slow:
+        def __init__(self, *_: object) -> None:
+            running.append("begin")
+            time.sleep(0.05)
+            running.append("end")
+
+        def package(self, *_: object) -> str:
+            return "linux-image-1"
+
+    monkeypatch.setattr(debian, "Apt", Slow)
+    (tmp_path / "linux-image-1").mkdir()
+    (tmp_path / "linux-image-1" / "vmlinuz").touch()
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda flavour: debian.kernel(tmp_path, flavour, "trixie"), ("cloud", "rt")))
+    assert found == [tmp_path / "linux-image-1"] * 2
+    assert running == ["begin", "end"] * 2
