@@ -263,7 +263,7 @@ def test_rows_that_need_nothing_are_not_changed(host: Host) -> None:
         assert writer.counter("takeover_rows_repaired") == 0
 
 
-def test_row_that_was_never_published_is_freed(host: Host) -> None:
+def test_row_that_was_never_inserted_is_freed(host: Host) -> None:
     row = _inside.copy_row(host.writer, host.writer.py_head(5))
     host.hot["tgid"][row] = 99
     complete = _inside.copy_row(host.writer, host.writer.py_head(5))
