@@ -12,7 +12,7 @@ Other messages are dropped. A client that breaks a limit loses its connection. I
 bytes. What a client does not read stays in the queue that libzmq has for it, except for one buffer of `CHUNK_BYTES`.
 Such a queue is limited by its number of messages, and queues of clients that connected at other times hold other
 messages: six of them took 353 MiB. Therefore few clients of a user, and of all users, may be *stalled*, which means
-that they have read too slowly most of the time for seconds. Of more, the one that stalled first loses its connection.
+that they have read too slowly most of the time for seconds. Beyond that, the one that stalled first is disconnected.
 
 The relay is one thread that does not hold the GIL, because the resolver can hold it for many milliseconds. It allocates
 memory at its creation, and a buffer for a client that reads too slowly.
@@ -186,7 +186,7 @@ cdef class Relay:
         inner: path of the private socket, which need not exist yet. Clients wait until it does.
         mode: mode of the public socket file.
         group: gid of the public socket file; -1 leaves it unchanged.
-        stall_ms: a client is stalled after it had unread bytes for so much longer than it had none.
+        stall_ms: a client is stalled after it had unread bytes for this much longer than it had none.
         handshake_ms: how long a client may take to send its READY command.
         check_ms: how often both times are checked.
         give_back_ms: freed queues are returned to the kernel this long after the end of a stalled connection.

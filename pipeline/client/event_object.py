@@ -232,7 +232,7 @@ class EventObject(_Fields):
     lineage_truncated: bool | None
     lineage_complete: bool | None
     # end of the generated part
-    # Of an exit, and of a snapshot.
+    # Fields of an exit, and of a snapshot.
     # generated: event-cost-types
     cpu_user_ns: int | None
     cpu_system_ns: int | None
@@ -245,7 +245,7 @@ class EventObject(_Fields):
     read_bytes: int | None
     write_bytes: int | None
     # end of the generated part
-    # Of reparent, of agents' events, and of a snapshot.
+    # Fields of reparent, of agents' events, and of a snapshot.
     new_parent: Ancestor | None
     context: dict[str, object]
     row: int
@@ -253,13 +253,13 @@ class EventObject(_Fields):
     is_head: bool
     ssh_session: dict[str, object] | None
     left: int
-    # Of loss and stats.
+    # Fields of loss and stats.
     lost: dict[str, int]
     new: dict[str, int]
     counters: dict[str, int]
     entries: dict[str, int]
     watermark_lag_ns: int
-    # Of missed and unwatched.
+    # Fields of missed and unwatched.
     topic: str | None
     first: int | None
     last: int | None

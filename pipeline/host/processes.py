@@ -18,7 +18,7 @@ from pipeline.host.boot import CLOCK_TICKS, TICK_NS, now_boot_ns
 
 FILE = "processes"
 
-#: Of pid_t; a damaged control segment can have more.
+#: The largest pid_t. A damaged control segment can have a larger number.
 _PID_MAX = (1 << 31) - 1
 
 

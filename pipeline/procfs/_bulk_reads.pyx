@@ -30,7 +30,7 @@ cdef enum:
     NAME_MAX_BYTES = 64  # of a file below /proc/PID, with its directory
     AREA_BYTES = 4096  # a longer area takes several reads; the text of a link is not longer
     COMM_BYTES = 15  # of the name of a program that is the name of its task
-    LIFE_PROCESSES = 256  # a heartbeat after so many processes that `absent` has looked up
+    LIFE_PROCESSES = 256  # a heartbeat after this many processes that `absent` has looked up
 
 
 cdef Py_ssize_t read_file(int proc, uint32_t tgid, const char *name, char *buffer, Py_ssize_t size) noexcept nogil:

@@ -132,7 +132,7 @@ cdef class Shape:
     cdef tuple keys
     cdef Field *fields
     cdef dict last
-    # Of lists and maps that came twice in a row, copies that no event shares; False: none is possible.
+    # Copies of lists and maps that came twice in a row, which no event shares; False: none is possible.
     cdef list samples
 
     def __dealloc__(self):

@@ -89,7 +89,7 @@ def replayed(
     """Replay a recording; yield the directory of the instance that has read it, and the time of the last event.
 
     The time is in ns on the boot clock of the recording. The memory of the instance has the ceilings of every instance.
-    Of a recording that does not fit, the oldest processes are left out.
+    If a recording does not fit, its oldest processes are left out.
 
     Args:
         file: the recording.

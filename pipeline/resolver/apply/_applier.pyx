@@ -10,8 +10,7 @@ Methods for Python: the duty cycle, the snapshot, repairs and single calls (time
 
     apply(batch) -> int                                       events applied; the batch of a Merger
     apply_records(head, task, body, strings) -> int           one record; the row of its process, 0 if it has none
-    insert_snapshot(head, task, exec_, strings, source=SOURCE_SNAPSHOT, known=None, start_ticks=False, flags=0,
-                    exec_boot_ns=0) -> int                    SAME, ADDED, COMPLETED or CHANGED
+    insert_snapshot(head, task, exec_, strings, *, ...) -> int  SAME, ADDED, COMPLETED or CHANGED, for one live process
     insert_survey(heads, tasks, execs, strings, ...) -> results  the same with many processes
     close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  end a process after a lost exit event
     close_all_missing(tgids, starts, is_absent, ...) -> results  the same with many processes
@@ -457,7 +456,7 @@ cdef class Applier(Events):
                 they have younger facts.
 
         Returns:
-            Of each process, whether it was ended.
+            Whether each process was ended.
 
         Raises:
             ValueError: the columns have different lengths.

@@ -50,7 +50,7 @@ cdef void confirm_image(Execs self, uint32_t row, uint32_t previous, const parse
 cdef void forget_image(Execs self, uint32_t row, const parsed_record *record) noexcept nogil:
     """Make the first image of a process, which /proc showed after this exec, the one before it.
 
-    Of that image, only the facts of this record are known.
+    Only the facts of this record are known of that image.
     """
     cdef const pl_exec_any *body = record.body.exec
     cdef pl_hot *hot = &self.hot[row]

@@ -785,7 +785,7 @@ cdef class Entry:
     def parent(self):
         """The current parent, as an entry of its newest image; None if there is none, it is unknown or not retained.
 
-        Of an ended process, the parent that it had at the end.
+        For an ended process, it is the parent that the process had at its end.
 
         Example:
             >>> entry.parent.comm, entry.parent.pid

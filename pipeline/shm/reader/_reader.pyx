@@ -206,7 +206,7 @@ cdef int _import_numpy() except -1:
 
 
 cdef inline uint64_t _next_link(const pl_hot *hot, int which) noexcept nogil:
-    """Return a link upwards. Of BY_ORIGIN it is that of the parent if the row names no creator."""
+    """Return a link upwards. For BY_ORIGIN it is that of the parent if the row names no creator."""
     if which == BY_ORIGIN:
         return hot.creator if hot.creator != 0 else hot.parent
     return link_of(hot, which)
@@ -1871,7 +1871,7 @@ cdef class TableReader:
     ):
         """Return the images that ran in a period: those of live and of exited processes, earlier images among them.
 
-        A process has an image for its fork and one for each exec. Of its images, only the newest one lacks the flag
+        A process has an image for its fork and one for each exec. Only the newest of them lacks the flag
         ROW_REPLACED, so ``rows["flags"] & ROW_REPLACED == 0`` selects one row for each process. Every row is read once,
         one after the other, so a process that calls exec meanwhile may have its earlier image in the result and not
         the new one. `walk` and `batch` do not have this limit.

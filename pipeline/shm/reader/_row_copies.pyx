@@ -73,7 +73,7 @@ cdef enum:
 cdef enum:
     _MOVED = -2
 
-# A row that changes during each of so many reads is busy.
+# A row that changes during each of this many reads is busy.
 cdef enum:
     _TRIES = 1000
 

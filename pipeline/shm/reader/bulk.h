@@ -23,8 +23,8 @@
  * places stay in registers. */
 #define PL_LANES 4
 
-/* Of tables with more rows, the second-level cache does not hold what is kept for hops: chains are walked in larger
- * groups with prefetches. */
+/* If a table has more rows, the second-level cache does not hold what is kept for hops. Chains are then walked in
+ * larger groups with prefetches. */
 #define PL_LANES_ROWS (128u << 10)
 
 /* Chains of one call that are remembered, by the link at which they begin; a power of two. */
@@ -257,8 +257,8 @@ static inline int pl_kept_valid(struct pl_kept *kept)
 	return 0;
 }
 
-/* Of an element of the result: its size, and where the fields are in it; 0: the field was not asked for. The pid is at
- * 0, and the parent's pid or padding at 4. */
+/* An element of the result: its size, and where the fields are in it; 0: the field was not asked for. The pid is at 0,
+ * and the parent's pid or padding at 4. */
 struct pl_projection {
 	ptrdiff_t size, found, start, start_boot, image, end;
 	int64_t boot_unix_ns;

@@ -393,7 +393,7 @@ class ProcessTable(TableReader, metaclass=_Public):
 
         Every process that ended later is in the table until it is evicted. This moment follows the clock at the
         distance of the setting ``tables.retention_s``, and is later if a table is full, or if the daemon has not run
-        for so long. Of a recording nothing is evicted by age, so it is None.
+        for this time. A recording evicts nothing by age, so it has None.
 
         Example:
             >>> started_ns = table.stats()["started_ns"]

@@ -384,7 +384,7 @@ cdef class Arena:
         self._sweep(True)
 
     cdef void _make_buckets(self, uint64_t records) noexcept nogil:
-        """Make as many empty buckets as `_insert` makes of 64 for so many records, so that it moves none of them."""
+        """Make the empty buckets that `_insert` would make from 64 for `records` records, so that none is moved."""
         cdef uint64_t buckets = max(<uint64_t>64, min(2 * records, 2 * <uint64_t>self.bucket_limit))
         while 2 * (<uint64_t>self.bucket_mask + 1) <= buckets:
             self.bucket_mask = 2 * self.bucket_mask + 1

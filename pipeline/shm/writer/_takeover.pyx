@@ -45,8 +45,8 @@ import numpy as np
 
 
 cdef enum:
-    # A row is fetched into the cache so many rows before it is read, and its arguments so many. The processor fetches
-    # the next lines by itself, but not those of the next page.
+    # A row is fetched into the cache AHEAD rows before it is read, and its arguments AHEAD_ARGS rows before. The
+    # processor fetches the next lines by itself, but not those of the next page.
     AHEAD = 32
     AHEAD_ARGS = 12
     # Verdicts about rows. A row without one is freed.

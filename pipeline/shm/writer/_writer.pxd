@@ -34,7 +34,7 @@ cdef enum:
 cdef enum:
     # generated: LINEAGE_*
     LINEAGE_IMAGES = (1 << 9) - 1  # images that decide it, with the row itself; at most LINEAGE_CHECKED + 1
-    LINEAGE_DECIDED = 1 << 9  # exactly so many images decide it; otherwise at least so many
+    LINEAGE_DECIDED = 1 << 9  # exactly LINEAGE_IMAGES images decide it; otherwise at least these
     LINEAGE_COMPLETE = 1 << 10  # the chain leads to pid 1 without a gap
     LINEAGE_INIT = 1 << 11  # the row itself is an image of pid 1
     LINEAGE_FACTS = (1 << 12) - 1  # all of these
@@ -43,8 +43,8 @@ cdef enum:
 
 
 cdef enum:
-    COSTS_ROWS = 64  # memory for costs is allocated for so many rows at a time, which is one page
-    LIFE_ROWS = 1 << 14  # a heartbeat after so many rows, where all are read
+    COSTS_ROWS = 64  # memory for costs is allocated for this many rows at a time, which is one page
+    LIFE_ROWS = 1 << 14  # a heartbeat after this many rows, where all are read
 
 
 # generated: struct-row_state

@@ -481,7 +481,7 @@ TIMES = st.integers(1, 3)
 def test_rings_are_found_whatever_the_times_of_their_images(
     shm_dir: Path, images: list[tuple[int | None, int, int]]
 ) -> None:
-    """Of each image: the number of its ancestor, and when its process and it began."""
+    """`images` has, for each image, the number of its ancestor, and when its process and it began."""
     ancestors = [None if to is None or to >= len(images) or to == i else to for i, (to, _, _) in enumerate(images)]
     rings = 0
     for i in range(len(images)):
