@@ -1,9 +1,9 @@
 """The public side of the stream: accepts subscribers, checks what they send, and copies what they receive.
 
-libzmq cannot limit what a client makes it keep. It keeps all parts of a multi-part message that never ends, every
-subscription in a tree, and every connection, whatever the high-water mark is (60 MB of parts: 108 MB; 500 connections:
-84 MB, which are not returned when the clients have gone). The relay therefore stands in front of it. Each client is
-connected to a private socket of libzmq, and only this gets through:
+libzmq cannot limit what a client makes it keep. Whatever the high-water mark is, it keeps all parts of a multi-part
+message that never ends (60 MB of parts: 108 MB) and every subscription, in a tree. It also keeps every connection: 500
+connections take 84 MB, which are not returned when the clients have gone. The relay therefore stands in front of it.
+Each client is connected to a private socket of libzmq, and only this gets through:
 
     ZMTP 3 with the mechanism NULL (https://rfc.zeromq.org/spec/23/), a READY command, and then subscriptions (messages
     or commands), PING and PONG; each of one part and of bounded length, bounded in number and rate
@@ -685,7 +685,9 @@ cdef class Relay:
 
 
 cdef void _measure(Client *client, int64_t now, int64_t stall_ns) noexcept nogil:
-    """Add the time since the last call to what the client had unread; call it before `rest` becomes or ends to be NULL.
+    """Add the time since the last call to the client's times with or without unread bytes.
+
+    Call it before `rest` becomes NULL, and before it is set.
 
     A client that reads slowly has a rest almost all the time until libzmq's queue for it is empty, also if it reads a
     little now and then.

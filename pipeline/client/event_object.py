@@ -96,11 +96,11 @@ class EventObject(_Fields):
     Type checkers know all names. An event lacks the fields of other kinds: reading one is an `AttributeError`. For more
     exact types, such as an `argv` that only some events have, compare the dicts (`ExecEvent` and others).
 
-    Times are also there without ``_ns``, as in `Entry`: `time`, `start_time`, `fork_time`, `exec_time`, `exit_time` and
-    `created_at` are datetimes in UTC, and `duration`, from the start to the end of the process, is a timedelta (None in
-    an event without an end). They are rounded down to microseconds. `exit_status` is the number that the process passed
-    to exit(3), and `exit_signal` the number of the signal that ended it; the other one is None, and both are None if it
-    has not ended. None of these is a key of the dict.
+    Times are also there without ``_ns``, as in `Entry`. `time`, `start_time`, `fork_time`, `exec_time`, `exit_time` and
+    `created_at` are datetimes in UTC. `duration` is a timedelta from the start to the end of the process (None in an
+    event without an end). They are rounded down to microseconds. `exit_status` is the number that the process passed to
+    exit(3); `exit_signal` is the number of the signal that ended it. The other one of the two is None, and both are
+    None if the process has not ended. None of these names is a key of the dict.
 
     Args:
         fields: the event.

@@ -19,8 +19,8 @@ exe, root and ns; also CAP_DAC_READ_SEARCH for environ. The mount option hidepid
 of the first process cannot be read, other files show which namespaces it shares with this process
 (`shared_namespaces`).
 
-There are two known differences from the kernel's own view: start times are in ticks of 10 ms, rounded down; and on file
-systems with their own ``st_dev`` (btrfs subvolumes, some overlays) the device differs from that of the super block.
+There are two known differences from the kernel's own view. Start times are in ticks of 10 ms, rounded down. On file
+systems with their own ``st_dev`` (btrfs subvolumes, some overlays), the device differs from that of the super block.
 """
 
 from __future__ import annotations

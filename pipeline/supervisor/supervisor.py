@@ -4,9 +4,13 @@ Start order: directory, source (BPF programs attached, rings created), resolver,
 before the source is opened, and imports its modules meanwhile: both take about half a second, and a restart should be
 short. It receives its description afterwards. The instance is ready when the state in the control segment is READY. A
 worker that ends is reaped and started again (restart.py decides when); a worker that hangs is killed first (watchdog.py
-decides). End by SIGTERM or SIGINT, in this order: a change of the number of shards, if its old shards are ending; the
-shards, which hand over the content of the rings; the resolver, which applies it and commits; the source; the directory,
-unless the next daemon is to continue with the tables in it (supervision.keep_tables).
+decides). SIGTERM and SIGINT end an instance. Its parts end in this order:
+
+1. a change of the number of shards, if its old shards are ending
+2. the shards, which hand over the content of the rings
+3. the resolver, which applies that content and commits
+4. the source
+5. the directory, unless the next daemon continues with the tables in it (supervision.keep_tables)
 
 The supervisor holds the links of the BPF programs and the only other descriptors of the rings, and handles no event. So
 a worker can be killed at any moment and replaced without a loss.

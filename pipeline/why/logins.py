@@ -125,7 +125,7 @@ def _login_uid(facts: Facts) -> Iterator[Finding]:
     yield Finding.of(begun, "login_user", proof, "login uid", text, details, begun.get("start_time_ns"))
 
 
-#: How a process set its login uid, by what is proven.
+#: How a process set its login uid, by the proof of it.
 _SETTING = {
     Proof.ROOT: " with the rights of root.",
     Proof.INFERRED: ". It began with the rights of root and gave them up; after that it could choose any user.",

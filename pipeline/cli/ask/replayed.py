@@ -1,8 +1,8 @@
-"""Read a recording by an instance that replays it, and ends when its tables have been read.
+"""Read a recording through an instance that replays it, and end the instance when its tables have been read.
 
-As a program (``python -m pipeline.cli.ask.replayed FILE``), it does this for `ProcessTable.open`, which is below
-everything that replays: it prints one line of JSON when the tables are complete, or why they are not, and ends when its
-standard input is closed.
+`ProcessTable.open` runs this module as a program (``python -m pipeline.cli.ask.replayed FILE``), because it is below
+all packages that replay. The program prints one line of JSON when the tables are complete, or with the reason why they
+are not. It ends when its standard input is closed.
 """
 
 from __future__ import annotations

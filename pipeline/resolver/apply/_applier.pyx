@@ -2,8 +2,8 @@
 
 The classes below it are described in _rows.pyx. Facts from /proc have the form of records (`insert_snapshot`), with the
 time at which they were read. They are younger than the events that were under way then. When the fork of a process
-that was entered from /proc arrives, the process returns to its state at the fork, and the following events bring it
-forward again; so the tables end as if /proc had never been read. Follows specification 3.3.6, 3.3.7 and 3.3.9; /proc is
+that was entered from /proc arrives, the process returns to its state at the fork. The events that follow bring it
+forward again, so the tables end as if /proc had never been read. Follows specification 3.3.6, 3.3.7 and 3.3.9; /proc is
 read by survey.py and proc_reader.py.
 
 Methods for Python: the duty cycle, the snapshot, repairs and single calls (times are boot ns):
@@ -181,8 +181,8 @@ cdef class Applier(Events):
             is_exact: of each process: whether its start is in ns.
             source, flags: of all of them.
             before_boot_ns: a process that started before gets ROW_BEFORE_CAPTURE as well.
-            insert: is called with the number of a process for which more has to be found out, and returns the result:
-                records with FLAG_PARTIAL, and a cookie that is not that of the row.
+            insert: is called with the number of a process whose record has FLAG_PARTIAL, or a cookie that is not that
+                of the row. It finds out the rest, and returns the result for that process.
             show_life: is called for each process.
 
         Returns:

@@ -1,10 +1,10 @@
 """Chains of images: what an exec does, in whatever order records arrive. Follows specification 3.3.4.
 
-An exec makes a row for the new image. Its ancestor is the image that it replaces. An exec of what the image is already
-(an exec bomb) makes none. A late exec is put between the images that were there before and after it, or parts an image
-that was taken for one.
+An exec makes a row for the new image. Its ancestor is the image that it replaces. An exec that starts exactly what the
+image already runs (an exec bomb) makes no row. A late exec is put between the images before and after it, or divides
+one image into the two that it really was.
 
-Before that stand the functions that records of several kinds share.
+The functions that records of several kinds share come first.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -561,7 +561,7 @@ cdef class Execs(Lineage):
         if row == 0:
             return self.overwrite(model, record) if is_head else 0
         if ended:
-            # The record arrived after the exit. Rows keep their places in the pid index and in the retention queue, so
+            # The record arrived after the exit. Rows keep their places in the pid index and in the retention queue. So
             # the new row gets the contents of the image before, and the head's row gets the image of this record.
             self.tables.end(row)
             previous = row

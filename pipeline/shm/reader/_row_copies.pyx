@@ -672,9 +672,9 @@ cdef class RowCopies:
         Each byte that is not UTF-8 is replaced by an escape such as ``\\udcff``.
 
         Returns:
-            (lists, ends, data, known): where each row's list begins, as int64, count + 1 of them; where each string
-            begins in `data`, as int64, with the end of the last one; the strings; a byte for each row: its list is
-            known.
+            (lists, ends, data, known). `lists` has count + 1 int64: where the list of each row begins. `ends` has an
+            int64 for each string: where it begins in `data`. Then comes the end of the last one. `data` has the
+            strings. `known` has a byte for each row: whether its list is known.
         """
         cdef string_table *table = &self.tables[kind]
         cdef bytearray begins = PyByteArray_FromStringAndSize(NULL, (self.count + 1) * sizeof(int64_t))

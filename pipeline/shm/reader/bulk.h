@@ -548,8 +548,8 @@ static inline int pl_memo_copy(const struct pl_memo *memo, uint64_t link, uint32
 	return 1;
 }
 
-/* Fill in the chains of pids from number `i` on, one after another; return the number of the first pid that the caller
- * must go on with: at walk->link, or with its look-up if that is 0; `n` if there is none. */
+/* Fill in the chains of pids from number `i` on, one after another. Return the number of the first pid whose chain the
+ * caller must continue, `n` if there is none: at walk->link, or with the look-up of the pid if that is 0. */
 static inline __attribute__((always_inline)) ptrdiff_t
 pl_walk_chains(const struct pl_tables *from, struct pl_memo *memo, const uint32_t *pids, ptrdiff_t i, ptrdiff_t n,
 	       const ptrdiff_t offset, uint32_t *out, uint32_t depth, uint8_t *found, struct pl_walk *stuck,

@@ -11,8 +11,8 @@ FIELDS has the names of all fields that `Entry.to_dict`, `ProcessTable.batch` an
     (True, False)
 
 TableReader (_reader.pyx) implements the look-ups, which need neither a lock nor a system call. This module finds an
-instance by name. So that a single look-up from a shell is quick, and a reader small, it imports nothing that a look-up
-does not need: no daemon module, not numpy, and of the standard library neither pathlib nor typing.
+instance by name. It imports nothing that a look-up does not need, so that a single look-up from a shell is quick, and a
+reader small. It needs no daemon module, not numpy, and neither pathlib nor typing of the standard library.
 """
 
 from __future__ import annotations

@@ -21,8 +21,9 @@ decides whether the exec is undone or finished:
   the other process starts (ROW_EXIT_UNSEEN).
 - An inserted row links to a live image, and the index has no entry for its pid: the index then names the image.
 
-Tables that no prefix of stores can leave are damaged, and new ones are made: an index entry that names a row of another
-pid or a free one, ancestors that form a ring, a reference to no string. Everything after the start relies on these.
+If no prefix of stores can have left the tables as they are, they are damaged, and new ones are made. Examples are an
+index entry that names a free row or a row of another pid, ancestors that form a ring, and a reference to no string.
+Everything after the start relies on the absence of these.
 
 All changes of rows that readers can see use begin/end, as elsewhere.
 
