@@ -21,7 +21,7 @@ from pipeline.fleet.numbers import Numbers
 NAME = "catalogue.sqlite"
 #: Raised if an older version could not read the store. Added columns of events do not count.
 VERSION = 1
-#: A reader waits at most this time for a commit of the writer, and the other way round.
+#: A reader waits at most this time for a commit of the writer, and the writer for a reader.
 _WAIT_S = 30.0
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);

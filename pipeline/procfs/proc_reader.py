@@ -162,8 +162,9 @@ class ProcReader:
 
         Args:
             tgids: the processes.
-            live: about how many processes live. If there are more in question, ``/proc`` is listed instead: a look-up
-                takes the kernel longer than an entry of the list, and a process that lives all the time is in the list.
+            live: about how many processes live. If `tgids` has more, ``/proc`` is listed instead of looked up, because
+                a look-up takes the kernel longer than an entry of the list. A process that lives during all of the
+                listing is in the list.
             show_life: is called between the look-ups.
         """
         if len(tgids) > live and self._proc >= 0:

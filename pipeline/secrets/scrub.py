@@ -43,7 +43,8 @@ Mode = Literal["scrubbed", "none", "raw"]
 
 #: If a line has more secrets of one kind than this, the rest of it is hidden as a whole, to save time.
 _MATCHES_MAX = 500
-#: A line with a secret needs two rounds. One that still changes after this many was made to do so: all of it is hidden.
+#: A line with a secret needs two rounds. If a line still changes after this many, somebody made it to change: all of it
+#: is hidden.
 _ROUNDS_MAX = 4
 #: How many arguments are examined to find the program that sudo or env runs.
 _WRAPPERS_MAX = 16

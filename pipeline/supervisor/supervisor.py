@@ -238,7 +238,7 @@ class Supervisor:
         self._place(description, self._resolver_command, waiting)
 
     def _place_shards(self, feed: Feed, count: int, waiting: Sequence[Waiting] = ()) -> None:
-        """Divide the rings among `count` shards; `waiting` are their processes, if there are such already."""
+        """Divide the rings among `count` shards; `waiting` are their processes, if these were started already."""
         resolver = self._workers[RESOLVER]
         shard_of = feed.shard_of(count)
         # For a successor. The running resolver is not notified of the change; this costs a few turns in a storm.

@@ -58,8 +58,8 @@ class Heads:
     """
 
     def __init__(self, numbers: npt.NDArray[np.uint32], rows: npt.NDArray[np.void]) -> None:
-        # The image with the highest number, not the one that is marked as the newest: a process that calls exec while
-        # the rows are read has none of these, or two.
+        # The image with the highest number counts, not the one that is marked as the newest: a process that calls exec
+        # while the rows are read has no marked image, or two of them.
         order = np.lexsort((rows["images"], rows["start_boot_ns"], rows["tgid"]))
         ordered = rows[order]
         is_last = np.ones(len(ordered), bool)

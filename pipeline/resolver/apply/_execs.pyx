@@ -467,7 +467,7 @@ cdef class Execs(Lineage):
             self.follow_kernel(row, head, PL_KIND_EXEC)
 
     cdef uint32_t part_image(self, uint32_t previous, uint32_t newer, uint64_t time) noexcept nogil:
-        """Part `newer` at `time`: a late exec started another image between two starts that were taken for one image.
+        """Divide `newer` at `time`: a late exec shows that it was two images, because another image ran in between.
 
         Returns:
             The first of the two parts, which ended at `time`; 0: the table is full.

@@ -286,7 +286,7 @@ cpu_system_ns            exit      uint   costs.cpu_system_ns known COST
     CPU time that the process used in the kernel, all threads included; with `cpu_user_ns` it is the time that it ran
     >>> 301000
 children_cpu_ns          exit      uint   costs.children_cpu_ns known COST
-    CPU time of the descendants that were waited for, by this process or on the way to it
+    CPU time of the descendants that were waited for, by this process or by a descendant between them
     >>> 0
 max_rss_bytes            exit      uint   costs.max_rss_bytes known COST
     largest resident memory (ru_maxrss), including that of the program that the process was forked from

@@ -637,8 +637,8 @@ cdef Py_ssize_t _ancestor_pids_abreast(
 cdef Py_ssize_t _chain(View view, uint64_t link, int which, pl_hot *out) noexcept nogil:
     """Follow links into out[0:_CHAIN_MAX]; return the number of rows, or -1 if one stayed busy.
 
-    Brent's method detects a cycle (possible in a table that is being repaired): the mark moves to the current link at
-    each power of two, and the walk ends when a link returns to the mark.
+    Brent's method detects a cycle, which is possible in a table that is being repaired. The mark moves to the current
+    link at each power of two, and the walk ends when a link returns to the mark.
     """
     cdef Py_ssize_t n = 0
     cdef Py_ssize_t move_at = 1

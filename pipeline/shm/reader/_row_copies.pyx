@@ -4,8 +4,8 @@
 A string that many rows refer to is copied, and later decoded, once. It is recognised by its reference, and is used only
 if the same bytes are still there, because a reference can name another string after its row has changed.
 
-values.py knows which field of an entry is made of what; columns.py makes arrays. Does not need numpy: the commands that
-list processes start quickly.
+values.py has the source of each field of an entry, and columns.py makes arrays. This module does not need numpy, so the
+commands that list processes start quickly.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize

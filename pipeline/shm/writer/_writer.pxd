@@ -274,8 +274,9 @@ cdef class TableWriter(ControlWriter):
     # Free at most `budget` rows that are past retention and unreferenced; return how many were freed.
     cdef uint32_t evict(self, uint64_t now_boot_ns, uint32_t budget) noexcept nogil
 
-    # Limit a process's chain to chain_max images: elide the oldest replaced images (not the first) beyond that and flag
-    # the image that lost its ancestor as ROW_ELIDED. set_head does this at each exec; it is cheap in the common case.
+    # Limit a process's chain to chain_max images. Beyond that, the oldest replaced images except the first are elided,
+    # and the image that lost its ancestor is flagged ROW_ELIDED. set_head does this at each exec; it is cheap in the
+    # common case.
     cdef void cap_images(self, uint32_t row) noexcept nogil
 
     # -- private state (see _writer.pyx) ----------------------------------------------------------------------------
