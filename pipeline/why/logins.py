@@ -145,8 +145,8 @@ def _proof_of_setting(
         setters: the images whose programs can have set it.
         is_inferred: the purpose of the program shows that it was this one.
 
-    The ids of an image are those at its end. A worker of a daemon has given up root's ids by then. After that, its own
-    code or that of an intruder may have set the uid.
+    The ids of an image are those at its end. A worker of a daemon no longer has root's ids then. Its own code or that
+    of an intruder may have set the uid after it gave them up.
     """
     if not _has_root(above):
         return Proof.CLAIMED
