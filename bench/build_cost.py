@@ -93,7 +93,7 @@ def build(source: Path) -> tuple[int, float]:
 
 
 def answer_s(daemon: live.Daemon, answers: int, *arguments: str) -> tuple[float, float]:
-    """Return how long the command takes, and its CPU time, each the median of so many answers, in seconds."""
+    """Return how long the command takes, and its CPU time, in seconds: the medians of `answers` calls."""
     took, used = [], []
     for _ in range(answers):
         before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()

@@ -21,7 +21,7 @@ How to read it
     `% of a core` is the figure to budget for. `us/event` shows why: at low rates an event costs what its turn costs, so
     what counts is the number of turns (`wake-ups/s`), not of events. `events/s` is what the daemon applied, so it
     includes the events of other processes. `over forkstat` is the ratio of the CPU times at the same time. `waking %`
-    is the C program: less is not possible with so many wake-ups. p50 and p99 are how late the audience has an event.
+    is the C program: less is not possible with this many wake-ups. p50 and p99 are how late the audience has an event.
 What it does not show
     The cost of the BPF programs, which the forking processes pay (live_cost), and that of the subscriber itself.
 """
@@ -167,7 +167,7 @@ def measure(
 
 
 def waking(per_s: float, settings: Settings) -> float:
-    """Return what a C program takes that wakes up so often beside the same load, in percent of a core."""
+    """Return what a C program with this many wake-ups a second takes beside the same load, in percent of a core."""
     with Load(settings) as load, running([str(live.peer("wake")), repr(max(per_s, 0.1))], 0.2) as pid:
         before, begin = live.cpu_ns(pid), time.perf_counter()
         load.begin()

@@ -21,7 +21,7 @@ from pipeline.shm.layout.declared import STREAM_VERSION, TOPICS
 NS = 10**9
 DAY_NS = 86_400 * NS
 FILE_EVENTS = 1_000_000
-#: So many files are made; the others are copies of them.
+#: Files that are made; the others are copies of them.
 MADE_FILES = 3
 #: Programs with the chain above them. Each has 40 names on a host, and there are 20 kinds of hosts.
 SCENARIOS = (
@@ -35,7 +35,7 @@ RARE = "/tmp/.x/miner"
 
 
 def make_store(root: Path, events: int, hosts: int, days: int, now_ns: int, memory_bytes: int) -> None:
-    """Make a store with so many events: of each process a fork, an exec and an exit.
+    """Make a store with this many events: a fork, an exec and an exit of each process.
 
     One process in 2,000 is curl below a login shell. RARE ran three times on one host, in the last hour.
     """

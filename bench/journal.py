@@ -85,7 +85,7 @@ class Side:
             self.load.encoder, self.bus, socket, boot=BOOT, boot_unix_ns=BOOT_UNIX_NS, epoch=1, send_hwm=8192,
             journal=self.journal,
         )  # fmt: skip
-        #: Of ZeroMQ's threads.
+        #: Clocks of the CPU time of ZeroMQ's threads.
         self.clocks = [_clock_of(tid) for tid in _threads() - threads]
         context = multiprocessing.get_context("spawn")
         self.stop = context.Value("i", 0, lock=False)
@@ -112,7 +112,7 @@ class Side:
         return sum(map(time.clock_gettime_ns, self.clocks))
 
     def run(self, steps: int) -> int:
-        """Publish so many steps; returns the CPU time of this thread, ns."""
+        """Publish `steps` steps; returns the CPU time of this thread, ns."""
         begin_ns = time.thread_time_ns()
         for _ in range(steps):
             self.load.encode()
@@ -144,7 +144,7 @@ def _clock_of(tid: int) -> int:
 
 
 def append_us(side: Side, size: int) -> float:
-    """Publish until the journal has so many bytes more; returns the CPU time of its own code, us an event."""
+    """Publish until the journal has `size` bytes more; returns the CPU time of its own code, us an event."""
     journal = side.journal
     assert journal is not None
     events, end, side.append_ns, side.is_timed = journal.events, journal.bytes + size, 0, True

@@ -35,7 +35,7 @@ from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE
 
 SMALL = {"live": 200, "exited": 300, "runs": 1}
 TARGET_MS = 300
-#: So many processes, live or retained, may be listed by any form of `ps` and `grep` within TARGET_MS.
+#: Any form of `ps` and `grep` lists this many processes, live or retained, within TARGET_MS.
 SMALL_TOTAL = 5000
 TARGETS_CPU_MS = {"tree --exited": 1000, "dump": 700, "cost": 1000}
 CGROUP = 4711

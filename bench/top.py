@@ -50,7 +50,7 @@ CASES = {
     "details, 80x24": (80, 24, "details", True),
 }
 SMALL = {"sleepers": 50, "rate": 200.0, "seconds": 1.2, "warm_up": 0.6, "case": "80x24"}
-#: Of the load.
+#: How long the load runs before the screen is measured.
 _WARM_UP_S = 2.0
 #: Some of the events that `load mix` makes are threads, which are no events of the instance.
 _MADE_FOR_EACH = 1.15

@@ -64,7 +64,7 @@ _READY_LIMIT_S = 120
 _FEW = 200.0
 #: The starved case measures what it claims only if the load reaches this part of `--rate`.
 _REACHED = 0.9
-#: Of one load, which keeps a log of what it made.
+#: How long one load lasts. It keeps a log of what it made.
 _PART_S = 60.0
 
 SMALL = {
@@ -148,7 +148,7 @@ def wait(there: socket.socket, count: int, results: Any) -> None:
 
 @contextmanager
 def waking(rate: float, seconds: float) -> Iterator[list[float]]:
-    """Wake a process through a socket so often during the block; the list has its delays, in ms, after the block."""
+    """Wake a process through a socket `rate` times a second during the block; then the list has the delays, in ms."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     results, sent = common.PROCESSES.Pipe(duplex=False)
     process = common.PROCESSES.Process(target=wait, args=(there, int(rate * seconds), sent))
@@ -229,7 +229,7 @@ def times(values: list[float]) -> dict[str, Any]:
 
 
 def fill(daemon: live.Daemon, images: int) -> int:
-    """Make processes until the tables hold so many images; returns how many they hold."""
+    """Make processes until the tables hold at least `images` images; returns how many they hold."""
     deadline = time.monotonic() + _READY_LIMIT_S
     while (now := int(daemon.stat()["entries"]["images"])) < images and time.monotonic() < deadline:
         make("forks", None, 2.0 if images - now > 20_000 else 0.2)

@@ -3,9 +3,9 @@
 Readers and the daemon open every directory of the path from ``/`` on, one below the other, and follow symbolic links
 themselves. So no part of the path can be replaced between its check and its use. The rules:
 
-1. No directory of the path is writable by its group or by others, with one exception: a sticky directory (``/tmp``,
-   ``/dev/shm``) may be, if the next part of the path belongs to root or to the user of this process. The last directory
-   must not be writable even if it is sticky.
+1. No directory of the path is writable by its group or by others. The exception is a sticky directory (``/tmp``,
+   ``/dev/shm``), if the next part of the path belongs to root or to the user of this process. The last directory must
+   not be writable even if it is sticky.
 2. Every directory and link belongs to root or to the user of this process. Readers also accept one other user if the
    first directory of that user is in a directory that only accepted users can write to: for example, root created
    ``/run/procline`` for the service user. They reject a second other user. The daemon accepts no other user.

@@ -19,9 +19,8 @@ class Sum:
     Attributes:
         processes: how many they are.
         live: how many of them run.
-        unknown: of how many it is not known what they have used; they count in the two numbers above and in `life_ns`
-            only.
-        unknown_io: of how many the bytes are not known; the processes of `unknown` are among them.
+        unknown: how many have an unknown use; they count in the two numbers above and in `life_ns` only.
+        unknown_io: how many have an unknown number of bytes; the processes of `unknown` are among them.
         execs: how many programs they executed.
         max_rss_bytes: the largest resident memory of one process. Peaks of different times are not added up.
         life_ns: sum of their life times.
@@ -103,9 +102,10 @@ def capture_time_ns(entries: Iterable[EntryFields]) -> int:
 def rests(usages: Sequence[Usage], parents_of_others: Collection[str | None], captured_ns: int = 0) -> dict[str, int]:
     """Return the CPU time that the kernel counts for the descendants of a process and that their records lack.
 
-    A process that waits for a child gets all of the CPU time of the child and of those that the child waited for:
-    also the time that they needed to end, which their own records lack, and the time of processes that were lost or are
-    not retained any more. What its retained children that have exited used is subtracted, with their own descendants.
+    When a process waits for a child, the kernel adds to it all of the CPU time of the child, and of the processes that
+    the child waited for. That includes the time that they needed to end, which their own records lack. It also includes
+    processes that were lost or are not retained any more. The use of its exited children that are retained, and of
+    their descendants, is subtracted.
 
     A process from before the capture has no rest, because it is not known how much of its count is older than the
     capture. For pid 1 it can be days.

@@ -26,7 +26,7 @@ SOURCES = (
     "cred_kprobe.bpf.c", "cred_sampled.bpf.c", "cred_syscalls.bpf.c", "iter.bpf.c", "probe.bpf.c",
 )  # fmt: skip
 
-#: Of these there is an object for older kernels too (programs/sets.bpf.h).
+#: Sources that are also compiled into an object for older kernels (programs/sets.bpf.h).
 OLD_SOURCES = (
     "procline.bpf.c", "context.bpf.c", "signal.bpf.c", "cred_fentry.bpf.c", "iter.bpf.c", "probe.bpf.c",
 )  # fmt: skip

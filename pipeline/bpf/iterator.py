@@ -21,7 +21,7 @@ class Tasks:
 
     Attributes:
         head, task, exec: shape (n,), dtypes HEAD, TASK, EXEC. `head.time_boot_ns` is when the process was read; kind is
-            0. Of EXEC, the file, the path and the lengths of both string areas are filled; nothing is filled if the
+            0. In EXEC, the file, the path and the lengths of both string areas are filled; nothing is filled if the
             leader has ended (FLAG_LEADER_DEAD).
         paths: path of each executable, as in EXEC.
     """

@@ -1,8 +1,8 @@
 """The only module that calls libbpf: its C functions, through ctypes.
 
-The system's libbpf.so.1 is used if it is recent. Else the library inside the package pylibbpf is used, which contains
-libelf, so the host needs nothing else; but it is compiled without optimisation, and a daemon's start takes a quarter
-more CPU time with it. An older libbpf of the system is used where pylibbpf has no wheel. pylibbpf's classes are not
+The system's libbpf.so.1 is used if it is recent. Otherwise the library inside the package pylibbpf is used. It contains
+libelf, so the host needs nothing else. But it is compiled without optimisation, and a daemon's start takes a quarter
+more CPU time with it. Where pylibbpf has no wheel, an older libbpf of the system is used. pylibbpf's classes are not
 used: they have no iterators, no shared maps and no access to libbpf's messages, and their import needs llvmlite.
 """
 

@@ -1,8 +1,8 @@
 """Detect what this host offers to the capture, by reading and by trying, for `procline doctor`.
 
 A probe has three outcomes: present, absent, unknown. Attach kinds are tested by attaching an empty program of the same
-kind, because a kernel may list a kind and still reject it (and a general feature test that uses fentry reports that
-tp_btf does not work either).
+kind, because a kernel may list a kind and still reject it. A general feature test would not do: one that uses fentry
+reports that tp_btf does not work either.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ pyzmq creates an enumeration member for each option that is read and several obj
 On a busy host with cold caches that costs tens of microseconds at each wake-up.
 
 The functions are found with dlsym(3) in the libzmq of pyzmq's extension module. They cannot be linked at build time:
-pyzmq's wheel contains its own libzmq under a name with a hash (``libzmq-2f02442c.so``) and no headers, so linking would
+pyzmq's wheel contains its own libzmq, under a name with a hash (``libzmq-2f02442c.so``), and no headers. Linking would
 load a second copy, and a socket of one copy is not valid in the other. The names are public and stable
 (zmq_getsockopt(3), zmq_msg_recv(3), zmq_send(3)). Only this module depends on that extension module. It is loaded as a
 library and not imported, because the import of pyzmq takes a third of the CPU time in which a shard starts.

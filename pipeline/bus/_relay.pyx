@@ -1,9 +1,9 @@
 """The public side of the stream: accepts subscribers, checks what they send, and copies what they receive.
 
-libzmq cannot limit what a client makes it keep. It keeps all parts of a multi-part message that never ends, every
-subscription in a tree, and every connection, whatever the high-water mark is (60 MB of parts: 108 MB; 500 connections:
-84 MB, which are not returned when the clients have gone). The relay therefore stands in front of it. Each client is
-connected to a private socket of libzmq, and only this gets through:
+libzmq cannot limit what a client makes it keep. Whatever the high-water mark is, it keeps all parts of a multi-part
+message that never ends (60 MB of parts: 108 MB) and every subscription, in a tree. It also keeps every connection: 500
+connections take 84 MB, which are not returned when the clients have gone. The relay therefore stands in front of it.
+Each client is connected to a private socket of libzmq, and only this gets through:
 
     ZMTP 3 with the mechanism NULL (https://rfc.zeromq.org/spec/23/), a READY command, and then subscriptions (messages
     or commands), PING and PONG; each of one part and of bounded length, bounded in number and rate
@@ -12,7 +12,7 @@ Other messages are dropped. A client that breaks a limit loses its connection. I
 bytes. What a client does not read stays in the queue that libzmq has for it, except for one buffer of `CHUNK_BYTES`.
 Such a queue is limited by its number of messages, and queues of clients that connected at other times hold other
 messages: six of them took 353 MiB. Therefore few clients of a user, and of all users, may be *stalled*, which means
-that they have read too slowly most of the time for seconds. Of more, the one that stalled first loses its connection.
+that they have read too slowly most of the time for seconds. Beyond that, the one that stalled first is disconnected.
 
 The relay is one thread that does not hold the GIL, because the resolver can hold it for many milliseconds. It allocates
 memory at its creation, and a buffer for a client that reads too slowly.
@@ -186,7 +186,7 @@ cdef class Relay:
         inner: path of the private socket, which need not exist yet. Clients wait until it does.
         mode: mode of the public socket file.
         group: gid of the public socket file; -1 leaves it unchanged.
-        stall_ms: a client is stalled after it had unread bytes for so much longer than it had none.
+        stall_ms: a client is stalled after it had unread bytes for this much longer than it had none.
         handshake_ms: how long a client may take to send its READY command.
         check_ms: how often both times are checked.
         give_back_ms: freed queues are returned to the kernel this long after the end of a stalled connection.
@@ -685,7 +685,9 @@ cdef class Relay:
 
 
 cdef void _measure(Client *client, int64_t now, int64_t stall_ns) noexcept nogil:
-    """Add the time since the last call to what the client had unread; call it before `rest` becomes or ends to be NULL.
+    """Add the time since the last call to the client's times with or without unread bytes.
+
+    Call it before `rest` becomes NULL, and before it is set.
 
     A client that reads slowly has a rest almost all the time until libzmq's queue for it is empty, also if it reads a
     little now and then.

@@ -147,7 +147,7 @@ class CurveServer:
         self._port = 0
         self._authenticator = ThreadAuthenticator(context)
         # configure_curve is not safe here. It reads the directory with a glob pattern, so "*" and "[" in the path are
-        # special; the path "*" means "accept every key"; and a key that it cannot read is only logged.
+        # special. It accepts every key if the path is "*". It only logs a key that it cannot read.
         self._authenticator.configure_curve_callback(DOMAIN, self._keys)
         self._authenticator.start()
 

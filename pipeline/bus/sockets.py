@@ -2,9 +2,9 @@
 
 The messages are described in `frames.encode`, `context_events` and `stream.messages`; keys for TCP are in `auth`.
 
-The file mode of an ipc socket is its access control, together with the mode of its directory. libzmq removes any file
-at an ipc path before it binds, even the socket of a running process; `Bus.bind` therefore checks the path first.
-A context must not be used in a forked child (zmq_ctx(3)); `Bus` raises an error there.
+The file mode of an ipc socket is its access control, together with the mode of its directory. Before libzmq binds, it
+removes any file at an ipc path, even the socket of a running process. `Bus.bind` therefore checks the path first. A
+context must not be used in a forked child (zmq_ctx(3)); `Bus` raises an error there.
 """
 
 from __future__ import annotations

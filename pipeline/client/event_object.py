@@ -96,11 +96,11 @@ class EventObject(_Fields):
     Type checkers know all names. An event lacks the fields of other kinds: reading one is an `AttributeError`. For more
     exact types, such as an `argv` that only some events have, compare the dicts (`ExecEvent` and others).
 
-    Times are also there without ``_ns``, as in `Entry`: `time`, `start_time`, `fork_time`, `exec_time`, `exit_time` and
-    `created_at` are datetimes in UTC, and `duration`, from the start to the end of the process, is a timedelta (None in
-    an event without an end). They are rounded down to microseconds. `exit_status` is the number that the process passed
-    to exit(3), and `exit_signal` the number of the signal that ended it; the other one is None, and both are None if it
-    has not ended. None of these is a key of the dict.
+    Times are also there without ``_ns``, as in `Entry`. `time`, `start_time`, `fork_time`, `exec_time`, `exit_time` and
+    `created_at` are datetimes in UTC. `duration` is a timedelta from the start to the end of the process (None in an
+    event without an end). They are rounded down to microseconds. `exit_status` is the number that the process passed to
+    exit(3); `exit_signal` is the number of the signal that ended it. The other one of the two is None, and both are
+    None if the process has not ended. None of these names is a key of the dict.
 
     Args:
         fields: the event.
@@ -232,7 +232,7 @@ class EventObject(_Fields):
     lineage_truncated: bool | None
     lineage_complete: bool | None
     # end of the generated part
-    # Of an exit, and of a snapshot.
+    # Fields of an exit, and of a snapshot.
     # generated: event-cost-types
     cpu_user_ns: int | None
     cpu_system_ns: int | None
@@ -245,7 +245,7 @@ class EventObject(_Fields):
     read_bytes: int | None
     write_bytes: int | None
     # end of the generated part
-    # Of reparent, of agents' events, and of a snapshot.
+    # Fields of reparent, of agents' events, and of a snapshot.
     new_parent: Ancestor | None
     context: dict[str, object]
     row: int
@@ -253,13 +253,13 @@ class EventObject(_Fields):
     is_head: bool
     ssh_session: dict[str, object] | None
     left: int
-    # Of loss and stats.
+    # Fields of loss and stats.
     lost: dict[str, int]
     new: dict[str, int]
     counters: dict[str, int]
     entries: dict[str, int]
     watermark_lag_ns: int
-    # Of missed and unwatched.
+    # Fields of missed and unwatched.
     topic: str | None
     first: int | None
     last: int | None

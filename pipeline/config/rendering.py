@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pipeline.config.loading import ENVIRONMENT
 from pipeline.config.schema import Config, Value, settings
 
-#: Of a line of a description.
+#: Characters in a line of a description.
 _WIDTH = 116
 
 
@@ -57,7 +57,7 @@ def toml(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # TOML accepts all JSON escapes. Of the characters that TOML requires to be escaped, JSON escapes all but DEL.
+        # TOML accepts all JSON escapes. JSON escapes all characters that TOML requires to be escaped, except DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
         return f"[{', '.join(toml(item) for item in value)}]"

@@ -4,8 +4,10 @@ Each byte of text that is not UTF-8 appears as ``\udcXX``. All other characters 
 terminal, a log file and a parser get the same text. An unknown value is null. This module hides no secrets; they were
 hidden before the text was written to the tables.
 
-All JSON that a command prints or writes for its user is made here. Files and messages between processes of an instance
-have `json.dumps`: what makes them is below this package, and must not load it.
+All JSON that a command prints or writes for its user is made here, with two exceptions. `procline config --json` prints
+the settings as workers receive them (`Config.to_json`), and `pipeline.log_json` makes the lines of the log. Files and
+messages between the processes of an instance are made with `json.dumps`, by modules below this package, which must not
+load it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from pipeline.fleet.numbers import Numbers
 NAME = "catalogue.sqlite"
 #: Raised if an older version could not read the store. Added columns of events do not count.
 VERSION = 1
-#: A reader waits so long for a commit of the writer, and the other way round.
+#: A reader waits at most this time for a commit of the writer, and the writer for a reader.
 _WAIT_S = 30.0
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -294,9 +294,9 @@ class Catalogue:
         self._db.execute("DELETE FROM losses WHERE to_ns < ?", (before_ns,))
 
     def bound(self, *, losses: int, numbers: int) -> None:
-        """Forget the oldest losses and numbers of hosts that have more than so many.
+        """Forget the oldest losses and numbers of hosts that have more of them than the limits allow.
 
-        Of the numbers, the newest ones of each topic of the host's current stream are kept longest.
+        The newest numbers of each topic of the host's current stream are kept longest.
         """
         hosts = "SELECT host FROM {} GROUP BY host HAVING count(*) > ?"
         for (host,) in self._db.execute(hosts.format("losses"), (losses,)).fetchall():

@@ -31,7 +31,7 @@ BATCH_MESSAGES, BATCH_EVENTS, BATCH_BYTES = 4096, 100_000, 64 << 20
 #: Messages of one request. A message has at most 1 MiB, unless the server's `max_payload` was raised.
 _FETCH = 64
 _FETCH_S = 0.25
-#: The server delivers a message again if it was not acknowledged for so long.
+#: The server delivers a message again if it was not acknowledged within this time.
 _ACK_WAIT_S = 60
 _RETRY_S = 1.0
 _LAGS = 100_000

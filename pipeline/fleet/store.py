@@ -191,7 +191,7 @@ class Store:
         self._batch.bytes += len(lines)
 
     def _add_figures(self, envelope: Envelope, data: bytes) -> None:
-        """Take records of what the kernel could not write, or statistics, which only show that the host is alive."""
+        """Add records of events that the kernel could not write, or statistics; these only show that the host lives."""
         maps = maps_of(envelope, data)
         numbers, missing = self._missing(envelope)
         seen = self._seen(envelope)

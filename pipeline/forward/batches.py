@@ -45,9 +45,9 @@ class Batch:
         boot: boot id, 32 hex digits.
         stream: id of the space of numbers.
         topic: topic of the numbers; empty: every topic.
-        first: number of the first event. Of a snapshot, which has no numbers, a time in ns plus the place in the list;
-            of a gap of every topic see `gap`.
-        count: events in `data`; of a gap those that are missing, 0: unknown.
+        first: number of the first event. A snapshot has no numbers: there it is a time in ns plus the place in the
+            list. For a gap of every topic see `gap`.
+        count: events in `data`; in a gap those that are missing, 0: unknown.
         from_ns: time of the first event, or begin of the gap, ns since the Unix epoch; 0: unknown.
         to_ns: time of the last event, or end of the gap; 0: unknown.
         encoding: `ZSTD`, or empty.
@@ -160,7 +160,7 @@ def gap(
         boot: see `Batch`.
         stream: see `Batch`.
         topic: see `Batch`.
-        first: the first missing number. Of a gap of every topic 0 if a stream begins behind it, otherwise its begin.
+        first: the first missing number. A gap of every topic has 0 if a stream begins behind it, otherwise its begin.
         count: how many events are missing; 0: unknown.
         from_ns: the last time before the gap, ns since the Unix epoch; 0: unknown.
         to_ns: the first time behind the gap; 0: unknown.

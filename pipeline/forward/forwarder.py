@@ -237,7 +237,7 @@ class Forwarder:
             if sender.first_stored.done() and stored.stream is not None:
                 position, last_ns = StreamPosition(stored.stream, stored.next_by_topic()), stored.to_ns
         if position is not None:
-            # Of a topic that the server has nothing of, all events are missing.
+            # If the server has no event of a topic, all events of this topic are missing.
             numbers = {topic: position.next.get(topic, 1) for topic in TOPICS}
             position = StreamPosition(position.stream, numbers, last_ns or None)
         await reader.run(position, last_ns)

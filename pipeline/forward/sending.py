@@ -1,11 +1,12 @@
 """`Sender`: batches of a queue to JetStream, each once, in the order of their numbers.
 
-A lane sends the batches of one topic, one at a time: each message names the last message of its subject
+A lane sends the batches of one topic, one at a time. Each message names the last message of its subject
 (`Nats-Expected-Last-Subject-Sequence`), and the server rejects it if there is another one. So a message that arrives
-late, or that another forwarder of the same host sends, changes nothing, and the sender asks the server what it holds.
+late, or that another forwarder of the same host sends, changes nothing. The sender then asks the server what it holds.
 
-Gaps of a topic are in its lane. A gap of every topic (a new stream, a time without a daemon) is sent when all batches
-before it are stored, and before all others: then the stream of the newest message says what is stored of all others.
+Gaps of a topic are in its lane. A gap of every topic (a new stream, a time without a daemon) is sent alone: all batches
+before it are stored already, and all others wait. So the stream of the newest message says what is stored of all
+others.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """OCSF's Common Process Identifier in C: SHA-256 of one block, as a UUIDv8, as in `pipeline.host.boot.cpid`.
 
 Events arrive every few microseconds and a dump has tens of thousands of processes. hashlib with its objects is too slow
-for both. The digest is that of FIPS 180-4, for the one length that is needed: 40 bytes, which with their padding
-fill one block of 64 bytes.
+for both. The digest is that of FIPS 180-4, for the only length that is needed: 40 bytes. With their padding they fill
+one block of 64 bytes.
 """
 
 from libc.stdint cimport uint64_t

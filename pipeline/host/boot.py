@@ -110,10 +110,10 @@ def entity_id(boot: bytes, tgid: int, start_boot_ns: int, pid_ns: int = 0) -> st
 def cpid(boot: bytes, pid_ns: int, start_ticks: int, ns_pid: int) -> str:
     """Return OCSF's Common Process Identifier, which is the same for every tool and in every pid namespace.
 
-    It is made from the first 16 bytes of the SHA-256 over the boot id (16 bytes), the inode of the pid namespace of the
-    process, its start time in clock ticks and its pid in that (innermost) namespace, each 8 bytes in native order, with
-    the version and variant bits of a UUIDv8. Its clock is coarse: two processes that get the same pid within one tick
-    share it, so Procline never uses it as a key.
+    It consists of the first 16 bytes of a SHA-256, with the version and variant bits of a UUIDv8. The hash is over the
+    boot id (16 bytes) and three numbers of 8 bytes each in native order: the inode of the pid namespace of the process,
+    its start time in clock ticks, and its pid in that (innermost) namespace. The clock is coarse: two processes that
+    get the same pid within one tick have the same identifier, so Procline never uses it as a key.
 
     Source: "Common Process Identifier (CPID)", section Linux, of the OCSF project.
     """

@@ -18,7 +18,7 @@ from pipeline.host.boot import CLOCK_TICKS, TICK_NS, now_boot_ns
 
 FILE = "processes"
 
-#: Of pid_t; a damaged control segment can have more.
+#: The largest pid_t. A damaged control segment can have a larger number.
 _PID_MAX = (1 << 31) - 1
 
 
@@ -66,7 +66,7 @@ def _is(row: Mapping[str, Any]) -> bool:
     return fields is not None and _start_ticks(fields) == row["start_ticks"] and not proc_text.has_ended(fields)
 
 
-#: Threads of which `used` reads what they have read and written: a process can have any number, each costs 20 us.
+#: `used` reads the bytes of processes with at most this many threads, because each thread costs 20 us.
 _THREADS_MAX = 1024
 
 

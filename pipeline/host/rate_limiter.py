@@ -1,7 +1,7 @@
 """Limit how often something is done. The caller does it, and decides what a refusal means.
 
-`RateLimiter` is for work about one of many things, such as reading ``/proc`` about a pid: each key has an allowance of
-its own, and keys that were not used for long are forgotten. `TokenBucket` is for the work of all together, such as
+`RateLimiter` is for work about one of many keys, such as reading ``/proc`` about a pid. Each key has its own allowance,
+and keys that were not used for a long time are forgotten. `TokenBucket` is for the work of all together, such as
 answering questions: it says how many uses are left, so that the caller can do as many at once.
 
 The relay of the stream limits each connection in the same way as `TokenBucket`, but in fields of its compiled `Client`

@@ -33,7 +33,7 @@ def read(directory: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def is_on(detail: str) -> bool:
-    """Whether a tier is used, from what is said of it."""
+    """Whether a tier is used, from the text about it."""
     return not detail.startswith(_OFF)
 
 

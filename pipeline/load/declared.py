@@ -9,7 +9,7 @@ from __future__ import annotations
 from pipeline.records.declaring import Layout
 
 WORKERS_MAX = 64  #: processes that make a load side by side
-LOG_HEADER_BYTES = 4096  #: where the records begin; so much room is reserved for the header
+LOG_HEADER_BYTES = 4096  #: where the records begin; the room before them is reserved for the header
 
 # LOG_RECORD.kind is KIND_FORK, KIND_EXEC, KIND_EXIT or KIND_CRED, or:
 KIND_THREAD = 9  #: threads, which are no events of the stream

@@ -1,6 +1,6 @@
 """How much an instance slows down the host: the same load with and without it, in turn.
 
-The rounds are A B, B A, A B, …: a pair is a round with the instance and one without it, next to each other, so that a
+The rounds are A B, B A, A B, …. A pair is a round with the instance and the round without it that is next to it, so a
 drift of the host affects both. The figure is the median of the pairs' ratios. Its confidence interval comes from the
 order of the ratios and assumes no distribution. In a round nothing else is measured: no subscriber, no probe.
 """

@@ -30,7 +30,7 @@ cdef enum:
     NAME_MAX_BYTES = 64  # of a file below /proc/PID, with its directory
     AREA_BYTES = 4096  # a longer area takes several reads; the text of a link is not longer
     COMM_BYTES = 15  # of the name of a program that is the name of its task
-    LIFE_PROCESSES = 256  # a heartbeat after so many processes that `absent` has looked up
+    LIFE_PROCESSES = 256  # a heartbeat after this many processes that `absent` has looked up
 
 
 cdef Py_ssize_t read_file(int proc, uint32_t tgid, const char *name, char *buffer, Py_ssize_t size) noexcept nogil:
@@ -91,7 +91,7 @@ def absent(int proc, const uint32_t[::1] tgids, show_life) -> bytearray:
 
 
 def read_images(int proc, const uint32_t[::1] tgids, list areas, tuple links, path_of, show_life) -> tuple:
-    """Read files and links of processes: of each process all in turn, while the kernel has it in its caches.
+    """Read files and links of processes: all of one process before the next, while the kernel has it in its caches.
 
     Args:
         proc: descriptor of the mount of procfs.
@@ -104,8 +104,8 @@ def read_images(int proc, const uint32_t[::1] tgids, list areas, tuple links, pa
         show_life: is called for each process.
 
     Returns:
-        A list for each file with an Area for each process, None: unreadable, or no such process; and a list with a
-        tuple for each process of what `path_of` returned, None for a link that cannot be read.
+        For each file, a list with an Area for each process; None: unreadable, or no such process. Behind these, a list
+        with a tuple for each process: what `path_of` returned for each link; None: the link cannot be read.
     """
     cdef char buffer[AREA_BYTES]
     cdef const char *name

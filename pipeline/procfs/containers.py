@@ -1,7 +1,7 @@
 """Containers of processes from their cgroup paths, and cgroup paths from cgroup ids.
 
 Covers the path formats of Docker, containerd, CRI-O, podman, runc and crun alone, Kata, systemd-nspawn, LXC,
-Kubernetes, ECS and Garden, on cgroup v1, v2 and both at once; and `CgroupTree`, which finds the path of a cgroup id.
+Kubernetes, ECS and Garden, on cgroup v1, v2 and both at once. `CgroupTree` finds the path of a cgroup id.
 Container runtimes are not queried, so names, images and labels, which the kernel does not have, are not available.
 
 A container is never guessed. The result is None for a process outside of containers; for a runtime's own helper

@@ -3,9 +3,10 @@
 This is the only table that is written by hand: ``script/generate`` writes the compiled one for readers and the stream,
 `pipeline/shm/names/_filesystems.pxd`, from it.
 
-`magic_of` is for executables that are known only from ``/proc``: mountinfo has the name of the type, and asking the
-file system for its number with statfs(2) could block until a remote server answers. It leaves out types that have a
-number for each version (minix) and rootfs, which has the number of ramfs or tmpfs, depending on the boot options.
+`magic_of` is for executables that are known only from ``/proc``, where mountinfo has the name of the type. To ask the
+file system for its number with statfs(2) could block until a remote server answers. `magic_of` leaves out types that
+have a number for each version (minix) and rootfs, which has the number of ramfs or tmpfs, depending on the boot
+options.
 
 Source: linux/magic.h, and the kernel's fs/ for types that define their number themselves; ZFS has its own.
 """

@@ -1,9 +1,10 @@
 """Cgroup hierarchies of version 1: where each is mounted, and the ids of the cgroups in them.
 
-Every process is in one cgroup of each hierarchy. A container may appear in the paths of some of them only (on a host
-with both versions, version 2 may lead to the runtime's own service), so all of them are needed to find it. Their ids
-are combined to one number (`pipeline.records.cgroup_sets`), which the BPF programs compute too. What a path means is
-determined in containers.py.
+Every process is in one cgroup of each hierarchy. A container may appear in the paths of some of these cgroups only, so
+all of them are needed to find it. For example, version 2 may lead to the runtime's own service on a host with both
+versions. The ids of the cgroups are combined to one number (`pipeline.records.cgroup_sets`), which the BPF programs
+compute too.
+What a path means is determined in containers.py.
 
 An id is the inode of the cgroup's directory and is valid in one hierarchy. Source: cgroups(7), proc_pid_mountinfo(5).
 """

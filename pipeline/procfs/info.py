@@ -122,9 +122,9 @@ def script_of(exe: bytes | None, comm: bytes, argv: bytes | None) -> bytes | Non
     """Return the script that was executed, if an image looks like a script's interpreter; otherwise None.
 
     For a script the kernel names the task after it and passes its path as an argument, after the interpreter and the
-    interpreter's option. This is a guess: the name of the task differs from that of the executable and equals the last
-    part of one of the first arguments after argv[0], and argv[0] is an absolute path. (Specification 3.3.8 step 7
-    checks the last argument only and so misses scripts with arguments.)
+    interpreter's option. So this is a guess from three facts: argv[0] is an absolute path, the name of the task differs
+    from that of the executable, and it equals the last part of one of the first arguments after argv[0]. (Specification
+    3.3.8 step 7 checks the last argument only and so misses scripts with arguments.)
 
     Args:
         exe: path of the executable.

@@ -7,8 +7,8 @@ namespace and root directory, for at most one second. No descriptor is kept, bec
 
 The kernel reuses the id of a removed mount. So an older reading is used only for a mount of the device that the file is
 on, and a mount is used only if the file's path leads through its mount point. A mount that the process cannot reach
-remains unknown: its executable is outside its root, was unmounted, or is in the mount namespace that the process came
-from, and the list of the process does not show which of these it is.
+remains unknown. Its executable is outside its root, was unmounted, or is in the mount namespace that the process came
+from; the list of the process does not show which of these is the case.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ exe, root and ns; also CAP_DAC_READ_SEARCH for environ. The mount option hidepid
 of the first process cannot be read, other files show which namespaces it shares with this process
 (`shared_namespaces`).
 
-There are two known differences from the kernel's own view: start times are in ticks of 10 ms, rounded down; and on file
-systems with their own ``st_dev`` (btrfs subvolumes, some overlays) the device differs from that of the super block.
+There are two known differences from the kernel's own view. Start times are in ticks of 10 ms, rounded down. On file
+systems with their own ``st_dev`` (btrfs subvolumes, some overlays), the device differs from that of the super block.
 """
 
 from __future__ import annotations
@@ -162,8 +162,9 @@ class ProcReader:
 
         Args:
             tgids: the processes.
-            live: about how many processes live. If there are more in question, ``/proc`` is listed instead: a look-up
-                takes the kernel longer than an entry of the list, and a process that lives all the time is in the list.
+            live: about how many processes live. If `tgids` has more, ``/proc`` is listed instead of looked up, because
+                a look-up takes the kernel longer than an entry of the list. A process that lives during all of the
+                listing is in the list.
             show_life: is called between the look-ups.
         """
         if len(tgids) > live and self._proc >= 0:

@@ -121,8 +121,8 @@ def is_root_local(root: int, mounts: bytes) -> bool:
     """Return whether an open directory of a process is on a file system of this kernel alone; unknown is False.
 
     The mount is identified by its id, which does not access the file system. If the directory is the root of a chroot,
-    its mount may be outside of what the process can reach and missing in its list; then it is in the list of this
-    process, if both share a mount namespace.
+    the process may not reach its mount, and its list then lacks the mount. The list of this process has the mount in
+    that case, if both share a mount namespace.
 
     Args:
         root: the directory.

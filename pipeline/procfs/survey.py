@@ -52,7 +52,7 @@ class Tasks(Protocol):
 
 TaskIterator = Callable[[], Tasks]
 
-#: In how many processes of one cgroup its names are read, until the ids are those that the iterator reported.
+#: The paths of a cgroup are read from at most this many of its processes, until the ids are those of the iterator.
 _CGROUP_TRIES = 3
 
 

@@ -1,4 +1,4 @@
-"""Metadata that a tracing library publishes about its process in a sealed memfd.
+"""Metadata that a tracing library stores about its process in a sealed memfd.
 
 The library writes one msgpack map to an anonymous file named ``datadog-tracer-info-XXXXXXXX``, seals its size and
 keeps it open. This module reads and decodes it. An event of the seal reports when and where, also for a file that was

@@ -13,8 +13,8 @@ names of the kernel's ids are used, which nobody else can choose.
 
 Even then the files belong to a container and are untrusted:
 
-1. They are opened in such a way that no symbolic link, ``..`` or magic link leads out of the root of the process
-   (openat2 with RESOLVE_IN_ROOT, since Linux 5.6; on older kernels, every component is opened with O_NOFOLLOW).
+1. They are opened so that no symbolic link, ``..`` or magic link leads out of the root of the process. Since Linux 5.6,
+   openat2 with RESOLVE_IN_ROOT does this; on older kernels, every component is opened with O_NOFOLLOW.
 2. Only regular files are opened for reading. At most 1 MiB of each is read, line by line. At most `KEPT_BYTES` of names
    are kept, and only names of ids that the user namespace maps.
 3. Nothing is accessed on a file system that is served by a process or over a network (FUSE, NFS, 9p and the like),

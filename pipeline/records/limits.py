@@ -8,7 +8,7 @@ Limits that only one module needs stand in that module.
 MERGE_SLACK_NS = 100_000
 
 #: The part of `capture.freshness_ms` during which events gather at most. The rest is for the message and the resolver's
-#: turn. The shards wait for so long, unless the resolver stores a shorter time.
+#: turn. The shards wait for this time, unless the resolver stores a shorter time.
 GATHER_PART = 0.8
 
 #: Images of one process that stay linked (`tables.chain_max` cannot be larger), ancestors that a reader follows, and

@@ -1,8 +1,8 @@
 """What all HTML pages have in common: colours for light and dark screens, and a policy that allows no network.
 
-A page is one file that needs nothing else. It may contain only the style and the scripts that it was made with: its
-policy (Content-Security-Policy) names them by their hashes, so text of a process that became markup by mistake could
-neither run nor load anything.
+A page is one file that needs nothing else. Its policy (Content-Security-Policy) names the style and the scripts that it
+was made with, by their hashes, and allows no others. So if text of a process became markup by mistake, it could neither
+run nor load anything.
 """
 
 from __future__ import annotations

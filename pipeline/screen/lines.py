@@ -85,7 +85,7 @@ class Line:
         short = Line()
         if width <= 0:
             return short
-        # From the end, because what is cut off is mostly less than what stays.
+        # Pieces are removed from the end, because a line usually loses less than it keeps.
         before, number = self.width, len(self.pieces)
         while before >= width:
             number -= 1

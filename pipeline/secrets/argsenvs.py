@@ -1,8 +1,8 @@
 """Arguments and environments of processes, as objects that a parent shares with its forked children.
 
-Covers the entries with their filtered and scrubbed views, the payload format in which arguments are sent in chunks, the
-cache that collects chunks until the exec event arrives, and the filter for raw environments. `scrub` determines what is
-secret in arguments, and `pipeline.shm` stores the bytes.
+Entries have filtered and scrubbed views. Arguments are sent in chunks: this module has the payload format, and the
+cache that collects chunks until the exec event arrives. It also has the filter for raw environments. `scrub` determines
+what is secret in arguments, and `pipeline.shm` stores the bytes.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class EnvsEntry:
 def is_command_line(argv0: str | bytes, is_alone: bool) -> bool:
     """Return whether argv[0] may be more than a program's name: it has several words, or no other argument has any.
 
-    This is so in a process that wrote a title over its arguments.
+    A process that wrote a title over its arguments has such an argv[0].
 
     Args:
         argv0: the first argument.

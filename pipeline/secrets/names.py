@@ -62,7 +62,7 @@ class Judge:
             stop: end of the value.
         """
         text = self._text
-        # A name or a value that is so long is no sentence of a person, and examining it would cost time.
+        # A name or a value of this length is no sentence of a person, and examining it would cost time.
         if start - begin > _LONGEST or stop - start > _LONGEST:
             return True
         raw = text[begin:start].lstrip(_EDGE)

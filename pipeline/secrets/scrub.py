@@ -1,19 +1,19 @@
 """Hide secrets in command lines.
 
-Covers the two stages of specification 3.6, applied to each argument separately, and what its word list misses: names
-with dashes, short options of known programs, passwords in URLs, headers, and tokens with a known form. The rules are in
-``scrub_rules.toml``. `argsenvs.EnvsEntry.filter` filters environments.
+Covers the two stages of specification 3.6, applied to each argument separately. Secrets that its word list misses are
+hidden too: names with dashes, short options of known programs, passwords in URLs, headers, and tokens with a known
+form. The rules are in ``scrub_rules.toml``. `argsenvs.EnvsEntry.filter` filters environments.
 
 Differences from specification 3.6, and their reasons (its own section 9.3 asks for them):
 
-1. An argument remains an argument: words are matched in the arguments with a NUL after each, never in a line joined by
-   spaces, so ``["-c", "a b"]`` does not become three arguments.
+1. An argument remains an argument. Words are matched in the arguments with a NUL after each, never in a line joined by
+   spaces; so ``["-c", "a b"]`` does not become three arguments.
 2. A name is also found at the start of the first argument after argv[0].
 3. The result is a new object. Other holders of the unscrubbed arguments keep them unchanged.
 4. If the next argument is the value, all of it is hidden, including spaces. The same applies to the rest of an argument
    that is one assignment (``--password=two words``).
-5. argv[0] is scrubbed if it is a command line and not a name: if it is the only argument, as in a process that wrote a
-   title over its arguments, or if it contains spaces.
+5. argv[0] is scrubbed if it is a command line and not a name. It is one if it contains spaces, or if it is the only
+   argument, as in a process that wrote a title over its arguments.
 6. Not every word is the name of a secret; `names` decides. The next option is never a value.
 7. The result is scrubbed again until it no longer changes, so that scrubbing twice equals scrubbing once: a recording
    with scrubbed arguments makes the same tables as its capture.
@@ -43,7 +43,8 @@ Mode = Literal["scrubbed", "none", "raw"]
 
 #: If a line has more secrets of one kind than this, the rest of it is hidden as a whole, to save time.
 _MATCHES_MAX = 500
-#: A line with a secret needs two rounds. One that still changes after this many was made to do so: all of it is hidden.
+#: A line with a secret needs two rounds. If a line still changes after this many, somebody made it to change: all of it
+#: is hidden.
 _ROUNDS_MAX = 4
 #: How many arguments are examined to find the program that sudo or env runs.
 _WRAPPERS_MAX = 16

@@ -94,8 +94,9 @@ def value_span(text: bytes, begin: int, start: int) -> tuple[int, int]:
 def _is_whole(text: bytes, begin: int, start: int, end: int) -> bool:
     """Return whether the value at `start` is the rest of its argument, including spaces.
 
-    This is so if the argument is one assignment: an option (``--password=two words``, ``--env=PASSWORD=two words``) or
-    a variable; but not a variable for a command that follows (``sh -c "PASSWORD=x command"``), nor one of several.
+    It is the rest if the argument is one assignment: of an option (``--password=two words``, ``--env=PASSWORD=two
+    words``) or of a variable. It is not the rest if the variable is for a command that follows (``sh -c "PASSWORD=x
+    command"``), or if it is one of several variables.
     """
     if text[begin:start].rstrip()[-1:] not in (b"=", b":"):
         return False

@@ -1,9 +1,9 @@
 """Who could have named a container, by the path of its cgroup: for readers, commands and the stream.
 
-The id of a container is a part of its cgroup's path. Only root names the cgroups of its runtimes, but a user names
-those below its own service manager, a service those below its unit, and a container those below its own cgroup. All of
-these could be named like a container of root's. So the id counts only if nothing above it in the path could have been
-given to somebody else: every part above is a slice, or a plain directory as runtimes on cgroupfs make them.
+The id of a container is a part of its cgroup's path. Only root names the cgroups of its runtimes. But a user names the
+cgroups below its own service manager, a service those below its unit, and a container those below its own cgroup. All
+of these could be named like a container of root's. So the id counts only if no part above it in the path could belong
+to somebody else: every such part is a slice, or a plain directory as runtimes on cgroupfs make them.
 """
 
 from libc.stdint cimport uint32_t

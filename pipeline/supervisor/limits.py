@@ -19,8 +19,9 @@ from pipeline.config.schema import Config
 from pipeline.errors import UnsupportedError
 from pipeline.shm.layout import control_header
 
-#: Descriptors of one process: for eBPF the loader's programs, links and maps, and some for the ring of each CPU; for
-#: any source the sockets and their clients (three for each of 128 subscribers, two for each of 96 over TCP).
+#: Descriptors of one process. With any source, it has the sockets and their clients: three for each of 128 subscribers,
+#: and two for each of 96 over TCP. With eBPF, it also has the loader's programs, links and maps, and some for the ring
+#: of each CPU.
 _FILES = 896
 _FILES_EBPF = 1152
 _FILES_A_CPU = 4

@@ -4,9 +4,13 @@ Start order: directory, source (BPF programs attached, rings created), resolver,
 before the source is opened, and imports its modules meanwhile: both take about half a second, and a restart should be
 short. It receives its description afterwards. The instance is ready when the state in the control segment is READY. A
 worker that ends is reaped and started again (restart.py decides when); a worker that hangs is killed first (watchdog.py
-decides). End by SIGTERM or SIGINT, in this order: a change of the number of shards, if its old shards are ending; the
-shards, which hand over the content of the rings; the resolver, which applies it and commits; the source; the directory,
-unless the next daemon is to continue with the tables in it (supervision.keep_tables).
+decides). SIGTERM and SIGINT end an instance. Its parts end in this order:
+
+1. a change of the number of shards, if its old shards are ending
+2. the shards, which hand over the content of the rings
+3. the resolver, which applies that content and commits
+4. the source
+5. the directory, unless the next daemon continues with the tables in it (supervision.keep_tables)
 
 The supervisor holds the links of the BPF programs and the only other descriptors of the rings, and handles no event. So
 a worker can be killed at any moment and replaced without a loss.
@@ -234,7 +238,7 @@ class Supervisor:
         self._place(description, self._resolver_command, waiting)
 
     def _place_shards(self, feed: Feed, count: int, waiting: Sequence[Waiting] = ()) -> None:
-        """Divide the rings among `count` shards; `waiting` are their processes, if there are such already."""
+        """Divide the rings among `count` shards; `waiting` are their processes, if these were started already."""
         resolver = self._workers[RESOLVER]
         shard_of = feed.shard_of(count)
         # For a successor. The running resolver is not notified of the change; this costs a few turns in a storm.

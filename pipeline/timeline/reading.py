@@ -58,8 +58,8 @@ class Heads:
     """
 
     def __init__(self, numbers: npt.NDArray[np.uint32], rows: npt.NDArray[np.void]) -> None:
-        # The image with the highest number, not the one that is marked as the newest: a process that calls exec while
-        # the rows are read has none of these, or two.
+        # The image with the highest number counts, not the one that is marked as the newest: a process that calls exec
+        # while the rows are read has no marked image, or two of them.
         order = np.lexsort((rows["images"], rows["start_boot_ns"], rows["tgid"]))
         ordered = rows[order]
         is_last = np.ones(len(ordered), bool)
@@ -99,7 +99,8 @@ def newest(
 ) -> list[int]:
     """Return the places of at most `limit` wanted processes: the newest, and those that they descend from.
 
-    A shell or a `make` is the oldest process of its subtree. Without it, what it started would hang in the air.
+    A shell or a `make` is the oldest process of its subtree. Without it, the processes that it started would be shown
+    without a parent.
 
     Args:
         starts: times of the processes.
@@ -112,7 +113,7 @@ def newest(
         return [int(place) for place in wanted]
     kept: dict[int, None] = {}
     for place in wanted[np.argsort(starts[wanted], kind="stable")[::-1]].tolist():
-        # If it does not fit with what it descends from, that would be among the oldest, so nothing newer is lost.
+        # If the process does not fit with its ancestors, the ones left out are the oldest, so nothing newer is lost.
         room = limit - len(kept)
         chain: dict[int, None] = {}
         at = place

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.top.processes import Mask, Numbers, Processes, arranged
 
-#: Of each family the tree shows this many ended processes without children, the last ones to end.
+#: The tree shows this many ended processes without children of each family, the last ones to end.
 ENDED_SHOWN = 8
 
 
@@ -55,7 +55,7 @@ class Lines:
 
         Args:
             line: number of the line.
-            limit: only so many levels, those next to the line; None: all.
+            limit: at most this many levels, those next to the line; None: all.
         """
         if self.place is None or self.children is None:
             return []

@@ -19,7 +19,7 @@ PROCESSES_MAX = 512
 IMAGES_MAX = 64
 
 
-#: Of all images but the one in question, arguments are kept up to this length: they are shown in one line.
+#: Characters that are kept of the arguments of an image, except the one in question: they are shown in one line.
 ARGV_CHARACTERS = 2000
 
 

@@ -125,7 +125,7 @@ def _login_uid(facts: Facts) -> Iterator[Finding]:
     yield Finding.of(begun, "login_user", proof, "login uid", text, details, begun.get("start_time_ns"))
 
 
-#: How a process set its login uid, by what is proven.
+#: How a process set its login uid, by the proof of it.
 _SETTING = {
     Proof.ROOT: " with the rights of root.",
     Proof.INFERRED: ". It began with the rights of root and gave them up; after that it could choose any user.",
@@ -142,11 +142,11 @@ def _proof_of_setting(
         facts: what is known.
         above: an image.
         begun: the image after it, in which the login uid shows.
-        setters: those of them whose programs can have set it.
-        is_inferred: that it was this one follows from what the program is for.
+        setters: the images whose programs can have set it.
+        is_inferred: the purpose of the program shows that it was this one.
 
-    The ids of an image are those at its end. A worker of a daemon has none of root's then, and its own code, or that of
-    an intruder, may have set the uid after it gave them up.
+    The ids of an image are those at its end. A worker of a daemon no longer has root's ids then. Its own code or that
+    of an intruder may have set the uid after it gave them up.
     """
     if not _has_root(above):
         return Proof.CLAIMED

@@ -74,7 +74,7 @@ def _adopted(facts: Facts) -> Finding | None:
 
 
 def _jobs(facts: Facts) -> Iterator[Finding]:
-    """Yield the job of cron or at that the subject belongs to: the last one on the way to it."""
+    """Yield the job of cron or at that the subject belongs to: the last one in its lineage."""
     chain = facts.oldest_first
     daemons = [number for number, process in enumerate(chain) if _job_role(process)]
     if not daemons:

@@ -46,7 +46,7 @@ class Change:
         how: SET_USER_ID, PRIVILEGED, OWN_IDS or UNKNOWN.
         is_group: only group ids changed.
         makers: the images whose programs can have made the change: one, or `before` and `image`.
-        is_inferred: that it was this one follows from what the program is for.
+        is_inferred: the purpose of the program shows that it was this one.
     """
 
     process: Process

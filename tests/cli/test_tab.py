@@ -45,7 +45,7 @@ READ = {
     "zsh": ["zsh", "-f", "-c", "autoload -Uz compinit && compinit -u -D\n{line}\necho $_comps[procline]"],
     "fish": ["fish", "-c", "{line}\nfish -c 'complete --do-complete \"procline resol\"'"],
 }
-#: A `procline` that completes as usual. Of any other call it records the arguments.
+#: A `procline` that completes as usual. It records the arguments of any other call.
 WRAPPER = """#!/bin/sh
 [ -n "${{_PROCLINE_COMPLETE:-}}" ] && exec {python} -m pipeline.cli.main "$@"
 echo "$@" >> {calls}

@@ -102,7 +102,7 @@ def available() -> list[str]:
     return found
 
 
-#: Of compiled programs; removed when the interpreter ends.
+#: Directories of compiled programs. They are removed when the interpreter ends.
 _directories: list[tempfile.TemporaryDirectory[str]] = []
 
 

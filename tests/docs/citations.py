@@ -62,10 +62,14 @@ _OF_OTHERS = {"Python.h", "auth2.c", "pyconfig.h", "seccomp.h", "session.c", "st
 _OF_EXAMPLES = {"alert.py", "count.py", "file7.c", "one.pyx", "report.md", "run.sh", "x.py", "x.sh"}
 #: Single words in backticks, and the first words of the rows of an indented table.
 _NAME = re.compile(r"(?<!`)`([a-z_]\w*)`(?!`)")
+#: Names of Python in the specification: what the library has, or a word of it. "R20b" is a scenario.
+_SPECIFIED_NAME = re.compile(r"(?<!`)`(?![RED]\d)([A-Za-z_]\w*)(?:\([^()`]*\))?`(?!`)")
 _TABLE_ROW = re.compile(r"^    ([a-z_]\w*)  ", re.MULTILINE)
 _DOCSTRING = re.compile(r'\A"""(.*?)"""', re.DOTALL)
 #: Names in docstrings of modules that are no modules and occur in no code of the package.
 _NAMES_OF_OTHERS = {"eval", "inode_file", "kernel_thread_pids", "memlock", "pid_path_keys", "procline", "user_session"}
+#: Words in backticks in the specification that are values, and that no code of `pipeline` has in this form.
+_SPECIFIED_VALUES = {"ls", "stripetoken"}
 #: A name with a part to fill in, such as NAME.bpf.o.
 _PLACEHOLDER = re.compile(r"(?:^|/)[A-Z]+(?:\.[A-Z]+)*\.(?!md)")
 
@@ -138,6 +142,9 @@ def citations(file: str, text: str) -> Iterator[Citation]:
             for found in _ATTRIBUTE.finditer(remark):
                 yield Citation(file, number, "attribute", found[0])
     yield from _names_in_docstring(file, text)
+    if ROOT / file == BEHAVIOUR:
+        for found in _SPECIFIED_NAME.finditer(text):
+            yield Citation(file, text.count("\n", 0, found.start()) + 1, "specified name", found[1])
 
 
 def _names_in_docstring(file: str, text: str) -> Iterator[Citation]:
@@ -247,6 +254,13 @@ def _words_of(package: str) -> frozenset[str]:
     return frozenset(word for text in texts for word in re.findall(r"\w+", text))
 
 
+@cache
+def _words_of_pipeline() -> frozenset[str]:
+    """The words of all modules."""
+    packages = {path.parent for path in (ROOT / "pipeline").rglob("*.py")}
+    return frozenset().union(*(_words_of(str(package.relative_to(ROOT))) for package in packages))
+
+
 def _is_module_beside(file: str, name: str) -> bool:
     """Whether a name is a module or a package in the directory of a file, or in one between it and `pipeline`."""
     return not _modules().get(name, set()).isdisjoint(str(above) for above in Path(file).parents[:-2])
@@ -322,6 +336,8 @@ def leads_nowhere(cited: Citation) -> bool:
             return cited.target not in _NAMES_OF_OTHERS and not _is_module_beside(cited.file, cited.target)
         case "name":
             return cited.target not in _NAMES_OF_OTHERS and not _is_named(cited.file, cited.target)
+        case "specified name":
+            return cited.target not in _SPECIFIED_VALUES and cited.target not in _words_of_pipeline()
         case "module":
             return not _module_exists(cited.target)
     raise ValueError(cited.kind)

@@ -11,7 +11,7 @@ The processes, in the order in which they started. Those that have ended are ret
     1     systemd
     901   └─sshd -D
     8674    └─sh -c date            uid 1000
-    8675      └─date +%s            exited 0 after 779 µs; before its exec, it ran the image of sh. Of an ssh session
+    8675      └─date +%s            exited 0 after 779 µs; before its exec, it ran the image of sh; in an ssh session
     2000  └─nginx                   master process
     2001    └─nginx                 worker, uid 33, in a container
     2002    └─nginx                 worker, killed by SIGKILL after 2 s

@@ -33,6 +33,8 @@ MADE_UP = [
     ("pipeline/why/__init__.py", '"""Only `host` and `files` read."""', "module beside", "files"),  # in another package
     ("pipeline/forward/__init__.py", '"""Sends.\n\n    sender   sends\n"""', "module beside", "sender"),
     ("pipeline/resolver/api/x.py", '"""It does not find: `lookup` does."""', "name", "lookup"),
+    ("docs/behaviour.md", "* `set_pathname` takes the basename.", "specified name", "set_pathname"),
+    ("docs/behaviour.md", "Call `with_no_such_option(names)`.", "specified name", "with_no_such_option"),
     ("docs/x.md", "The unit is procline-reader.service.", "bare file", "procline-reader.service"),
     ("pipeline/x.py", "link_fd: int  #: `Capture.iter_link_fd`", "attribute", "Capture.iter_link_fd"),
     ("docs/x.md", "Call `ProcessTable.look_at`.", "attribute", "ProcessTable.look_at"),
@@ -58,6 +60,7 @@ def test_each_kind_of_citation_is_found() -> None:
     assert counts["link"] > 60 and counts["file"] > 60 and counts["module"] > 20, counts
     assert counts["bare file"] > 100 and counts["attribute"] > 100, counts
     assert counts["module beside"] > 60 and counts["name"] > 150, counts
+    assert counts["specified name"] > 150, counts
 
 
 @pytest.mark.parametrize(("file", "text", "kind", "target"), MADE_UP)

@@ -26,7 +26,7 @@ SESSIONS, BPF = "pipeline/resolver/upkeep/sessions.py", "pipeline/bpf/declared.p
 CLIENTS, QUESTIONS = "pipeline/bus/requests.py", "pipeline/resolver/daemon/answering.py"
 NAME_CACHE = "pipeline/resolver/stream/_name_cache.pxd"
 CACHE, VIEWS = "pipeline/resolver/stream/_keyed_cache.pxd", "pipeline/resolver/upkeep/name_views.py"
-#: Of the slots of a cache, these may be used by all, by all users other than root, and by one of them.
+#: Shares of the slots of a cache that all may use, all users other than root, and one of them.
 USED, CHARGED, OF_USER = Fraction(1, 2), Fraction(3, 8), Fraction(1, 8)
 IN_MS, IN_MIB = Fraction(1, 10**6), Fraction(1, 1 << 20)
 NUMBERS = [

@@ -21,7 +21,7 @@ PROSE = ("docs/", "pipeline/", "examples/", "packaging/", "ansible/", "CHANGELOG
 class RuledOut(NamedTuple):
     """Words that are not used, and what to write instead."""
 
-    expression: str  #: matches them in lower-case text
+    expression: str  #: matches them, in any case of letters unless it says otherwise
     instead: str
     found: str  #: an example that the expression matches
     not_found: str  #: a similar text that it does not match
@@ -50,13 +50,23 @@ RULED_OUT = (
     RuledOut(r"round and round\b", "forever", "read round and round", "round"),
     RuledOut(r"in order to\b", "to", "in order to read", "in order"),
     RuledOut(r"utili[sz]e[sd]?\b", "use", "utilizes", "utilization"),
+    # The subject of a sentence comes first, also in the comment of a constant: "Characters in a line of a description."
+    # A number with its parts is the exception: "Of 250 events: 3 lost."
+    RuledOut(
+        r"(?:(?m:^)[ \t#:*/|-]*|[.:;|] |\")(?-i:Of) (?![\d{])", "a sentence that begins with its subject",
+        "#: Of a line of a description.", "#: characters\n# of a line. Of 250 events: 3 lost.",
+    ),
+    # "So" needs what it is compared with.
+    RuledOut(
+        r"\bso (?:many|long|often|much)\b(?!-)(?![^.]{0,150}\b(?:that|as)\b)", "this many, this time, or the number",
+        "waits so long for an answer", "so many events that it\n# stops, and so long-lived processes",
+    ),
 )  # fmt: skip
 
 
 def uses(text: str, expression: str) -> list[int]:
-    """The lines of a text that an expression matches, in any case of letters."""
-    lowered = text.lower()
-    return [lowered.count("\n", 0, found.start()) + 1 for found in re.finditer(expression, lowered)]
+    """The lines of a text that an expression matches, in any case of letters unless the expression says otherwise."""
+    return [text.count("\n", 0, found.start()) + 1 for found in re.finditer(expression, text, re.IGNORECASE)]
 
 
 def is_about(row: RuledOut, file: str) -> bool:
@@ -83,6 +93,28 @@ def test_the_table_has_what_the_glossary_rules_out() -> None:
 def test_a_row_finds_its_words_and_no_others(row: RuledOut) -> None:
     assert uses(row.found, row.expression) and not uses(row.not_found, row.expression)
     assert all((ROOT / name).exists() for name in (*row.files, *row.allowed))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#: Of a line.", "    # Of more, the rest is dropped.", '    """Of each image: its number."""',
+        "- Of the mutants, few.", "/* Of the object that includes this. */", " * Of these, two.", "| a | Of b |",
+        "It is whole. Of those, none.", "    Of them.",
+    ],
+)  # fmt: skip
+def test_a_sentence_that_begins_with_of_is_found(text: str) -> None:
+    [row] = [row for row in RULED_OUT if "Of" in row.expression]
+    assert uses(f"first\n{text}\n", row.expression) == [2]
+    assert not uses(text.replace("Of", "of"), row.expression) and not uses("Of 250 events: 3 lost.", row.expression)
+
+
+@pytest.mark.parametrize("words", ["so many", "so long", "so often", "so much"])
+def test_so_needs_what_it_refers_to(words: str) -> None:
+    [row] = [row for row in RULED_OUT if "often" in row.expression]
+    assert uses(f"At most {words} bytes are read. It is known that this is enough.", row.expression) == [1]
+    assert not uses(f"It is read {words} that nothing\n# is missing.", row.expression)
+    assert not uses(f"It is not {words} as before.", row.expression)
 
 
 def test_a_word_is_found_in_prose_and_in_names() -> None:

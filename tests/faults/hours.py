@@ -101,7 +101,7 @@ class Model:
                     writer.write(message)
 
     def live(self, forks: int, exits: int) -> npt.NDArray[Any]:
-        """Return (pid, start) of the processes that live after so many forks and exits, sorted.
+        """Return (pid, start) of the processes that live after this many forks and exits, sorted.
 
         Processes fork, and later end, in the order of their numbers.
         """

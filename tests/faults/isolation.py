@@ -35,7 +35,7 @@ SCENARIO = "forks"
 WORKERS = 2
 BUSY = 60
 SLOW_EVENTS_PER_S = 100
-#: Of each hundred milliseconds the instance may run for ten.
+#: The instance may run for ten of each hundred milliseconds.
 CPU_TENTH = (("cpu.max", "10000 100000"), ("cpu.cfs_quota_us", "10000"))
 
 

@@ -41,7 +41,7 @@ RECOVERS_S = 20.0
 READ_S = 10.0
 #: Memory of the whole instance may grow by this much in a round of one storm, in bytes, beside the tables.
 GROWTH_BYTES = 64 << 20
-#: So much of the end of a log is printed after a failure, in characters.
+#: Characters of the end of a log that are printed after a failure.
 LOG_SHOWN = 8000
 
 

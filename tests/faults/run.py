@@ -98,7 +98,7 @@ def run(
 
 
 def run_each(times: int, only: str, progress: Progress, workload: Path, crowd_max: int) -> None:
-    """Make each kind of fault so many times, each in a round of its own, and print how long the tables took afterwards.
+    """Make each kind of fault `times` times, each in a round of its own, and print how long the tables took afterwards.
 
     Raises:
         AssertionError: the daemon did not survive one.

@@ -1,6 +1,6 @@
 """Compare the tables with the processes of a storm, one by one: was each fork and each exec applied once, or counted?
 
-The storm says which processes it made. Of each of them the tables must contain one process, with what its events say:
+The storm says which processes it made. The tables must contain each of them once, with what its events say:
 
     fork   the time of the fork, which only a fork event adds
     exec   an image that an exec made, with the time of that exec
@@ -26,7 +26,7 @@ from pipeline.shm.layout import layout
 from tests.live.storms import Made
 
 COMM = b"workload"
-#: So many processes are described in a message.
+#: Processes that a message describes at most.
 SHOWN = 12
 
 

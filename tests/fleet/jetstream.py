@@ -33,7 +33,7 @@ def publish(url: str, messages: Sequence[Sent], **options: Any) -> None:
 
 
 def deliver_again_after(seconds: float, url: str, **options: Any) -> None:
-    """Let the server deliver again what was not acknowledged for so long, instead of after a minute."""
+    """Let the server deliver a message again that was not acknowledged for this time, instead of after a minute."""
 
     async def run() -> None:
         client = await nats.connect(url, **options)

@@ -120,7 +120,7 @@ class SimulatedHost:
 
 
 def split(messages: Sequence[Sent], events: int) -> Iterator[Sent]:
-    """Yield the messages of events in smaller ones, of at most so many events."""
+    """Yield the messages of events in smaller ones, of at most this many events."""
     for subject, headers, data in messages:
         body = zstandard.ZstdDecompressor().decompress(data) if "Content-Encoding" in headers else data
         maps = msgpack.unpackb(body, raw=True)

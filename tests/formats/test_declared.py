@@ -64,7 +64,7 @@ def test_fields_share_a_target_only_where_one_is_better_than_the_other() -> None
     assert shared == {
         ("ecs", "process.name"), ("ocsf", "process.name"), ("ecs", "process.parent.name"),
         ("ocsf", "process.parent_process.name"), ("ocsf", "process.file.uid"),
-        # Of a gap or of a time without a daemon: no event has both.
+        # A gap has these, or a time without a daemon: no event has both.
         ("ecs", "event.start"), ("ecs", "event.end"), ("ocsf", "start_time"), ("ocsf", "start_time_dt"),
         ("ocsf", "end_time"), ("ocsf", "end_time_dt"),
     }  # fmt: skip

@@ -103,7 +103,7 @@ class Published:
         return sum(self.host.made.values())
 
     def go(self, events: int, *, step: int = 20, pause_s: float = 0.002) -> None:
-        """Let the processes make about so many events."""
+        """Let the processes make about this many events."""
         target = self.count + events
         self.begin(step=step, pause_s=pause_s)
         wait_for(lambda: self.count >= target, "events")

@@ -35,7 +35,7 @@ PACKAGES = (
 #: What only makes the root larger.
 UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale")
 
-#: Of requirements/dev.txt, what the tests and setup.py import; the rest would be 300 MB of tools.
+#: The part of requirements/dev.txt that the tests and setup.py import; the rest would be 300 MB of tools.
 TOOLS = (
     "attrs", "cython", "execnet", "hypothesis", "iniconfig", "jsonschema", "jsonschema-specifications", "packaging",
     "pluggy", "psutil", "pygments", "pytest", "pytest-timeout", "pytest-xdist", "referencing", "rpds-py", "setuptools",

@@ -50,7 +50,7 @@ BOOTSTRAP_S, RUN_S, TESTS_S = 900, 1800, 1200
 #: For tests in an emulator.
 EMULATED_S = 7200
 
-#: Of what runs in a root.
+#: The environment of each program that runs in a root.
 ENVIRONMENT = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 #: Tests of what can differ between compilers, versions of Python and packages, and that need neither a kernel nor the

@@ -115,7 +115,7 @@ def _recordings() -> list[bytes]:
         for message in _frames():
             writer.write(message)
     whole = path.read_bytes()
-    # Of the header, what does not depend on the time of the test.
+    # Only the part of the header that does not depend on the time of the test.
     whole = whole[:40] + bytes(8) + whole[48:]
     # An entry that states a longer frame than there is.
     long = whole[:64] + (1 << 20).to_bytes(4, "little") + whole[68:]

@@ -50,5 +50,5 @@ def test_changes_follow_from_the_seed() -> None:
     ("offset", "value"), [(69, 1), (91, 128), (145, 1), (195, 255)], ids=["state", "ceiling", "commit", "keys"]
 )
 def test_a_damaged_control_segment_is_an_error(offset: int, value: int) -> None:
-    """Of Procline's own: a state without a name, a mapping that cannot be made, a short buffer, keys beyond 32 bits."""
+    """Own errors: a state without a name, a mapping that cannot be made, a short buffer, keys beyond 32 bits."""
     assert check_segments(change("control", offset, value)) in (True, False)

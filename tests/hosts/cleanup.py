@@ -104,7 +104,7 @@ def test_nothing_is_left_after_an_end(code: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.usefixtures("unchanged")
 def test_nothing_is_left_after_a_signal(number: signal.Signals) -> None:
-    """Of Ctrl-C the terminal sends the signal to the whole process group."""
+    """The terminal sends the signal of Ctrl-C to the whole process group."""
     run = Run("trap '' TERM INT; sleep 4715; sleep 4716")
     os.killpg(run.process.pid, number)
     assert run.end() == 99

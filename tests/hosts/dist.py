@@ -19,7 +19,7 @@ from pathlib import Path
 
 import fresh
 
-#: Of the checkout's tracked files, those that no package has.
+#: Tracked files of the checkout that no package has.
 _IGNORED = ("tests/", "bench/", "examples/", "ansible/", ".ci/")
 _DOCUMENTS = "docs/"
 _SETTINGS = "docs/procline.toml"

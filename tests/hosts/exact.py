@@ -1,6 +1,6 @@
 """Compare the tables with /proc; runs on a host, and prints the differences (JSON).
 
-Usage: exact.py SECONDS. It tries again for so long, because the tables follow /proc by some hundred milliseconds.
+Usage: exact.py SECONDS. It tries again for this time, because the tables follow /proc by some hundred milliseconds.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from tests.live.harness import patience
 
 #: The tables agree with /proc within this time after the last fault, on an idle host: see docs/reliability.md.
 AGREES_S = 2.0
-#: So many differences are in a message.
+#: Differences that a message has at most.
 SHOWN = 40
 
 

@@ -14,7 +14,7 @@ from tests.waiting import eventually
 
 PROGRAM = Path("/usr/sbin/sshd")
 
-#: Of this test process alone: others have their own servers at the same time, and delete their users.
+#: A user of this test process alone: others have their own servers at the same time, and delete their users.
 USER = f"procline-ssh-{os.getpid()}"
 
 

@@ -87,7 +87,7 @@ def main(directory: Path, file: Path, root: str, *, waits: bool = False, pace: f
         file: what is written.
         root: entity id of the process with the descendants.
         waits: nothing is read until standard input ends.
-        pace: reads so many events a second until SIGUSR1; 0: as fast as possible.
+        pace: reads this many events a second until SIGUSR1; 0: as fast as possible.
     """
     hurry = threading.Event()
     signal.signal(signal.SIGUSR1, lambda number, frame: hurry.set())

@@ -21,7 +21,7 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
-#: A process that publishes tracer metadata, prints the number of its descriptor, and starts children on request.
+#: A process that stores tracer metadata in a sealed memfd, prints its descriptor, and starts children on request.
 TRACED = """
 import fcntl, os, subprocess, sys
 import msgpack

@@ -541,7 +541,7 @@ def test_a_short_command_is_known_by_its_record(live_kernel: None, tmp_path: Pat
     secret = secrets.token_hex(16)
     variable = f"TOKEN_{os.getpid()}"
     with Daemon(name="short") as daemon:
-        # Of logins of other tests that ended while it started.
+        # Logins of other tests may have ended while it started.
         unread = daemon.stat()["counters"]["sessions_unread"]
         told = short_sessions(daemon, sshd, {variable: secret})
         contexts = [event["context"] for event in told if event["event"] == "user_session"]

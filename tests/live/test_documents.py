@@ -47,7 +47,7 @@ _OPENED = re.compile(r"""(?:--replay |ProcessTable\.open\(")([\w.]+)""")
 _EXTRAS = re.compile(r"'procline\[([\w,]+)\]'")
 #: A file that a block writes instead of printing.
 _WRITTEN = re.compile(r"jsonl:(/\S+)")
-#: Of docs/guides/containers.md.
+#: The container of docs/guides/containers.md.
 DOCUMENTED_CONTAINER = "4f1c" * 16
 
 

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.live
 ALLOWED = os.sched_getaffinity(0)
 #: The supervisor checks every four seconds; a CPU can be busy with something else at first.
 SETTLES_S = 30
-#: A CPU that was idle for so long must have been seen by a check.
+#: A check must have seen a CPU that was idle for this time.
 IDLE_S = 15
-#: Where no CPU has been idle for half of so long, none is waited for.
+#: If no CPU was idle for half of this time, the test does not wait for one.
 BUSY_S = 6
 #: A program that uses half of a CPU, in pieces, and that workers wait for. Before EEVDF (Linux 6.6), the scheduler lets
 #: what seldom runs, as workers on an idle host do, pass any program that is not a real-time one.
@@ -88,7 +88,7 @@ def comes_home(daemon: Daemon, *others: int | None) -> bool:
 def idle_shares(
     samples: list[tuple[float, dict[int, float]]], for_s: float, others: Collection[int | None]
 ) -> dict[int, float] | None:
-    """Return which share of so many seconds each CPU but `others` was idle, lately; None: samples are younger."""
+    """Return the share of the last `for_s` seconds for which each CPU but `others` was idle; None: not measured yet."""
     now, idle_now = samples[-1]
     then, idle_then = next((each for each in reversed(samples) if now - each[0] > for_s), (now, idle_now))
     if now == then:

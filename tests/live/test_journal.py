@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 KILLS = int(os.environ.get("PROCLINE_KILLS", "4"))
 SUPERVISOR_KILLS = int(os.environ.get("PROCLINE_SUPERVISOR_KILLS", "1"))
-#: So long may a busy machine take to replace a process. Waiting ends as soon as what is awaited has happened.
+#: A busy machine may take this time to replace a process. Waiting ends as soon as the process is replaced.
 LONG_S = 120.0
 SETTINGS = """
 [supervision]

@@ -32,7 +32,7 @@ IS_WHOLE = EVENTS >= 50_000
 RATE = 2000 if IS_WHOLE else 500
 #: The load makes a little less than its rate. A second one, for the few events that are missing, would take seconds.
 MARGIN = 1.1
-#: The load is made in so many parts.
+#: Parts in which the load is made.
 PARTS = 5
 #: What a subscriber that never reads finds later must be less than what is made meanwhile.
 SETTINGS = f"""
@@ -76,7 +76,7 @@ def assert_equal(name: str, state: dict[str, Any], table: dict[str, Any], since_
     lacking = needed - set(state)
     assert not lacking, (name, len(lacking), [table[key] for key in list(lacking)[:3]])
     wrong = [(table[key], state[key]) for key in table if key in state and state[key] != table[key]]
-    # Of a process that has changed since the table was read, its events say more.
+    # If a process has changed since the table was read, its events say more.
     wrong = [(row, seen) for row, seen in wrong if row["is_exited"] or seen["images"] <= row["images"]]
     differing = [
         {field: (row[field], seen[field]) for field in row if row[field] != seen[field]} for row, seen in wrong
@@ -101,7 +101,7 @@ class Load:
         self.failed = 0
 
     def begin(self, events: int) -> subprocess.Popen[str]:
-        """Start making about so many events."""
+        """Start making about this many events."""
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline.cli.main", "load", "mix", "--name", self._daemon.name, "--rate", str(RATE),
              "--duration", f"{max(1.0, events / RATE * MARGIN):g}", "--json"],
@@ -122,7 +122,7 @@ class Load:
         return count
 
     def run(self, events: int) -> None:
-        """Make at least so many events. A busy machine makes fewer in the time."""
+        """Make at least this many events. A busy machine makes fewer in the time."""
         while events > 0:
             events -= self.end(self.begin(events))
 

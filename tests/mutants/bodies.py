@@ -140,7 +140,7 @@ def _found(source: str, suffix: str, stub: str) -> Iterator[tuple[Function, _Pla
 
 
 def _c_functions(text: str, before: int) -> Iterator[tuple[Function, _Place]]:
-    """Yield the functions of C code that has so many lines before it."""
+    """Yield the functions of C code that has `before` lines before it."""
     for match in _C_HEAD.finditer(text):
         start = match.start() + len(match[0]) - len(match[0].lstrip())
         line, end = (before + text.count("\n", 0, at) + 1 for at in (start, match.end()))

@@ -25,7 +25,7 @@ from tests.mutants.trial import Trial
 from tests.mutants.warm import Runner, arguments_of
 from tests.plugins import hurried
 
-#: Tests of a package, the nearest first. Of other packages: the directory of the same name.
+#: Tests of a package, the nearest first. Other packages have the tests of the directory of the same name.
 TESTS = {
     "pipeline/resolver/agents": ("tests/resolver/agents",),
     "pipeline/resolver/api": ("tests/resolver/api", "tests/resolver/agents"),

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SYSTEMD = ROOT / "packaging" / "systemd"
 UNIT = SYSTEMD / "procline.service"
 FORWARD = SYSTEMD / "procline-forward.service"
-#: systemd-analyze security: 0 is fully confined, 10 not at all. Of each unit the limit, and the page with its rating.
+#: systemd-analyze security: 0 is fully confined, 10 not at all. Each unit has a limit, and a page with its rating.
 INGEST = SYSTEMD / "procline-fleet-ingest.service"
 EXPOSURE_MAX = {
     UNIT: (2.5, "docs/operations.md"), FORWARD: (1.6, "docs/forward.md"), INGEST: (1.4, "docs/fleet.md"),

@@ -10,7 +10,7 @@ from pipeline.screen.lines import Line
 
 
 def chain(length: int) -> Node:
-    """Return a process with so many generations below it."""
+    """Return a process with this many generations below it."""
     node = Node({"pid": length})
     for pid in range(length - 1, -1, -1):
         node = Node({"pid": pid}, [node])

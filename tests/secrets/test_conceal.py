@@ -145,7 +145,7 @@ def test_raw_arguments_are_kept_and_environments_are_not() -> None:
 def test_the_setting_decides_which_variables_keep_their_value(
     show: Literal["names", "listed", "all"], stored: bytes, args_show: Literal["scrubbed", "raw", "none"]
 ) -> None:
-    """Of records and of a survey; and arguments are hidden independently of it."""
+    """This holds for records and for a survey. Arguments are hidden independently of the setting."""
     config = Config(args=Args(show=args_show), envs=Envs(show=show, show_values=("PATH",)))
     made = Concealer.of(config, scrubber_of(config))
     ssh = b"SSH_CLIENT=192.0.2.7 1 22\0"

@@ -25,7 +25,7 @@ def copy_row(TableWriter tables not None, uint32_t row) -> int:
 
 
 def discard(TableWriter tables not None, uint32_t row) -> None:
-    """Free a row that was never published."""
+    """Free a row that was never inserted."""
     tables._require_row(row)
     tables.discard(row)
 

@@ -99,7 +99,7 @@ class Tables:
         data = b"".join(value + b"\0" for value in values) + cut
         return self.intern(arena, len(data).to_bytes(4, "little") + data)
 
-    def row(self, tgid: int, *, publish: bool = True, **fields: object) -> int:
+    def row(self, tgid: int, *, insert: bool = True, **fields: object) -> int:
         """Fill the next free row; other fields by name, of any part."""
         row = self.next_row
         self.next_row += 1
@@ -108,7 +108,7 @@ class Tables:
         for name, value in (values | fields).items():
             self._part(name)[name][row] = value
         self.hot["row_seq"][row] = 2
-        if publish:
+        if insert:
             self.index[tgid] = row
         return row
 
@@ -136,7 +136,7 @@ class Tables:
         self.index[tgid] = row
 
     def change(self, row: int, **fields: object) -> None:
-        """Change a published row as the writer does."""
+        """Change an inserted row as the writer does."""
         self.hot["row_seq"][row] += 1
         self.note(row)
         for name, value in fields.items():

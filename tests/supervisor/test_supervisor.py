@@ -64,7 +64,7 @@ class Run:
         return len((self.root / "looks").read_text().splitlines())
 
     def checked(self, times: int) -> Run:
-        """Wait until the supervisor has checked its workers so many times more."""
+        """Wait until the supervisor has checked its workers this many times more."""
         before = self.checks()
         return self.until(lambda: self.checks() >= before + times)
 

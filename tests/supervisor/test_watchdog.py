@@ -23,7 +23,7 @@ class Process:
         self.interval("S", sign=0)
 
     def interval(self, state: str, cpu_s: float = 0.0, waited_s: float = 0.0, *, sign: object = 0) -> None:
-        """Let the interval between two checks pass, with so much computing and waiting by the process; then check."""
+        """Let the process compute and wait for these times in the interval between two checks; then check."""
         self.now_s += LOOK_S
         self.cpu_s += cpu_s
         self.waited_s += waited_s

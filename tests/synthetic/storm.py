@@ -134,7 +134,7 @@ def build_storm(
         envs_bytes: approximate length of each environment in bytes.
 
     Raises:
-        ValueError: so many processes would be alive that a pid would have two owners.
+        ValueError: too many processes would be alive, so a pid would have two owners.
     """
     rng = np.random.default_rng(seed)
     forest = _grow(

@@ -59,7 +59,7 @@ def killed(number: int) -> dict[str, Any]:
 
 
 def build(units: int) -> list[Process]:
-    """Return what a `make` of so many files makes: four processes for each, below a shell."""
+    """Return the processes that `make` starts for this many files: four for each, below a shell."""
     made = [
         process(100, -5000, None, path="/usr/bin/bash", argv=["-bash"]),
         process(101, 0, 10 + 40 * units, 100, path="/usr/bin/make", argv=["make", "-j2"], before="/usr/bin/bash"),

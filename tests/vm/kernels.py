@@ -222,7 +222,7 @@ def unseen(row: dict[str, Any]) -> list[str]:
 def storm(capture: Any, forks: int, execs: int, width: int = 8, threads: int = 0) -> dict[str, Any]:
     """Run forks and execs; return how many of each kind were made, recorded once, and counted as lost.
 
-    Of the processes, `width` exist at a time. Each fork has so many more threads, which end together.
+    At most `width` of the processes exist at a time. Each of them has `threads` more threads, which end together.
     """
     from pipeline.bpf import maps
     from pipeline.bpf.misses import Misses

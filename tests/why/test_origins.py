@@ -123,7 +123,7 @@ def test_a_program_that_the_kernel_started() -> None:
 def test_where_the_history_ends() -> None:
     facts = lineage([image(11, creator_pid=9)])
     facts.lineage.clear()
-    assert "pid 9, which ended so long ago" in missing(facts)["lineage"].text
+    assert "pid 9, which ended so long ago that it is forgotten." in missing(facts)["lineage"].text
     facts = lineage([image(11, ppid=0)])
     facts.lineage.clear()
     assert "from outside of this pid namespace" in missing(facts)["lineage"].text

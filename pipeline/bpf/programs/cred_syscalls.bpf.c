@@ -148,7 +148,7 @@ PL_AFTER(pwritev, write)
 PL_AFTER(pwritev2, write)
 
 /* The tracepoints above skip 32-bit system calls, which have other numbers. Any program can make these (int 0x80), not
- * only a 32-bit one. Of the hooks at the end of every call, which see them too, this one costs the other calls
+ * only a 32-bit one. All hooks at the end of every call see them too, and this hook costs the other calls
  * least. */
 
 /* arch/x86/entry/syscalls/syscall_32.tbl */

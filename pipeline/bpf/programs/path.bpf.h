@@ -20,7 +20,7 @@ struct pl_path {
 };
 
 #ifdef PL_OLD
-/* Of the object that includes this: the path that a walk writes, by number. */
+/* Return the path that a walk writes, by number. The object that includes this file defines it. */
 static __always_inline struct pl_path *pl_path_at(u32 number);
 #endif
 

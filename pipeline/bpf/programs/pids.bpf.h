@@ -8,7 +8,7 @@
  * counted.
  *
  * This is not a hash map: there, every insertion and deletion costs two locks and five cold cache lines. An LRU map
- * would evict the entries that were used longest ago, and so long-lived processes. Here the words of a set are one
+ * would evict the entries that were used longest ago, and thus long-lived processes. Here the words of a set are one
  * cache line, and an end is one store.
  *
  * The word of a place in pid_owners names its owner:

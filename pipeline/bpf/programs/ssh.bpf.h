@@ -24,7 +24,7 @@ struct pl_ssh_search {
 };
 
 #ifdef PL_OLD
-/* Of the object that includes this. */
+/* The object that includes this file defines it. */
 static __always_inline struct pl_ssh *pl_ssh_at(void);
 #endif
 

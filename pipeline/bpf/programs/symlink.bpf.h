@@ -24,7 +24,7 @@ struct pl_symlink_search {
 };
 
 #ifdef PL_OLD
-/* Of the object that includes this. */
+/* The object that includes this file defines it. */
 static __always_inline struct pl_symlink *pl_symlink_at(void);
 #endif
 

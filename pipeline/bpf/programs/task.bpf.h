@@ -29,7 +29,7 @@ static __always_inline void pl_fill_head(struct pl_head *head, struct task_struc
 /* Hierarchies that a task's cgroups are looked for in; the kernel has 16 controllers, and names are few. */
 #define PL_HIERARCHIES 64
 #ifdef PL_OLD
-/* Of them, those that the number of a process is made of: the verifier follows each step. */
+/* Hierarchies that the number of a process is made of. They are fewer, because the verifier follows each step. */
 #define PL_V1_STEPS 24
 #else
 #define PL_V1_STEPS PL_HIERARCHIES

@@ -544,7 +544,7 @@ _REASONS = {
 
 
 cdef struct walked:
-    # What the records up to one of them use: of the range, of the strings, and of the body columns.
+    # How much the records up to one of them use of the range, of the strings, and of the body columns.
     uint64_t position
     uint64_t strings
     uint64_t forks

@@ -2,11 +2,11 @@
 
 An event resembles the event before it: it has the same keys in the same order, and most values are equal too (ids,
 namespaces, cgroup, ancestors, everything that is nil). For each place where a map occurs, a decoder therefore keeps the
-last map: its keys, its bytes, and the resulting dict. The bytes of a new map are compared with those in runs, from one
-difference to the next, and the new map is a copy of the last dict in which only the fields that differ are replaced.
-Only immutable values are reused: text, numbers, booleans, nil. Lists and maps are created for each event. If their
-bytes are those of the last event again, they are copied from a sample. Ancestors are compared by their distance from
-the end of the list, because events share the distant ancestors.
+last map: its keys, its bytes, and the resulting dict. The bytes of a new map are compared with the last ones in runs,
+from one difference to the next. The new map is a copy of the last dict, in which only the fields that differ are
+replaced. Only immutable values are reused: text, numbers, booleans, nil. Lists and maps are created for each event. If
+their bytes are those of the last event again, they are copied from a sample. Ancestors are compared by their distance
+from the end of the list, because events share the distant ancestors.
 
 Short ASCII strings come from a cache, so a thousand events of one build share one copy of its path. bench/publish.py
 measures the decoder.
@@ -132,7 +132,7 @@ cdef class Shape:
     cdef tuple keys
     cdef Field *fields
     cdef dict last
-    # Of lists and maps that came twice in a row, copies that no event shares; False: none is possible.
+    # Copies of lists and maps that came twice in a row, which no event shares; False: none is possible.
     cdef list samples
 
     def __dealloc__(self):

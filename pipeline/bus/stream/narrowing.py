@@ -16,9 +16,10 @@ numbers of the topic, and may contain events that do not match: the encoder omit
 says which numbers had no match. Each welcome and heartbeat lists the filters in use (`Header.only`), so a subscriber
 sees whether its own is among them; otherwise it must subscribe to the topic itself.
 
-The number of filters is limited: one usually costs the resolver 0.1 us for each event of its topics, and all of them
-together at most some microseconds, about as much as a subscriber to all events. That holds for any values and texts,
-because the resolver searches a bounded number of bytes for each event, and passes the event to the filters that remain.
+The number of filters is limited. One filter usually costs the resolver 0.1 us for each event of its topics. All of them
+together cost at most some microseconds, about as much as a subscriber to all events. That holds for any values and
+texts, because the resolver searches a bounded number of bytes for each event, and passes the event to the filters that
+remain.
 """
 
 from __future__ import annotations

@@ -449,8 +449,8 @@ class _Recovery:
                 return True
             block, messages = read
             if block.stream != self._since_stream or self._since_ns is None or block.time_ns >= self._since_ns:
-                # Of topics that are not kept, the last events of a stream may be missing without a trace. The next
-                # message of a topic that is kept again shows how many are missing.
+                # The last events of a stream may be missing without a trace if their topic is not kept. When it is kept
+                # again, its next message shows how many are missing.
                 self._kept = block.kept & (self._kept | sum({1 << message.topic for message in messages}))
             is_whole = journal.is_whole and not tracker.mask & ~self._kept
             if block.stream != tracker.stream:

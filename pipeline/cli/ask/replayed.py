@@ -1,8 +1,8 @@
-"""Read a recording by an instance that replays it, and ends when its tables have been read.
+"""Read a recording through an instance that replays it, and end the instance when its tables have been read.
 
-As a program (``python -m pipeline.cli.ask.replayed FILE``), it does this for `ProcessTable.open`, which is below
-everything that replays: it prints one line of JSON when the tables are complete, or why they are not, and ends when its
-standard input is closed.
+`ProcessTable.open` runs this module as a program (``python -m pipeline.cli.ask.replayed FILE``), because it is below
+all packages that replay. The program prints one line of JSON when the tables are complete, or with the reason why they
+are not. It ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def replayed(
     """Replay a recording; yield the directory of the instance that has read it, and the time of the last event.
 
     The time is in ns on the boot clock of the recording. The memory of the instance has the ceilings of every instance.
-    Of a recording that does not fit, the oldest processes are left out.
+    If a recording does not fit, its oldest processes are left out.
 
     Args:
         file: the recording.

@@ -25,8 +25,8 @@ _FIRST = (
     "pid", "ppid", "comm", "path", "script_path", "uid", "gid", "cgroup", "container_id",
     "container_trust", "tty",
 )  # fmt: skip
-#: Fields that are shown only as JSON: internals of the table, fields that the text shows in another form, and
-#: `is_thread`, a name of the specification for a process that has called no exec, which would mislead readers.
+#: Fields that are shown only as JSON: internals of the table, and fields that the text shows in another form. Also
+#: `is_thread`, which would mislead readers: it is the specification's name for a process that has called no exec.
 _HIDDEN = {
     "pid", "argv", "row", "generation", "flags", "file", "interpreter", "cookie", "fork_flags", "is_head", "images",
     "caps_attempted", "caps_used", "exit_cause", "exit_cause_code", "is_thread",

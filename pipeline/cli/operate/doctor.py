@@ -142,7 +142,7 @@ def _complete(checks: Sequence[Check]) -> Iterator[Line]:
 
 
 def _brief(checks: Sequence[Check]) -> Iterator[Line]:
-    """Yield what is not fine, each fact once and with its remedy; then the names of what is fine."""
+    """Yield the checks that are not fine, each once and with its remedy; then the names of the others."""
     by_name = {check.name: check for check in checks}
     folded: list[str] = []
     groups: dict[tuple[str, str, str], list[str]] = {}

@@ -10,7 +10,7 @@
 #include "records.h"
 
 #define PL_WORKERS_MAX 64 /* processes that make a load side by side */
-#define PL_LOG_HEADER_BYTES 4096 /* where the records begin; so much room is reserved for the header */
+#define PL_LOG_HEADER_BYTES 4096 /* where the records begin; the room before them is reserved for the header */
 
 /* LOG_RECORD.kind is KIND_FORK, KIND_EXEC, KIND_EXIT or KIND_CRED, or: */
 #define PL_KIND_THREAD 9 /* threads, which are no events of the stream */

@@ -6,16 +6,16 @@
  * With 0 SAMPLES it ends when its standard input ends, and prints "lost 1" for an event that does not appear; otherwise
  * such an event is an error.
  *
- * The program waits a random time before each fork and before each exit (exponential, mean GAP_MS), reads the tables
- * every POLL_US microseconds, and prints "fork US" and "exit US" for each child: the time from the kernel's time of the
- * event, which is in the row, to the first read that shows it. Unless SAMPLES is 0, it prints "turn US" for each sleep
- * between two reads: the delay of its timer. It reads the tables like any reader (reader.h). It is written in C,
- * because a Python process needs 100 us to wake up on an idle host and would displace the caches of the measured
- * processes.
+ * The program waits a random time before each fork and before each exit (exponential, mean GAP_MS), and reads the
+ * tables every POLL_US microseconds. It prints "fork US" and "exit US" for each child: the time from the event to the
+ * first read that shows it. The time of the event is the kernel's, which is in the row. Unless SAMPLES is 0, it prints
+ * "turn US" for each sleep between two reads: the delay of its timer. It reads the tables like any reader (reader.h).
+ * It is written in C, because a Python process needs 100 us to wake up on an idle host and would displace the caches of
+ * the measured processes.
  *
- * With "idle" it runs only if its CPU has nothing else to do (SCHED_IDLE, sched(7)), and does not sleep between two
- * reads, because a sleep would take up to 65 us instead of POLL_US; waking up costs more than reading. Its CPU is then
- * always busy between an event and its row, so the daemon's workers must run on another CPU. Another process with
+ * With "idle" it runs only if its CPU has nothing else to do (SCHED_IDLE, sched(7)). It does not sleep between two
+ * reads then, because a sleep would take up to 65 us instead of POLL_US: waking up costs more than reading. Its CPU is
+ * then always busy between an event and its row, so the daemon's workers must run on another CPU. Another process with
  * ordinary priority forks the children on the same CPU. */
 #define _GNU_SOURCE
 #include <fcntl.h>

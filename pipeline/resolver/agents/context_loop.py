@@ -1,8 +1,8 @@
 """The event loop around the resolver for the rare kinds: context events of agents (specification 2.5, table 2.1).
 
-Covers receiving messages, waiting until the kernel's earlier events have been applied, and the steps of 2.5 for one
-event: resolve its process, drop kernel threads, repair the lineage, check it, run the call of its kind, publish it.
-Updates that rules must not see yet come after that (2.5 step 9, 9.3.21). The wire format is in
+The loop receives messages, and waits until the kernel's earlier events have been applied. Then it takes the steps of
+2.5 for one event: resolve its process, drop kernel threads, repair the lineage, check it, run the call of its kind,
+publish it. Updates that rules must not see yet come after that (2.5 step 9, 9.3.21). The wire format is in
 `pipeline.bus.context_events`, the published form in `context_stream`. The compiled applier handles forks, execs, exits
 and credentials.
 """

@@ -2,16 +2,15 @@
 
 The classes below it are described in _rows.pyx. Facts from /proc have the form of records (`insert_snapshot`), with the
 time at which they were read. They are younger than the events that were under way then. When the fork of a process
-that was entered from /proc arrives, the process returns to its state at the fork, and the following events bring it
-forward again; so the tables end as if /proc had never been read. Follows specification 3.3.6, 3.3.7 and 3.3.9; /proc is
+that was entered from /proc arrives, the process returns to its state at the fork. The events that follow bring it
+forward again, so the tables end as if /proc had never been read. Follows specification 3.3.6, 3.3.7 and 3.3.9; /proc is
 read by survey.py and proc_reader.py.
 
 Methods for Python: the duty cycle, the snapshot, repairs and single calls (times are boot ns):
 
     apply(batch) -> int                                       events applied; the batch of a Merger
     apply_records(head, task, body, strings) -> int           one record; the row of its process, 0 if it has none
-    insert_snapshot(head, task, exec_, strings, source=SOURCE_SNAPSHOT, known=None, start_ticks=False, flags=0,
-                    exec_boot_ns=0) -> int                    SAME, ADDED, COMPLETED or CHANGED
+    insert_snapshot(head, task, exec_, strings, *, ...) -> int  SAME, ADDED, COMPLETED or CHANGED, for one live process
     insert_survey(heads, tasks, execs, strings, ...) -> results  the same with many processes
     close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  end a process after a lost exit event
     close_all_missing(tgids, starts, is_absent, ...) -> results  the same with many processes
@@ -182,8 +181,8 @@ cdef class Applier(Events):
             is_exact: of each process: whether its start is in ns.
             source, flags: of all of them.
             before_boot_ns: a process that started before gets ROW_BEFORE_CAPTURE as well.
-            insert: is called with the number of a process for which more has to be found out, and returns the result:
-                records with FLAG_PARTIAL, and a cookie that is not that of the row.
+            insert: is called with the number of a process whose record has FLAG_PARTIAL, or a cookie that is not that
+                of the row. It finds out the rest, and returns the result for that process.
             show_life: is called for each process.
 
         Returns:
@@ -457,7 +456,7 @@ cdef class Applier(Events):
                 they have younger facts.
 
         Returns:
-            Of each process, whether it was ended.
+            Whether each process was ended.
 
         Raises:
             ValueError: the columns have different lengths.

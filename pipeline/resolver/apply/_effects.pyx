@@ -59,7 +59,7 @@ cdef enum:
     AHEAD_RECORD = 16
     AHEAD_INDEX = 8
     AHEAD_ROWS = 4
-    #: At most so many bytes of an event's strings are fetched: the arguments and the environment of most programs.
+    #: Bytes of an event's strings that are fetched at most: the arguments and the environment of most programs.
     AHEAD_STRINGS = 2048
     #: What the kernel's comparison of live processes covers.
     SAMPLED_GROUPS = PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_NS | PL_KNOWN_SID | PL_KNOWN_TTY

@@ -1,10 +1,10 @@
 """Chains of images: what an exec does, in whatever order records arrive. Follows specification 3.3.4.
 
-An exec makes a row for the new image. Its ancestor is the image that it replaces. An exec of what the image is already
-(an exec bomb) makes none. A late exec is put between the images that were there before and after it, or parts an image
-that was taken for one.
+An exec makes a row for the new image. Its ancestor is the image that it replaces. An exec that starts exactly what the
+image already runs (an exec bomb) makes no row. A late exec is put between the images before and after it, or divides
+one image into the two that it really was.
 
-Before that stand the functions that records of several kinds share.
+The functions that records of several kinds share come first.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -50,7 +50,7 @@ cdef void confirm_image(Execs self, uint32_t row, uint32_t previous, const parse
 cdef void forget_image(Execs self, uint32_t row, const parsed_record *record) noexcept nogil:
     """Make the first image of a process, which /proc showed after this exec, the one before it.
 
-    Of that image, only the facts of this record are known.
+    Only the facts of this record are known of that image.
     """
     cdef const pl_exec_any *body = record.body.exec
     cdef pl_hot *hot = &self.hot[row]
@@ -467,7 +467,7 @@ cdef class Execs(Lineage):
             self.follow_kernel(row, head, PL_KIND_EXEC)
 
     cdef uint32_t part_image(self, uint32_t previous, uint32_t newer, uint64_t time) noexcept nogil:
-        """Part `newer` at `time`: a late exec started another image between two starts that were taken for one image.
+        """Divide `newer` at `time`: a late exec shows that it was two images, because another image ran in between.
 
         Returns:
             The first of the two parts, which ended at `time`; 0: the table is full.
@@ -561,7 +561,7 @@ cdef class Execs(Lineage):
         if row == 0:
             return self.overwrite(model, record) if is_head else 0
         if ended:
-            # The record arrived after the exit. Rows keep their places in the pid index and in the retention queue, so
+            # The record arrived after the exit. Rows keep their places in the pid index and in the retention queue. So
             # the new row gets the contents of the image before, and the head's row gets the image of this record.
             self.tables.end(row)
             previous = row

@@ -9,12 +9,12 @@ from pipeline.shm.writer._writer cimport TableWriter
 
 
 cdef enum:
-    # Of more in one batch, the rest is not noted.
+    # At most this many are noted in one batch; the rest is not noted.
     NOTED_LEADERS = 1024
     NOTED_TTYLESS = 1024
     NOTED_SCRIPTS = 256
     TTY_BYTES = 16
-    #: A row is fetched so many live processes before it is read.
+    #: A row is fetched this many live processes before it is read.
     LEADERS_AHEAD = 12
 
 

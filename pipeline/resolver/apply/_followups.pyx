@@ -2,8 +2,8 @@
 
 Apply calls `FollowUps.note` for every event, whether or not the event has a subscriber, once the tables hold what the
 event says. The parts that do the work (`pipeline.resolver.upkeep`) set which events are noted, and take the notes when
-the batch has been applied. Notes are kept in fixed arrays, so that noting needs neither the GIL nor memory; only a
-login calls Python at once, because the processes that are forked later in the same batch inherit its session number.
+the batch has been applied. Notes are kept in fixed arrays, so that noting needs neither the GIL nor memory. Only
+a login calls Python at once, because processes that are forked later in the same batch inherit its session number.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

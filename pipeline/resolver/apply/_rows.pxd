@@ -15,7 +15,7 @@ from pipeline.shm.writer._writer cimport STATUS_DIGEST, STATUS_TTY_GIVEN, TableW
 
 
 cdef enum:
-    # Exits that wait for their forks. Pids are given in order, so an exit is displaced only if so many more processes
+    # Exits that wait for their forks. Pids are given in order, so an exit is displaced only if this many more processes
     # begin before its fork arrives. Slots that were never used cost nothing.
     UNKNOWN_SIZE = 65536
     # Several processes can have the same pid one after another, and their exits can all arrive before their forks. So

@@ -1,8 +1,8 @@
 """Sleeping of the resolver's duty cycle: until a frame, a subscription or a question arrives, or the time is over.
 
-A ZeroMQ socket's descriptor reports only that something happened to the socket. ZMQ_EVENTS contains whether there is a
-message. It must be read until it reports none; only then can the descriptor be waited for again (zmq_getsockopt(3)).
-zmq.Poller does the same for every socket at every call and costs several times as much.
+A ZeroMQ socket's descriptor reports only that something happened to the socket. ZMQ_EVENTS says whether there is a
+message. It must be read until it says that there is none; only then can the descriptor be waited for again
+(zmq_getsockopt(3)). zmq.Poller does the same for every socket at every call, and costs several times as much.
 
 The module is compiled because it runs at every wake-up, with cold caches: see _turn.pyx.
 """

@@ -13,9 +13,9 @@ The order within a turn, and why a kill at any point loses nothing:
 3. The commit slot that names its positions becomes valid (one release store).
 4. The positions are stored where the shards read them, so that the shards return the ring space to the kernel.
 
-After a kill before step 3, the successor reads the same records again from the committed positions, finds their effects
-in the tables and publishes the same numbers again; subscribers drop the events that they have. After a kill between
-steps 3 and 4, the shards only keep data that is not needed any more.
+After a kill before step 3, the successor reads the same records again from the committed positions. It finds their
+effects in the tables and publishes the same numbers again; subscribers drop the events that they have. After a kill
+between steps 3 and 4, the shards only keep data that is not needed any more.
 """
 
 from __future__ import annotations

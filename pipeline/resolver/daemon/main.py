@@ -27,7 +27,7 @@ from pipeline.worker.start import report_ready, run_worker
 if TYPE_CHECKING:
     from pipeline.worker.description import WorkerDescription
 
-#: After SIGTERM, frames may arrive for so long.
+#: Frames may arrive for this time after SIGTERM.
 DRAIN_SECONDS = 2.0
 #: A supervisor ends the shards first. If it was killed, shards and resolver get the signal at the same time, and the
 #: shards still send what is in the rings. The resolver then waits until no frame has arrived for this time.

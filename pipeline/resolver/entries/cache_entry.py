@@ -4,9 +4,9 @@ A store holds an entry's fields. A new entry has a `FreeStore`, a plain dictiona
 it moves to a `RowStore` (`entry_rows`), and from then on its fields are those of a row of the shared tables. A row has
 one entry object, so entries are compared by identity.
 
-Differs from the baseline as specification 9 asks: entries hold no child lists (the tables index children by their
-parent's pid), an unset login uid is inherited from the parent, and `is_exec_exec` is set only if both images have the
-same pid.
+An entry differs from that of the reference as specification 9 asks. It holds no list of children, because the tables
+index children by their parent's pid. It inherits an unset login uid from its parent. `is_exec_exec` is set only if both
+images have the same pid.
 """
 
 from __future__ import annotations
@@ -286,8 +286,8 @@ class ProcessCacheEntry:
     def inherit_from(self, parent: ProcessCacheEntry) -> None:
         """Fill gaps from the parent (5.2): ssh session, login uid, cgroup, container, namespaces.
 
-        If both are in the same container or cgroup, also the parts of it that only the parent has (tags, version,
-        times); and if their ids are the same too, the names of users and groups.
+        If both are in the same container or cgroup, the parts that only the parent has are filled too (tags, version,
+        times). If their ids are the same as well, the names of users and groups are.
         """
         values: dict[str, object] = {}
         session = parent.user_session

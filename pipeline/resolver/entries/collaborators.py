@@ -32,8 +32,8 @@ from pipeline.resolver.entries.model import (
     SSHSessionContext,
 )
 
-#: Is called with each entry that the resolver inserts by itself. It runs under the lock, so it may call only the
-#: `..._locked` methods.
+#: A function that is called with each entry that the resolver inserts by itself. It runs under the lock, so it may call
+#: only the `..._locked` methods.
 NewEntryCallback = Callable[[ProcessCacheEntry, ResolverError | None], None]
 
 

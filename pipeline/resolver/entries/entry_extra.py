@@ -5,10 +5,10 @@ value that is partly in columns ("file", "cgroup", "container") holds only the f
 find the map as `Entry.extra`. Unknown keys are preserved. An interpreter that a caller reported is stored in the form
 that readers and the stream show (`interpreter`), and its other fields beside it (`interpreter_more`).
 
-Keys that forks and execs inherit come first, so that the applier finds and copies them without Python: `ssh` (both,
-specification 5.2), `tracer_metadata` (forks, 5.3), `container` and `cgroup` (both, while the process stays in that
-container or cgroup), `names` (both, while the ids are the same, in the same container). Processes share a map that is
-inherited as a whole.
+Keys that forks and execs inherit come first, so that the applier finds and copies them without Python. Forks inherit
+`tracer_metadata` (specification 5.3). Forks and execs inherit `ssh` (5.2), `container` and `cgroup` while the process
+stays in that container or cgroup, and `names` while the ids and the container are the same. Processes share a map that
+is inherited as a whole.
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ class RowStore:
     """Fields of an entry that is a row; `link` names the row and its owner."""
 
     __slots__ = ("book", "link")
-    #: Of a name that a caller sets; the NUL behind it is the kernel's.
+    #: Bytes that are kept of a name that a caller sets; the NUL behind it is the kernel's.
     _COMM_CHARS = 15
 
     def __init__(self, book: Book, link: int) -> None:

@@ -1,8 +1,8 @@
 """The values that a process cache entry and an event consist of, and the errors of the resolver's interface.
 
-Values (file, credentials, cgroup, container, session) are immutable: an entry's field is replaced, never changed in
-place, because an entry may be a row of the shared tables, where a change is a write under the row's sequence word.
-Names are those of specification 1 in snake case. The entry is in `cache_entry`, the event in `event`.
+Values (file, credentials, cgroup, container, session) are immutable. A field of an entry is replaced, never changed in
+place: an entry may be a row of the shared tables, where a change is a write under the row's sequence word. Names are
+those of specification 1 in snake case. The entry is in `cache_entry`, the event in `event`.
 
 Times of entries are nanoseconds since the Unix epoch, None is unset; times of events are of the boot clock, 0 is unset.
 

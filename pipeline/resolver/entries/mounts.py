@@ -1,7 +1,7 @@
 """The mount of a file: conversion between the walk of its path, the FILE record and a FileEvent.
 
-The BPF programs walk the path of an executable across the mounts of that moment, and report how much of it leads to the
-mount point of the file (`mount_end` of EXEC: 1 + that many bytes, 0 unknown). So no table of mounts is needed, and no
+The BPF programs walk the path of an executable across the mounts of that moment. They report how many bytes of the path
+lead to the mount point of the file, plus 1 (`mount_end` of EXEC; 0: unknown). So no table of mounts is needed, and no
 look-up by the number of a mount, which the kernel may reuse after an unmount.
 """
 

@@ -1,10 +1,10 @@
 """Decide when events may be applied: accept each frame once, and release events up to the watermark.
 
 The boot time T is read before the producer positions of the rings. When everything of a ring up to its position has
-been received, no record of that ring older than T - MERGE_SLACK_NS can still arrive: a full barrier stands between a
-record's reservation and its timestamp, and the slack covers the lag of the kernel's fast clock. That time is the ring's
-watermark. Events are released up to the lowest watermark of all rings, in the order (time, ring, ring_seq). `_queues`
-sorts them, and `_watermark` keeps the watermarks.
+been received, no record of that ring older than T - MERGE_SLACK_NS can still arrive. That time is the ring's watermark.
+The reason is the full barrier between a record's reservation and its timestamp; the slack covers the lag of the
+kernel's fast clock. Events are released up to the lowest watermark of all rings, in the order (time, ring, ring_seq).
+`_queues` sorts them, and `_watermark` keeps the watermarks.
 
 A ring is passed over if it makes no progress for `stall_ms` while events of other rings wait, or if it is behind for
 `hold_ms`. It stays so until it moves, or, if it is slow, until it has caught up. Its events are late if younger ones

@@ -43,7 +43,7 @@ cdef class Encoder:
     cdef public uint32_t topics_mask
     # Topics that the journal keeps; they are encoded too.
     cdef public uint32_t kept_mask
-    # Of the topics without such a subscriber, only events that pass one of these are encoded.
+    # Events of topics without such a subscriber are encoded only if they pass one of these.
     cdef readonly RowFilters filters
     # The user and group names for each process; None: no names.
     cdef public NameCache names

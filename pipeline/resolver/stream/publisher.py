@@ -436,7 +436,8 @@ class Publisher:
                 self._prefixes[prefix] = mask
         elif not is_tcp:
             # XPUB reports an unsubscription after the last subscriber of this prefix has gone, but also one by a client
-            # that never had it. The relay drops those. Of clients over TCP only the end counts, which has no sender.
+            # that never had it. The relay drops those. A message from a client over TCP is ignored, too; the report at
+            # the end of its connection has no sender.
             self._prefixes.pop(prefix, None)
 
     def _apply_subscriptions(self) -> None:

@@ -92,7 +92,7 @@ class Aside(Generic[Answer]):
         return bool(self._answers)
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End the thread; what it is reading is abandoned."""
+        """End the thread, and abandon what it is reading."""
         self.closing.set()
         with contextlib.suppress(queue.Full):
             self._jobs.put_nowait((-1, next(self._numbers), False, None))

@@ -1,9 +1,9 @@
 """What the runtimes' files say about containers, for a running instance: in its events, and in files for its readers.
 
 A container's files are read as soon as one of its processes is seen, because they may be gone when the details are
-needed, and again now and then, because a container can be renamed. `pipeline.software.container_files` reads only what
-root alone can change, `_container_cache` finds details for the stream, and `pipeline.shm.names.containers` finds them
-for readers. `details` says how the rest works, and its bounds.
+needed. They are read again now and then, because a container can be renamed. `pipeline.software.container_files` reads
+only what root alone can change, `_container_cache` finds details for the stream, and `pipeline.shm.names.containers`
+finds them for readers. `details` says how the rest works, and its bounds.
 """
 
 from __future__ import annotations

@@ -1,13 +1,18 @@
-"""What a thread finds out about things that rows name by a key, in events and in files for readers: the common part.
+"""The details of containers and executables that a thread reads: a cache for events, and files for readers.
 
-`containers` and `files` say what is read of containers and of executables. Everything else is here: what is noted is
-requested, and so is what a sweep of the living processes finds; answers go to the encoder's cache and to a file for
-each key; what could not be read is tried again; what no process has for a long time is forgotten; a successor continues
-with the files of its predecessor.
+A row names its container and its executable by a key. `LiveDetails` keeps the details of each key up to date:
 
-Bounds: `known_max` keys, and of these at most `user_max` that one user other than root brought, and three quarters
-that all of them together brought. At a limit, the key that was seen longest ago is evicted, if the last sweep found no
-process with it; otherwise the new one is rejected until the next sweep.
+- The thread reads a key when the encoder's cache notes it, or when a sweep over all live processes finds it.
+- The details go into the encoder's cache, and into a file for each key.
+- If a key cannot be read, the thread tries it again later.
+- A key that no live process has had for a long time is forgotten.
+- After a take-over, the resolver continues with the files of its predecessor.
+
+`containers` and `live_executables` say what is read for a key.
+
+Bounds: at most `known_max` keys are known. Each user other than root brings at most `user_max` of them, and all these
+users together bring at most three quarters. At a limit, the key that was seen longest ago is evicted if the last sweep
+found no process with it. Otherwise the new key is rejected until the next sweep.
 """
 
 from __future__ import annotations
@@ -31,16 +36,18 @@ if TYPE_CHECKING:
     from pipeline.resolver.stream._keyed_cache import KeyedCache
     from pipeline.shm.writer._writer import TableWriter
 
-#: What was found is read again after this.
+#: A key is read again this long after it was read.
 REREAD_NS = 300_000_000_000
-#: What was not found is searched again after RETRY_NS, then after twice that time, and so on.
+#: If a key cannot be read, it is tried again after RETRY_NS, then after twice that time, and so on.
 RETRY_NS = 100_000_000
 RETRY_MAX_NS = 300_000_000_000
-#: What no live process has had for this long is forgotten.
+#: A key that no live process has had for this time is forgotten.
 FORGET_NS = 300_000_000_000
+#: Keys that wait for the thread at most.
 JOBS_MAX = 1024
+#: Answers of the thread that one turn handles at most.
 ANSWERS_PER_TURN = 16
-#: Is charged for what a predecessor knew, until a process with it is seen. No process has this user.
+#: Keys of a predecessor's files are charged to this user until a live process has them. No process has this user.
 KEPT_USER = 0xFFFFFFFF
 
 Key = TypeVar("Key", bound=Hashable)
@@ -48,19 +55,19 @@ Found = TypeVar("Found")
 
 
 class RefusedError(Exception):
-    """It must not be read; it is tried again after RETRY_MAX_NS."""
+    """The key must not be read. It is tried again after RETRY_MAX_NS."""
 
 
 class _Known:
-    """The state of one key; `text` is None until something was found.
+    """The state of one key.
 
     Attributes:
-        text: what was found, as msgpack.
-        user: counts towards the limit of this user; 0: none.
-        seen_ns: when a process with it was seen last.
-        due_ns: when it may be read again.
-        failures: searches without a result since the last successful one.
-        is_asked: it is being read.
+        text: the details, as msgpack; None: they were not found yet.
+        user: the key counts towards the limit of this user; 0: of no user.
+        seen_ns: when a live process with the key was last seen.
+        due_ns: when the key may be read again.
+        failures: reads without a result since the last successful one.
+        is_asked: the thread was asked to read the key, and has not answered yet.
         is_written: the file for readers has this text.
     """
 
@@ -73,21 +80,21 @@ class _Known:
 
 
 class LiveDetails(ABC, Generic[Key, Found]):
-    """Keeps a cache of the encoder and the readers' files up to date. A part of the resolver's duty cycle.
+    """Keeps the details of keys up to date, for the encoder and for readers. A part of the resolver's duty cycle.
 
     Args:
         tables: of this instance.
-        directory: of the files for readers.
-        aside: the thread that reads.
-        mode: of the files.
+        directory: the directory of the files for readers.
+        aside: the thread that reads the details.
+        mode: the mode of the files.
         now: the boot clock, in ns.
         forget_ns: a key without a live process for this long is forgotten.
-        known_max: keys that are known at most.
-        user_max: of these, at most so many that one user other than root brought; 0: no limit.
-        reread_ns: what was found is read again after this; 0: never.
+        known_max: at most this many keys are known.
+        user_max: at most this many of the known keys are those of one user other than root; 0: no limit.
+        reread_ns: a key is read again this long after it was read; 0: never.
     """
 
-    #: Counters for keys without room, and for keys that made room for others.
+    #: Counters of keys that were rejected for lack of room, and of keys that were evicted for others.
     REFUSED = "names_refused"
     EVICTED = "names_evicted"
 
@@ -127,26 +134,26 @@ class LiveDetails(ABC, Generic[Key, Found]):
 
     @abstractmethod
     def _noted(self) -> Iterable[tuple[Key, int]]:
-        """Return and clear what the cache noted, each with the row of a process; 0: it is not needed."""
+        """Return and clear the keys that the cache noted, each with the row of a process; 0: `_job` needs no row."""
 
     @abstractmethod
     def _living(self) -> list[tuple[Key, int]]:
-        """Return the keys of all living processes, in the same form."""
+        """Return the keys of all live processes, in the same form."""
 
     @abstractmethod
     def _job(self, key: Key, row: int) -> Callable[[], Found | None]:
-        """Return a function for the thread that reads what belongs to a key.
+        """Return a function with which the thread reads the details of a key.
 
-        It returns None if nothing was found, and raises RefusedError if it must not be read.
+        The function returns None if it finds no details, and raises RefusedError if the key must not be read.
         """
 
     @abstractmethod
     def _packed(self, found: Found) -> tuple[Any, bytes]:
-        """Return what was found in its JSON and its msgpack form."""
+        """Return details as a value for JSON, and as msgpack."""
 
     @abstractmethod
     def _repacked(self, value: Any) -> bytes:
-        """Return the msgpack form of the JSON form. Any exception means that it is none."""
+        """Return as msgpack the details in a value from JSON. Any exception means that the value is damaged."""
 
     @abstractmethod
     def _file_name(self, key: Key) -> str:
@@ -154,14 +161,14 @@ class LiveDetails(ABC, Generic[Key, Found]):
 
     @abstractmethod
     def _key_of(self, file_name: str) -> Key:
-        """Return the key that a file name names. Any exception means that it names none."""
+        """Return the key of a file name. Any exception means that the file belongs to no key."""
 
     @abstractmethod
     def _set_all(self, known: dict[Key, tuple[bytes | None, int]]) -> None:
-        """Replace the content of the cache: texts, and the users to charge."""
+        """Replace the content of the cache: the text of each key, and the user to charge for it."""
 
     def _user_of(self, row: int) -> int:
-        """Return the user that is charged for a key that this process brings."""
+        """Return the user that is charged for a key of the process in this row."""
         return 0
 
     def _may_keep(self) -> bool:
@@ -169,14 +176,15 @@ class LiveDetails(ABC, Generic[Key, Found]):
         return True
 
     def _failed(self, error: Exception | None) -> None:
-        """Count that something was not found, or not read."""
+        """Note that the details of a key were not found, or could not be read."""
 
     # -- duty cycle ----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Make the directory, or continue with the files of a predecessor.
 
-        Files that may contain more than is wanted now, or belong to another group, are removed.
+        Files of a predecessor are removed if they may contain more than the settings allow, or if they belong to
+        another group.
 
         Raises:
             OSError: the directory cannot be made.
@@ -200,7 +208,7 @@ class LiveDetails(ABC, Generic[Key, Found]):
         return self._aside.has_answers
 
     def do_work(self, now: int) -> None:
-        """Request what is missing and handle answers; this is cheap if there is nothing to do."""
+        """Request details that are missing, and handle answers; this is cheap if there is nothing to do."""
         for answer in self._aside.take(ANSWERS_PER_TURN):
             self._learn(*answer)
         if self._keyed.is_wanting:
@@ -209,7 +217,7 @@ class LiveDetails(ABC, Generic[Key, Found]):
         if now >= self._sweeps.due_ns:
             self._swept_ns = now
             self._sweeps.begin()
-            # The known ones first, so that none of them is evicted for another one.
+            # Known keys come first, so that no new key evicts one of them.
             living = sorted(self._living(), key=lambda found: found[0] not in self._known)
             for key, row in watched(living, self._tables.py_show_life):
                 self._want(key, row, now)
@@ -219,13 +227,13 @@ class LiveDetails(ABC, Generic[Key, Found]):
             self._show()
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End the thread; what it is reading is abandoned."""
+        """End the thread, and abandon what it is reading."""
         self._aside.close(timeout_s)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _want(self, key: Key, row: int, now: int) -> None:
-        """Read what belongs to a key, unless it was read or requested a short time ago."""
+        """Ask the thread to read a key of a live process, unless the key was read or requested a short time ago."""
         known = self._known.get(key)
         if known is None:
             user = self._user_of(row)
@@ -243,12 +251,12 @@ class LiveDetails(ABC, Generic[Key, Found]):
         self._known.move_to_end(key)
         if known.is_asked or now < known.due_ns:
             return
-        # One of each user in turn. If there are too many, it is asked for again at the next sweep.
+        # The thread reads one key of each user in turn. If it rejects this one, the next sweep asks again.
         turn = self._by_user[known.user] if known.user else 0
         known.is_asked = self._aside.ask(partial(_answer, key, self._job(key, row)), turn)
 
     def _has_room(self, user: int) -> bool:
-        """Return whether there is room for one more key of a user; make it if that harms no living process."""
+        """Return whether a user may have one more key; at a limit, evict a key that no live process has."""
         if user and self._user_max and self._by_user[user] >= self._user_max:
             oldest = next((key for key, known in self._known.items() if known.user == user), None)
         elif user and len(self._known) - self._by_user[0] >= self._known_max // 4 * 3:
@@ -258,12 +266,13 @@ class LiveDetails(ABC, Generic[Key, Found]):
         else:
             return True
         if oldest is None or self._known[oldest].seen_ns >= self._swept_ns:
-            return False  # it lives: do not evict each other in turns
+            return False  # it has a live process, and both keys would evict each other in turns
         self._drop(oldest)
         self._tables.count(self.EVICTED)
         return True
 
     def _learn(self, key: Key, found: Found | None, error: Exception | None) -> None:
+        """Store an answer of the thread: the details of a key, or why there are none."""
         if found is None:
             self._failed(error)
         known = self._known.get(key)
@@ -271,7 +280,7 @@ class LiveDetails(ABC, Generic[Key, Found]):
             return
         now = self._now()
         known.is_asked = False
-        if found is None:  # what was known of something that is gone stays
+        if found is None:  # details from an earlier read stay
             is_final = isinstance(error, RefusedError)
             known.due_ns = now + (RETRY_MAX_NS if is_final else min(RETRY_NS << min(known.failures, 16), RETRY_MAX_NS))
             known.failures += 1
@@ -282,19 +291,19 @@ class LiveDetails(ABC, Generic[Key, Found]):
         if text == known.text and known.is_written:
             return
         self._is_changed |= text != known.text
-        # If the file system is full, only this is missing for readers, until it is read again.
+        # If the file system is full, readers lack these details until the key is read again.
         known.text, known.is_written = text, self._files.write(self._file_name(key), json.dumps(value).encode("ascii"))
         if not known.is_written:
             known.due_ns = now + REREAD_NS
 
     def _forget(self, now: int) -> None:
-        """Drop keys without a live process for a long time."""
+        """Drop keys that no live process has had for a long time."""
         gone = [key for key, known in self._known.items() if now - known.seen_ns > self._forget_ns]
         for key in gone:
             self._drop(key)
         if refused := self._keyed.take_refused():
             self._tables.count(self.REFUSED, refused)
-            self._is_changed = True  # make room in the cache for what is not known yet
+            self._is_changed = True  # `_show` makes room in the cache for the keys that it rejected
 
     def _drop(self, key: Key) -> None:
         known = self._known.pop(key)
@@ -305,6 +314,7 @@ class LiveDetails(ABC, Generic[Key, Found]):
         self._files.remove(self._file_name(key))
 
     def _show(self) -> None:
+        """Replace the content of the encoder's cache by the details that are known."""
         self._is_changed = False
         self._set_all({key: (known.text, known.user) for key, known in self._known.items()})
 
@@ -312,5 +322,5 @@ class LiveDetails(ABC, Generic[Key, Found]):
 def _answer(key: Key, job: Callable[[], Found | None]) -> tuple[Key, Found | None, Exception | None]:
     try:
         return key, job(), None
-    except Exception as error:  # a user may have chosen what is read
+    except Exception as error:  # a user may have chosen the file, so any content is possible
         return key, None, error

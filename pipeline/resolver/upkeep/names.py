@@ -6,14 +6,14 @@ of its processes is seen, because the container may be gone when the names are n
 `pipeline.procfs.users` reads a foreign root safely, `_name_cache` finds names for the stream, and
 `pipeline.shm.names.usernames` finds them for readers.
 
-The names that apply to a process are the host's if its mount and user namespaces are those of pid 1 and it is in no
-container, or if a user other than root made one of the two namespaces. Otherwise they are the names in its own root
-directory. A process on its way into a container still has the host's root (runc joins the cgroup before it changes the
-root). Its names are not used then; they are read again a little later.
+A process has the host's names if it is in no container and has the mount and user namespaces of pid 1, or if a user
+other than root made one of these two namespaces. Otherwise it has the names in its own root directory. A process on its
+way into a container still has the host's root (runc joins the cgroup before it changes the root). Its names are not
+used then; they are read again a little later.
 
-`LiveNames` is no `details.LiveDetails`, which has one value for each key: a view has many names and is limited in bytes
-for each user, ids that are in no file are looked up one by one, and the host's files are watched for changes. What
-both need, a thread, files for readers and times of sweeps, is in `aside`.
+`LiveNames` is no `details.LiveDetails`, which has one value for each key. A view has many names, and its bytes are
+limited for each user. Ids that are in no file are looked up one by one, and the host's files are watched for changes.
+`aside` has the parts that both need: a thread, files for readers, and times of sweeps.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class LiveNames:
         return name or None
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End the thread; what it is reading is abandoned."""
+        """End the thread, and abandon what it is reading."""
         self._aside.close(timeout_s)
 
     # -- requests ------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class ScriptFiles:
             self._tables.count("scripts_unread", dropped)
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End the thread; what it is reading is abandoned."""
+        """End the thread, and abandon what it is reading."""
         self._applier.followups.notes_scripts = False
         self._aside.close(timeout_s)
 

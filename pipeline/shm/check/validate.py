@@ -1,7 +1,7 @@
 """Check the invariants of an instance's tables, in tests and by hand (CONTRIBUTING.md, "Debug a running daemon").
 
 `validate_tables` accepts the writer itself, or an instance's directory. With the writer it also checks the writer's
-private state. Of a directory it reads the files. The invariants are numbered; a violation names its number:
+private state. With a directory it reads the files. The invariants are numbered; a violation names its number:
 
     Tables
      1 index      an entry is 0, or names a row in use, and the row's tgid is the entry's pid

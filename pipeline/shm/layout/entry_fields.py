@@ -2,11 +2,12 @@
 
 From this table ``script/generate`` writes the properties of `Entry` that only copy (in ``_entry.pyx`` and its stub),
 the groups of fields that the encoder only copies (``event_fields.pxi``), and the table in docs/wire-schema.md. Code
-that shows all fields uses ENTRY_FIELDS or EVENT_FIELDS. Does not need numpy.
+that shows all fields uses ENTRY_FIELDS or EVENT_FIELDS. This module does not need numpy.
 
-A line contains the name, where the field is shown (``both``, ``entry``, ``event``; ``exit``: in entries and in ``exit``
-events; ``some``: in some events; ``property``: an attribute of `Entry` that its JSON form lacks), its type, the source
-of its value, and its meaning. The source is ``computed`` (by hand), or a field of the row followed by conditions:
+A line contains the name of a field, where it is shown, its type, the source of its value, and its meaning. A field is
+shown in ``both``, in an ``entry`` or in an ``event``; ``exit`` means entries and ``exit`` events, and ``some`` means
+some events. A ``property`` is an attribute of `Entry` that its JSON form lacks. The source is ``computed`` (by hand),
+or a field of the row followed by conditions:
 
 - ``known NAME``: null unless KNOWN_NAME is set
 - ``nonzero``: null if it is 0
@@ -18,8 +19,8 @@ of its value, and its meaning. The source is ``computed`` (by hand), or a field 
 ``flag NAME`` is true if ROW_NAME is set, ``no flag NAME`` is the opposite; ``known NAME`` may follow. ``state NAME`` is
 a state of `pipeline.shm.layout.declared.STATES`, ``directory NAME`` one of `pipeline.records.declared.DIRECTORIES`.
 
-A line ``>>> VALUE`` below a field is the example in the docstring of a property that only copies: what it is of the
-entry of tests/docs/example_host.py, or None, or False if there is no such line.
+A line ``>>> VALUE`` below a field is the example in the docstring of a property that only copies: the value in the
+entry of tests/docs/example_host.py. Without such a line, the value there is None or False.
 
 A line in brackets begins a group. All fields of a group marked ``copied`` have such values, and the encoder writes them
 with a generated function. The other groups of the encoder are written by hand.
@@ -285,7 +286,7 @@ cpu_system_ns            exit      uint   costs.cpu_system_ns known COST
     CPU time that the process used in the kernel, all threads included; with `cpu_user_ns` it is the time that it ran
     >>> 301000
 children_cpu_ns          exit      uint   costs.children_cpu_ns known COST
-    CPU time of the descendants that were waited for, by this process or on the way to it
+    CPU time of the descendants that were waited for, by this process or by a descendant between them
     >>> 0
 max_rss_bytes            exit      uint   costs.max_rss_bytes known COST
     largest resident memory (ru_maxrss), including that of the program that the process was forked from

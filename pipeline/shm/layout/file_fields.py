@@ -1,8 +1,8 @@
 """Keys of a file, as entries and events show it, declared once.
 
-From this table ``script/generate`` writes the keys that the encoder only copies (``file_fields.pxi``), the dict of
-`Entry.file` (in ``_entry.pyx``), the names that the model of the resolver has for them (in ``entry_extra.py``), the
-table in docs/wire-schema.md and the JSON Schema. Nothing else imports it.
+``script/generate`` writes five things from this table: the keys that the encoder only copies (``file_fields.pxi``), the
+dict of `Entry.file` (in ``_entry.pyx``), the names that the resolver's model has for the keys (in ``entry_extra.py``),
+the table in docs/wire-schema.md, and the JSON Schema. Nothing else imports it.
 
 A line contains the key, its type, the source of its value, and its meaning; ``likewise`` is the meaning of the key
 above, with which it shares a row in docs/. The source is ``computed`` (by hand), or a member of the struct pl_file:

@@ -64,7 +64,7 @@ _OF_TABLES = {
     "wait": "`table.wait_exit(process, timeout)`",
     "wait_procs": "`table.wait_exit(process, timeout)` or `table.wait_tree(process, timeout)`",
 }  # fmt: skip
-#: What to write instead of a name that no other name replaces, by what lacks it.
+#: What to write instead of a name that no other name replaces, by the object that lacks the name.
 _INSTEAD = {
     FIELDS: _OF_PROCESSES,
     ENTRY: _OF_PROCESSES

@@ -7,8 +7,8 @@ TooOldError is raised. `load()` reads everything at once; a loaded entry does no
 decides which rows to read; export/json.py produces JSON. An entry finds other processes through the table that its
 view belongs to. A pickled entry has a view without segments (`detached_view`), and finds none.
 
-Units and names are those of `procline resolve --json`: times are ns since the Unix epoch (boot-clock time plus one
-offset), pids are of the daemon's pid namespace, text that is not UTF-8 has surrogate escapes, None means unknown.
+Units and names are those of `procline resolve --json`. Times are ns since the Unix epoch (boot-clock time plus one
+offset). Pids are of the daemon's pid namespace. Text that is not UTF-8 has surrogate escapes. None means unknown.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -785,7 +785,7 @@ cdef class Entry:
     def parent(self):
         """The current parent, as an entry of its newest image; None if there is none, it is unknown or not retained.
 
-        Of an ended process, the parent that it had at the end.
+        For an ended process, it is the parent that the process had at its end.
 
         Example:
             >>> entry.parent.comm, entry.parent.pid
@@ -2597,7 +2597,7 @@ cdef class Entry:
 
     @property
     def children_cpu_ns(self):
-        """CPU time of the descendants that were waited for, by this process or on the way to it.
+        """CPU time of the descendants that were waited for, by this process or by a descendant between them.
 
         Example:
             >>> entry.children_cpu_ns

@@ -132,7 +132,7 @@ cdef bint note_rows(View view, noting *noted) noexcept nogil:
         return False
     for row in range(1, noted.rows):
         noted.states[row] = pl_load_relaxed64(<const uint64_t *>&hot[row])
-    # What the caller reads of the rows, it reads after this.
+    # The caller reads the rows after this.
     pl_fence_acquire()
     # At this moment, a process that lives has a newest image. Its row was noted, unless there are new rows.
     noted.reads_index = pl_rows_end(&view.view) != noted.rows

@@ -206,7 +206,7 @@ cdef int _import_numpy() except -1:
 
 
 cdef inline uint64_t _next_link(const pl_hot *hot, int which) noexcept nogil:
-    """Return a link upwards. Of BY_ORIGIN it is that of the parent if the row names no creator."""
+    """Return a link upwards. For BY_ORIGIN it is that of the parent if the row names no creator."""
     if which == BY_ORIGIN:
         return hot.creator if hot.creator != 0 else hot.parent
     return link_of(hot, which)
@@ -637,8 +637,8 @@ cdef Py_ssize_t _ancestor_pids_abreast(
 cdef Py_ssize_t _chain(View view, uint64_t link, int which, pl_hot *out) noexcept nogil:
     """Follow links into out[0:_CHAIN_MAX]; return the number of rows, or -1 if one stayed busy.
 
-    Brent's method detects a cycle (possible in a table that is being repaired): the mark moves to the current link at
-    each power of two, and the walk ends when a link returns to the mark.
+    Brent's method detects a cycle, which is possible in a table that is being repaired. The mark moves to the current
+    link at each power of two, and the walk ends when a link returns to the mark.
     """
     cdef Py_ssize_t n = 0
     cdef Py_ssize_t move_at = 1
@@ -1871,7 +1871,7 @@ cdef class TableReader:
     ):
         """Return the images that ran in a period: those of live and of exited processes, earlier images among them.
 
-        A process has an image for its fork and one for each exec. Of its images, only the newest one lacks the flag
+        A process has an image for its fork and one for each exec. Only the newest of them lacks the flag
         ROW_REPLACED, so ``rows["flags"] & ROW_REPLACED == 0`` selects one row for each process. Every row is read once,
         one after the other, so a process that calls exec meanwhile may have its earlier image in the result and not
         the new one. `walk` and `batch` do not have this limit.

@@ -4,8 +4,8 @@
 A string that many rows refer to is copied, and later decoded, once. It is recognised by its reference, and is used only
 if the same bytes are still there, because a reference can name another string after its row has changed.
 
-values.py knows which field of an entry is made of what; columns.py makes arrays. Does not need numpy: the commands that
-list processes start quickly.
+values.py has the source of each field of an entry, and columns.py makes arrays. This module does not need numpy, so the
+commands that list processes start quickly.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
@@ -73,7 +73,7 @@ cdef enum:
 cdef enum:
     _MOVED = -2
 
-# A row that changes during each of so many reads is busy.
+# A row that changes during each of this many reads is busy.
 cdef enum:
     _TRIES = 1000
 
@@ -672,9 +672,9 @@ cdef class RowCopies:
         Each byte that is not UTF-8 is replaced by an escape such as ``\\udcff``.
 
         Returns:
-            (lists, ends, data, known): where each row's list begins, as int64, count + 1 of them; where each string
-            begins in `data`, as int64, with the end of the last one; the strings; a byte for each row: its list is
-            known.
+            (lists, ends, data, known). `lists` has count + 1 int64: where the list of each row begins. `ends` has an
+            int64 for each string: where it begins in `data`. Then comes the end of the last one. `data` has the
+            strings. `known` has a byte for each row: whether its list is known.
         """
         cdef string_table *table = &self.tables[kind]
         cdef bytearray begins = PyByteArray_FromStringAndSize(NULL, (self.count + 1) * sizeof(int64_t))

@@ -95,8 +95,8 @@ cdef class View:
     cdef readonly uint32_t epoch
     cdef uint64_t serial  # unique among the Views of this process, from 1
     cdef readonly uint64_t busy_retries  # reads that were restarted because a write overlapped them
-    # Of the TableReader that opened it: a weak reference to it, its class, and its argument; and the table that took
-    # its place after it was dropped without being closed.
+    # The TableReader that opened it: a weak reference to it, its class, and its argument. The last one is the table
+    # that took its place after it was dropped without being closed.
     cdef object table, table_type, next_table
     cdef uint64_t max_age_ms
     cdef dict facts  # what an entry without a table knows from outside its row; None: the segments are mapped

@@ -63,8 +63,8 @@ STALE_AFTER_NS = _STALE_AFTER_NS
 #: At attach, a table that was not written for this long belongs to a running instance only if its writer is alive.
 ABANDONED_AFTER_NS = 5_000_000_000
 
-# How long reading a busy row is retried: first about 2 us of pauses (the writer needs 0.1 us for a change in place),
-# then yielding the CPU (the writer may be waiting for it), then sleeping, 50 ms in total.
+# A read of a busy row is retried for 50 ms in total. For the first 2 us the reader only pauses, because the writer
+# needs 0.1 us for a change in place. Then it yields the CPU, because the writer may be waiting for it. Then it sleeps.
 SPINS = 64
 YIELDS = 80
 PATIENCE_NS = 50_000_000

@@ -23,8 +23,8 @@
  * places stay in registers. */
 #define PL_LANES 4
 
-/* Of tables with more rows, the second-level cache does not hold what is kept for hops: chains are walked in larger
- * groups with prefetches. */
+/* If a table has more rows, the second-level cache does not hold what is kept for hops. Chains are then walked in
+ * larger groups with prefetches. */
 #define PL_LANES_ROWS (128u << 10)
 
 /* Chains of one call that are remembered, by the link at which they begin; a power of two. */
@@ -257,8 +257,8 @@ static inline int pl_kept_valid(struct pl_kept *kept)
 	return 0;
 }
 
-/* Of an element of the result: its size, and where the fields are in it; 0: the field was not asked for. The pid is at
- * 0, and the parent's pid or padding at 4. */
+/* An element of the result: its size, and where the fields are in it; 0: the field was not asked for. The pid is at 0,
+ * and the parent's pid or padding at 4. */
 struct pl_projection {
 	ptrdiff_t size, found, start, start_boot, image, end;
 	int64_t boot_unix_ns;
@@ -548,8 +548,8 @@ static inline int pl_memo_copy(const struct pl_memo *memo, uint64_t link, uint32
 	return 1;
 }
 
-/* Fill in the chains of pids from number `i` on, one after another; return the number of the first pid that the caller
- * must go on with: at walk->link, or with its look-up if that is 0; `n` if there is none. */
+/* Fill in the chains of pids from number `i` on, one after another. Return the number of the first pid whose chain the
+ * caller must continue, `n` if there is none: at walk->link, or with the look-up of the pid if that is 0. */
 static inline __attribute__((always_inline)) ptrdiff_t
 pl_walk_chains(const struct pl_tables *from, struct pl_memo *memo, const uint32_t *pids, ptrdiff_t i, ptrdiff_t n,
 	       const ptrdiff_t offset, uint32_t *out, uint32_t depth, uint8_t *found, struct pl_walk *stuck,

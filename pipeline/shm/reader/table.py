@@ -11,8 +11,8 @@ FIELDS has the names of all fields that `Entry.to_dict`, `ProcessTable.batch` an
     (True, False)
 
 TableReader (_reader.pyx) implements the look-ups, which need neither a lock nor a system call. This module finds an
-instance by name. So that a single look-up from a shell is quick, and a reader small, it imports nothing that a look-up
-does not need: no daemon module, not numpy, and of the standard library neither pathlib nor typing.
+instance by name. It imports nothing that a look-up does not need, so that a single look-up from a shell is quick, and a
+reader small. It needs no daemon module, not numpy, and neither pathlib nor typing of the standard library.
 """
 
 from __future__ import annotations
@@ -393,7 +393,7 @@ class ProcessTable(TableReader, metaclass=_Public):
 
         Every process that ended later is in the table until it is evicted. This moment follows the clock at the
         distance of the setting ``tables.retention_s``, and is later if a table is full, or if the daemon has not run
-        for so long. Of a recording nothing is evicted by age, so it is None.
+        for this time. A recording evicts nothing by age, so it has None.
 
         Example:
             >>> started_ns = table.stats()["started_ns"]

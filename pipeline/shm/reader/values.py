@@ -47,7 +47,7 @@ ENTRY_FIELDS: dict[str, EntryField] = {
     field.name: field for field in FIELDS if field.shown in {"both", "entry", "exit", "property"}
 }
 
-#: Attributes of `Entry` that are no fields, and what they are made of, in the words of GROUPED; None: whatever.
+#: Attributes of `Entry` that are no fields, and the sources of their values in the words of GROUPED; None: any source.
 _MADE_OF: dict[str, tuple[str, str | None]] = {
     "start_time": ("datetime", ""), "exec_time": ("datetime", ""), "exit_time": ("datetime", ""),
     "fork_time": ("datetime", "cold.fork_boot_ns"), "created_at": ("datetime", "cold.fork_boot_ns"),

@@ -14,8 +14,8 @@ Both put a release fence between that store and all later stores, including thos
 that copied an overwritten byte sees a different row_seq after its own acquire fence (fence-to-fence synchronisation; on
 aarch64 both are dmb ish). For this reason a freed block can be reused immediately, last in, first out.
 
-A killed writer. Everything except the bytes can be reconstructed: a successor walks the blocks (a block's length
-determines its size, and a length of 0 ends the walk), counts the references that rows hold, and frees the rest. The
+A killed writer. Everything except the bytes can be reconstructed: a successor walks the blocks, counts the references
+that rows hold, and frees the rest. A block's length determines its size, and a length of 0 ends the walk. The
 stores that the walk depends on are therefore ordered: bytes and header before the reference is returned, and headers
 inside a block before the length that makes them reachable.
 """
@@ -384,7 +384,7 @@ cdef class Arena:
         self._sweep(True)
 
     cdef void _make_buckets(self, uint64_t records) noexcept nogil:
-        """Make as many empty buckets as `_insert` makes of 64 for so many records, so that it moves none of them."""
+        """Make the empty buckets that `_insert` would make from 64 for `records` records, so that none is moved."""
         cdef uint64_t buckets = max(<uint64_t>64, min(2 * records, 2 * <uint64_t>self.bucket_limit))
         while 2 * (<uint64_t>self.bucket_mask + 1) <= buckets:
             self.bucket_mask = 2 * self.bucket_mask + 1

@@ -21,8 +21,9 @@ decides whether the exec is undone or finished:
   the other process starts (ROW_EXIT_UNSEEN).
 - An inserted row links to a live image, and the index has no entry for its pid: the index then names the image.
 
-Tables that no prefix of stores can leave are damaged, and new ones are made: an index entry that names a row of another
-pid or a free one, ancestors that form a ring, a reference to no string. Everything after the start relies on these.
+If no prefix of stores can have left the tables as they are, they are damaged, and new ones are made. Examples are an
+index entry that names a free row or a row of another pid, ancestors that form a ring, and a reference to no string.
+Everything after the start relies on the absence of these.
 
 All changes of rows that readers can see use begin/end, as elsewhere.
 
@@ -45,8 +46,8 @@ import numpy as np
 
 
 cdef enum:
-    # A row is fetched into the cache so many rows before it is read, and its arguments so many. The processor fetches
-    # the next lines by itself, but not those of the next page.
+    # A row is fetched into the cache AHEAD rows before it is read, and its arguments AHEAD_ARGS rows before. The
+    # processor fetches the next lines by itself, but not those of the next page.
     AHEAD = 32
     AHEAD_ARGS = 12
     # Verdicts about rows. A row without one is freed.

@@ -34,7 +34,7 @@ cdef enum:
 cdef enum:
     # generated: LINEAGE_*
     LINEAGE_IMAGES = (1 << 9) - 1  # images that decide it, with the row itself; at most LINEAGE_CHECKED + 1
-    LINEAGE_DECIDED = 1 << 9  # exactly so many images decide it; otherwise at least so many
+    LINEAGE_DECIDED = 1 << 9  # exactly LINEAGE_IMAGES images decide it; otherwise at least these
     LINEAGE_COMPLETE = 1 << 10  # the chain leads to pid 1 without a gap
     LINEAGE_INIT = 1 << 11  # the row itself is an image of pid 1
     LINEAGE_FACTS = (1 << 12) - 1  # all of these
@@ -43,8 +43,8 @@ cdef enum:
 
 
 cdef enum:
-    COSTS_ROWS = 64  # memory for costs is allocated for so many rows at a time, which is one page
-    LIFE_ROWS = 1 << 14  # a heartbeat after so many rows, where all are read
+    COSTS_ROWS = 64  # memory for costs is allocated for this many rows at a time, which is one page
+    LIFE_ROWS = 1 << 14  # a heartbeat after this many rows, where all are read
 
 
 # generated: struct-row_state
@@ -274,8 +274,9 @@ cdef class TableWriter(ControlWriter):
     # Free at most `budget` rows that are past retention and unreferenced; return how many were freed.
     cdef uint32_t evict(self, uint64_t now_boot_ns, uint32_t budget) noexcept nogil
 
-    # Limit a process's chain to chain_max images: elide the oldest replaced images (not the first) beyond that and flag
-    # the image that lost its ancestor as ROW_ELIDED. set_head does this at each exec; it is cheap in the common case.
+    # Limit a process's chain to chain_max images. Beyond that, the oldest replaced images except the first are elided,
+    # and the image that lost its ancestor is flagged ROW_ELIDED. set_head does this at each exec; it is cheap in the
+    # common case.
     cdef void cap_images(self, uint32_t row) noexcept nogil
 
     # -- private state (see _writer.pyx) ----------------------------------------------------------------------------

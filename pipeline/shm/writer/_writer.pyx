@@ -31,8 +31,8 @@ images that decide the answer, because a chain of more than LINEAGE_CHECKED imag
 epoch in which it was stored. Within an epoch, all ancestors that a valid word was derived from have valid words too.
 `end` therefore compares the row's word with the changed row, and begins a new epoch if they differ; so does `_free` for
 a row that is still referred to. After that, the next event of each process walks up to the nearest valid word, at most
-LINEAGE_CHECKED images, and stores the words of those. If it needs all of them, the words say "at least so many
-images", which suffices for the rows below.
+LINEAGE_CHECKED images, and stores the words of those. If it needs all of them, the words say "at least this
+many images", which suffices for the rows below.
 """
 
 cimport cython
@@ -63,11 +63,11 @@ FAMILY = np.dtype(declared.FAMILY_LAYOUT.dtype())
 
 
 cdef enum:
-    # A row is fetched so many rows before it is freed, and then its arguments, because freeing a row takes less time
-    # than fetching it.
+    # A row is fetched EVICT_AHEAD rows before it is freed, and its arguments EVICT_AHEAD_ARGS rows before, because
+    # freeing a row takes less time than fetching it.
     EVICT_AHEAD = 12
     EVICT_AHEAD_ARGS = 6
-    # A row is fetched so many rows before its `extra` is read.
+    # A row is fetched this many rows before its `extra` is read.
     EXTRA_AHEAD = 24
     # Rows that are mapped in one call before they are used for the first time: 200 KB.
     POPULATED_ROWS = 512

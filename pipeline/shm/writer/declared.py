@@ -20,7 +20,7 @@ STATUS_LINEAGE = 1 << 7  #: `lineages` has a word for it, which may be of an ear
 
 # A word of `lineages`: what is known of the chain of a row
 LINEAGE_IMAGES = (1 << 9) - 1  #: images that decide it, with the row itself; at most LINEAGE_CHECKED + 1
-LINEAGE_DECIDED = 1 << 9  #: exactly so many images decide it; otherwise at least so many
+LINEAGE_DECIDED = 1 << 9  #: exactly LINEAGE_IMAGES images decide it; otherwise at least these
 LINEAGE_COMPLETE = 1 << 10  #: the chain leads to pid 1 without a gap
 LINEAGE_INIT = 1 << 11  #: the row itself is an image of pid 1
 LINEAGE_FACTS = (1 << 12) - 1  #: all of these

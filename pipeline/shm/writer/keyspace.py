@@ -5,9 +5,9 @@ this namespace are found there. _keys.pyx implements the hash.
 
 Slots are reclaimed only when none is free. First come the slots of evicted processes. If there are none, the
 slots of the processes that ended first are reclaimed; these processes become history without an index entry, as after a
-reuse of a pid. A slot is never reclaimed if a retained row names it as parent or creator, if a process waits for its
-owner as its parent, or if it was requested within QUIET_NS, because its events may still be under way. Requests that
-still find no slot are counted (`keys_refused`).
+reuse of a pid. A slot is never reclaimed if a retained row names it as parent or creator, or if a process waits for its
+owner as its parent. Nor is a slot that was requested within QUIET_NS, because its events may still be under way.
+Requests that still find no slot are counted (`keys_refused`).
 
 A number in the daemon's own pid namespace is a pid and needs no slot.
 """

@@ -1,10 +1,10 @@
 """Turn the proc connector's events into records in a ring, from which a shard sends them.
 
 Events are read from the netlink socket in batches. Each event becomes at most one record, which is completed from
-``/proc`` at once and written into a ring in a file (`handring`). From there on, the ring is treated like a ring of the
-kernel: the shard reads ahead with a cursor, keeps records that are not applied, and reads again from a position that
-the resolver requests. The supervisor also holds the ring and the socket. A killed shard therefore loses only the event
-that it was handling, and its successor counts that event.
+``/proc`` at once and written into a ring in a file (`handring`). The ring is treated like a ring of the kernel: the
+shard reads ahead with a cursor, keeps records that are not applied, and reads again from a position that the resolver
+requests. The supervisor also holds the ring and the socket. A killed shard therefore loses only the event that it was
+handling, and its successor counts that event.
 
 Losses occur in one place. When the ring is full, events stay in the socket. When the socket is full, the kernel drops
 events. The gaps in its numbers (`netlink`) show how many, but not of which kind, so they are counted as kind 0. Then
@@ -13,9 +13,9 @@ the resolver starts a repair, and this source reads all of ``/proc`` again.
 ``/proc`` shows the state a moment after the event. If the process has ended by then, the record of an exec has only a
 HEAD (FLAG_HEAD_ONLY). A child inherits its parent's state, so a fork needs only the start time from ``/proc``.
 
-Changes that the proc connector does not report (capabilities, login uid, cgroups, terminals) are found by reading the
-process again a while after an exec or a change of credentials (`recheck`); repairs find the others. The resolver finds
-the process that adopts the children of an ended process.
+The proc connector does not report changes of capabilities, login uid, cgroups and terminals. They are found when the
+process is read again, a while after an exec or a change of credentials (`recheck`). Repairs find the other changes. The
+resolver finds the process that adopts the children of an ended process.
 """
 
 from __future__ import annotations

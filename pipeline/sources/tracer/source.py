@@ -1,9 +1,9 @@
 """Move the records of tracers' frames from their socket into a ring, from which a shard sends them.
 
-A frame is accepted or rejected as a whole. Its records are written into a ring in a file; from there on, the ring is
-treated like a ring of the kernel: records that are not applied are kept, and are read again when the resolver is
-replaced. If a tracer is faster than the resolver, its frames wait in its own send queue. Frames in the socket's queue
-are lost when this process is killed, and cannot be counted here. A tracer reports its own losses (`lost` of a frame).
+A frame is accepted or rejected as a whole. Its records are written into a ring in a file, which is treated like a ring
+of the kernel: records that are not applied are kept, and are read again when the resolver is replaced. If a tracer is
+faster than the resolver, its frames wait in its own send queue. Frames in the socket's queue are lost when this process
+is killed, and cannot be counted here. A tracer reports its own losses (`lost` of a frame).
 
 Only the records of a frame are used. The frame's ring and positions belong to the tracer. A time in the future is
 replaced by the current time.

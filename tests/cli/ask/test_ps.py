@@ -283,7 +283,7 @@ def test_grep_shows_the_match_of_a_long_command_line(
 
 
 def narrow(width: int) -> Screen:
-    """Return a terminal of so many columns without colour."""
+    """Return a terminal of this many columns, without colour."""
     screen = Screen()
     screen.is_terminal, screen.width, screen.has_colour = True, width, False
     return screen

@@ -58,7 +58,7 @@ def test_a_long_chain_is_shown(procline: Command, table: type[FakeTable], form: 
 
 
 def sleeps(count: int, **changes: object) -> tuple[FakeEntry, ...]:
-    """Return init and so many sleeping children of it."""
+    """Return init and this many sleeping children of it."""
     children = (entry(pid, 1, "sleep", argv=["sleep", str(pid)], **changes) for pid in range(10, 10 + count))
     return entry(1, 0, "init"), *children
 

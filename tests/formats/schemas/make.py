@@ -28,7 +28,7 @@ ECS_NAMES = (
     "process.previous.executable",
 )  # fmt: skip
 OTEL_GROUPS = ("container", "file", "host", "k8s", "log", "os", "process", "thread")
-#: Of large groups only what documents have.
+#: Large groups, of which only the names that documents have are kept.
 OTEL_LARGE = ("k8s.",)
 OCSF_CLASSES = ("process_activity", "base_event")
 OCSF_OBJECTS = (

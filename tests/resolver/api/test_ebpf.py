@@ -969,7 +969,7 @@ def test_a_fork_has_its_parents_cookie_until_it_calls_exec(w: World) -> None:
 
 
 def test_an_exec_of_the_running_program_updates_its_entry(w: World) -> None:
-    """Of the compared fields only the exec time changes; the rest is as in the event (specification 3.3.4)."""
+    """Only the exec time changes among the compared fields; the rest is as in the event (specification 3.3.4)."""
     init, _ = entry_of(w.fork(0, 1, 10)), w.fork(1, 3, 10)
     w.fork(3, 4, 10)
     first = entry_of(w.exec(3, 4, 11, comm="x"))

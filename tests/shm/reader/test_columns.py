@@ -38,7 +38,7 @@ def tables(shm_dir: Path) -> Tables:
                exit_boot_ns=900_000, exit_code=11 | 0x80, start_boot_ns=0)  # fmt: skip
     tables.row(105, **shared, name_ref=tables.intern("names", b"./run\0/home/x\0"), auid=0xFFFFFFFF, sid=105)
     tables.row(106, **(shared | {"flags": layout.ROW_HEAD | layout.ROW_KTHREAD | layout.ROW_ADOPTED}), parent=99)
-    old = tables.row(107, **(shared | {"flags": layout.ROW_REPLACED}), exit_boot_ns=800_000, publish=False)
+    old = tables.row(107, **(shared | {"flags": layout.ROW_REPLACED}), exit_boot_ns=800_000, insert=False)
     tables.row(107, **(shared | {"flags": layout.ROW_HEAD | layout.ROW_IS_EXEC}), ancestor=tables.link(old))
     tables.row(108, **shared, cap_effective=(1 << 64) - 1, cookie=1 << 63, tty=b"pts7", cgroup_id=3,
                cgroup_ref=tables.intern("names", bytes(16) + b"/system.slice/a.service"))  # fmt: skip

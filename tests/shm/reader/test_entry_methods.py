@@ -164,7 +164,7 @@ def test_a_process_without_its_last_image_is_not_listed_and_what_it_started_is(t
     """A process that runs descends from an earlier image; the last image was evicted after the end."""
     root = tables.row(3)
     earlier = tables.row(
-        4, publish=False, creator=tables.link(root), exit_boot_ns=5_000, flags=layout.ROW_REPLACED
+        4, insert=False, creator=tables.link(root), exit_boot_ns=5_000, flags=layout.ROW_REPLACED
     )  # fmt: skip
     tables.row(5, creator=tables.link(earlier))
     assert pids(resolve(tables, 3).descendants(by="creator", exited=True)) == [5]
@@ -211,7 +211,7 @@ def test_images_are_all_of_the_process_whichever_is_asked(world: World) -> None:
 
 
 def test_an_image_that_is_not_retained_is_said_to_be_missing(tables: Tables) -> None:
-    gone = tables.row(7, publish=False)
+    gone = tables.row(7, insert=False)
     tables.row(7, ancestor=tables.link(gone), images=2, flags=layout.ROW_HEAD | layout.ROW_IS_EXEC)
     entry = resolve(tables, 7)
     assert pids(entry.images()) == [7, 7]
@@ -221,7 +221,7 @@ def test_an_image_that_is_not_retained_is_said_to_be_missing(tables: Tables) -> 
 
 
 def test_images_can_be_read_when_the_process_is_not_retained_any_more(tables: Tables) -> None:
-    earlier = tables.row(7, publish=False, known=ALL_KNOWN, file_ref=tables.file(b"/bin/a"))
+    earlier = tables.row(7, insert=False, known=ALL_KNOWN, file_ref=tables.file(b"/bin/a"))
     row = tables.row(7, ancestor=tables.link(earlier), images=2, known=ALL_KNOWN, file_ref=tables.file(b"/bin/b"))
     entry, loaded, images = resolve(tables, 7), resolve(tables, 7).load(), resolve(tables, 7).images()
     tables.free(row)
@@ -240,7 +240,7 @@ def test_a_start_that_just_becomes_exact_separates_no_images(tables: Tables, is_
     tables.control["user_hz"] = 100
     early, late = (coarse, exact) if is_newest_exact else (exact, coarse)
     flags = {id(coarse): layout.ROW_START_TICKS, id(exact): 0}
-    first = tables.row(7, publish=False, **early, flags=flags[id(early)] | layout.ROW_REPLACED)
+    first = tables.row(7, insert=False, **early, flags=flags[id(early)] | layout.ROW_REPLACED)
     newest = tables.row(
         7, ancestor=tables.link(first), images=2, **late, flags=layout.ROW_HEAD | layout.ROW_IS_EXEC | flags[id(late)]
     )

@@ -276,10 +276,10 @@ def test_a_miss_can_wait_for_the_table(tables: Tables) -> None:
     tables.commit(1, watermark_boot_ns=now_boot_ns())
     reader = TableReader(tables.directory)
 
-    def publish() -> None:
+    def insert() -> None:
         tables.row(7)
 
-    timer = threading.Timer(0.05, publish)
+    timer = threading.Timer(0.05, insert)
     timer.start()
     assert reader.resolve(7, wait_ms=60_000) is not None
     timer.join()

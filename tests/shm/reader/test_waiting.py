@@ -107,7 +107,7 @@ def test_it_is_the_last_image_of_the_same_process(tables: Tables, table: Process
     rows = [row]
 
     def call_exec() -> None:
-        new = tables.row(10, publish=False, start_boot_ns=10_000, exec_boot_ns=15_000, flags=HEAD | layout.ROW_IS_EXEC,
+        new = tables.row(10, insert=False, start_boot_ns=10_000, exec_boot_ns=15_000, flags=HEAD | layout.ROW_IS_EXEC,
                          ancestor=tables.link(row))  # fmt: skip
         tables.index[10] = new
         tables.change(row, exit_boot_ns=15_000, flags=layout.ROW_REPLACED)

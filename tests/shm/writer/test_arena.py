@@ -132,7 +132,7 @@ def test_many_strings_are_found_again(shm_dir: Path) -> None:
         assert all(_inside.find(arena, b"string %d" % number) == refs[number] for number in range(1, 50_000, 2))
 
 
-def test_growth_is_published_before_it_is_used(shm_dir: Path) -> None:
+def test_growth_is_visible_before_it_is_used(shm_dir: Path) -> None:
     with make_writer(shm_dir, args_bytes=1 << 20) as writer:
         arena, control = writer.args, writer.control_view()[0]
         sizes = {int(control["args_allocated_bytes"])}

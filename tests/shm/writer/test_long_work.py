@@ -38,7 +38,7 @@ def specification(directory: Path) -> WorkerDescription:
 
 
 def fill(spec: WorkerDescription, processes: int) -> None:
-    """Leave complete tables with so many live processes and as many ended ones; each has executed a program."""
+    """Leave complete tables with this many live processes and as many ended ones; each has executed a program."""
     with build._tables(spec, 0) as writer:
         host = Host(writer)
         for pid in range(1, 2 * processes + 1):

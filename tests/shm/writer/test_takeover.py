@@ -263,7 +263,7 @@ def test_rows_that_need_nothing_are_not_changed(host: Host) -> None:
         assert writer.counter("takeover_rows_repaired") == 0
 
 
-def test_row_that_was_never_published_is_freed(host: Host) -> None:
+def test_row_that_was_never_inserted_is_freed(host: Host) -> None:
     row = _inside.copy_row(host.writer, host.writer.py_head(5))
     host.hot["tgid"][row] = 99
     complete = _inside.copy_row(host.writer, host.writer.py_head(5))
@@ -481,7 +481,7 @@ TIMES = st.integers(1, 3)
 def test_rings_are_found_whatever_the_times_of_their_images(
     shm_dir: Path, images: list[tuple[int | None, int, int]]
 ) -> None:
-    """Of each image: the number of its ancestor, and when its process and it began."""
+    """`images` has, for each image, the number of its ancestor, and when its process and it began."""
     ancestors = [None if to is None or to >= len(images) or to == i else to for i, (to, _, _) in enumerate(images)]
     rings = 0
     for i in range(len(images)):

@@ -377,7 +377,7 @@ def test_costs_take_memory_only_where_a_process_has_ended(shm_dir: Path) -> None
             _inside.set_costs(writer, rows[0], b"")
 
 
-def test_a_table_grows_in_chunks_and_publishes_the_allocated_part(shm_dir: Path) -> None:
+def test_a_table_grows_in_chunks_and_stores_the_allocated_part(shm_dir: Path) -> None:
     with make_writer(shm_dir, row_capacity=1000, chunk_rows=300) as writer:
         host = Host(writer)
         seen = []

@@ -32,7 +32,7 @@ with ProcessTable.attach() as table:
         except errors.ProclineError as error:
             result["detached"].append(repr(error))
         time.sleep(0.005)
-# Of the last minute, which the upgrade was in.
+# The load average is that of the last minute, which includes the upgrade.
 result["is_busy"] = os.getloadavg()[0] > (os.cpu_count() or 1)
 result["detached"] = result["detached"][:5]
 result["hit_failures"] = result["hit_failures"][:5]
