@@ -7,6 +7,8 @@ cdef enum:
     CHAIN_LIMIT = 1024
     LINEAGE_LIMIT = 4096
     HANDSHAKE_MS = 5000
+    RECONNECT_MS = 10
+    RECONNECT_MAX_MS = 200
     PID_MAX = 1 << 22
     KTHREADD = 2
     PF_KTHREAD = 1 << 21

@@ -25,6 +25,10 @@ LINEAGE_LIMIT = 8 * CHAIN_MAX
 
 #: A client of the stream must have completed its handshake within this time, on the socket and over TCP.
 HANDSHAKE_MS = 5000
+#: A socket reconnects to a restarted peer after this time, and later within the longer one. Both are short, because a
+#: subscriber misses what is published meanwhile.
+RECONNECT_MS = 10
+RECONNECT_MAX_MS = 200
 
 # Numbers of the kernel
 #: Largest `kernel.pid_max` that a kernel of 64 bits allows (include/linux/threads.h, PID_MAX_LIMIT).
