@@ -72,7 +72,6 @@ _image_of = itemgetter(
     proc_text.ENVS_START, proc_text.ENVS_END,
 )  # fmt: skip
 _ATTEMPTS = 3
-_DELETED = b" (deleted)"
 _DIRECTORY_LINKS = tuple(directory.link.encode() for directory in DIRECTORIES)
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 _OPEN_DIR = _OPEN | os.O_DIRECTORY
@@ -317,8 +316,8 @@ class ProcReader:
             info.exe_nlink, info.exe_uid, info.exe_gid, info.exe_mode, info.exe_inode = file[:5]
             info.exe_ctime_ns, info.exe_mtime_ns = file.ctime_ns, file.mtime_ns
             info.exe_device, info.mount_id = file.device, file.mount_id
-        if link.endswith(_DELETED) and not self._is_its_name(info, fd, below, link):
-            link = link[: -len(_DELETED)]
+        if link.endswith(proc_text.DELETED) and not self._is_its_name(info, fd, below, link):
+            link = link[: -len(proc_text.DELETED)]
             info.is_exe_deleted = True
             info.is_memfd = link.startswith(b"/memfd:") and info.exe_nlink == 0
             info.fs_magic = TMPFS_MAGIC if info.is_memfd else 0
@@ -362,8 +361,8 @@ class ProcReader:
         if self._cgroup_root >= 0 and not path.startswith(b"/.."):  # "/..": outside this reader's cgroup namespace
             with suppress(OSError):
                 info.cgroup_id = os.stat(path[1:] or b".", dir_fd=self._cgroup_root, follow_symlinks=False).st_ino
-        if not info.cgroup_id and path.endswith(_DELETED):
-            path = path[: -len(_DELETED)]
+        if not info.cgroup_id and path.endswith(proc_text.DELETED):
+            path = path[: -len(proc_text.DELETED)]
         info.cgroup_path = path
 
 
@@ -450,7 +449,7 @@ def _directory(link: bytes, dir_fd: int) -> bytes | None:
 
 
 def _directory_of(path: bytes) -> bytes | None:
-    return path if path.startswith(b"/") and not path.endswith(_DELETED) else None
+    return path if path.startswith(b"/") and not path.endswith(proc_text.DELETED) else None
 
 
 def _read_ids(info: ProcInfo, fd: int) -> None:
