@@ -46,7 +46,7 @@ from pipeline.procfs.membership import is_in
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.tty import TtyNames
 from pipeline.records.declared import DIRECTORIES, STRING_MAX
-from pipeline.records.limits import PF_KTHREAD, TMPFS_MAGIC
+from pipeline.records.limits import COMM_MAX, PF_EXITING, PF_KTHREAD, TMPFS_MAGIC
 from pipeline.shm.layout.declared import STATES, State
 
 if TYPE_CHECKING:
@@ -64,8 +64,6 @@ WANT_IDS = 1 << 6  #: users, groups, capabilities, pids in inner namespaces
 WANT_DEFAULT = WANT_IDS | WANT_EXE | WANT_ARGS | WANT_NS | WANT_CGROUP | WANT_AUDIT
 WANT_ALL = WANT_DEFAULT | WANT_ENVS
 
-#: The flag of an exiting task in field 9 of `stat` (include/linux/sched.h).
-_PF_EXITING = 1 << 2
 #: Fields of `stat` that an exec changes.
 _image_of = itemgetter(
     proc_text.CODE_START, proc_text.CODE_END, proc_text.STACK_START, proc_text.ARGS_START, proc_text.ARGS_END,
@@ -245,7 +243,7 @@ class ProcReader:
             attempt += 1
             start = int(fields[proc_text.START_TICKS])
             info = ProcInfo(
-                tgid=tgid, ppid=0, start_ticks=start, start_boot_ns=start * TICK_NS, comm=comm[:15], state="",
+                tgid=tgid, ppid=0, start_ticks=start, start_boot_ns=start * TICK_NS, comm=comm[:COMM_MAX], state="",
                 task_flags=int(fields[proc_text.TASK_FLAGS]), thread_count=0, pgid=0, sid=0, tty=b"",
             )  # fmt: skip
             if want & WANT_IDS:
@@ -256,7 +254,7 @@ class ProcReader:
             # values of what changes without an exec (parent, session, state).
             comm_after, after = proc_text.split_stat(os.pread(stat_fd, 4096, 0))
             is_same_image = comm_after == comm and _image_of(after) == _image_of(fields)
-            is_done = proc_text.has_ended(after) or bool(int(after[proc_text.TASK_FLAGS]) & (PF_KTHREAD | _PF_EXITING))
+            is_done = proc_text.has_ended(after) or bool(int(after[proc_text.TASK_FLAGS]) & (PF_KTHREAD | PF_EXITING))
             # A program always has an argument (the kernel adds an empty argv[0]). Without any, an exec is in progress:
             # the new memory is in place, but its argument area is not.
             is_settled = is_done or (is_same_image and info.argv != b"")

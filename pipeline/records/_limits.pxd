@@ -11,7 +11,12 @@ cdef enum:
     RECONNECT_MAX_MS = 200
     PID_MAX = 1 << 22
     KTHREADD = 2
+    PF_EXITING = 1 << 2
     PF_KTHREAD = 1 << 21
+    COMM_BYTES = 16
+    TTY_BYTES = 16
+    COMM_MAX = 15
+    TTY_MAX = 15
     WAIT_SIGNAL = 0x7F
     WAIT_CORE = 1 << 7
     RING_DISCARD_BIT = 0x40000000

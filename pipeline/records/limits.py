@@ -35,8 +35,15 @@ RECONNECT_MAX_MS = 200
 PID_MAX = 1 << 22
 #: Pid of the parent of all kernel threads, in the root pid namespace.
 KTHREADD = 2
-#: Flag of a kernel thread in task->flags (include/linux/sched.h).
+#: Flags of a task that ends, and of a kernel thread, in task->flags (include/linux/sched.h).
+PF_EXITING = 1 << 2
 PF_KTHREAD = 1 << 21
+#: Lengths of the name of a task (include/linux/sched.h, TASK_COMM_LEN) and of its terminal, in records and rows; the
+#: last byte is a NUL. Then the lengths of what is before it.
+COMM_BYTES = 16
+TTY_BYTES = 16
+COMM_MAX = COMM_BYTES - 1
+TTY_MAX = TTY_BYTES - 1
 #: Login uid and audit session of a process that has none, or of a kernel without audit.
 ID_UNSET = 0xFFFFFFFF
 #: Bits of a wait status: the signal that ended the process, or 0; and whether the kernel wrote a core dump (wait(2)).
