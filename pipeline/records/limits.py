@@ -1,5 +1,6 @@
-"""Numbers that several stages have to agree on. ``script/generate`` writes _limits.pxd, for Cython, from this module.
+"""Numbers that several stages have to agree on.
 
+``script/generate`` writes _limits.pxd, for Cython, from this module, and those that BPF programs need into shared.h.
 Limits that only one module needs stand in that module.
 """
 
