@@ -27,7 +27,7 @@ from tests.live.harness import Daemon, build_workload
 
 __all__ = [
     "SETTLES_S", "Daemon", "Storm", "Usage", "caught_up", "cpu_ns", "crowd", "event_counts", "now_boot_ns", "peer",
-    "program", "storms", "usage",
+    "program", "storms", "total_ns", "usage",
 ]  # fmt: skip
 
 HERE = Path(__file__).resolve().parent
@@ -38,6 +38,11 @@ SETTLES_S = 8.0
 def event_counts(stats: Stats, kinds: Sequence[str] = ("fork", "exec", "exit")) -> dict[str, int]:
     """Return the events applied so far, by kind."""
     return {kind: stats["events"][kind] for kind in kinds}
+
+
+def total_ns(used: Usage) -> int:
+    """Return the CPU time of all processes."""
+    return sum(used.ns.values())
 
 
 class Storm:

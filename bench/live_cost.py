@@ -79,8 +79,8 @@ def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, 
                     continue  # warm-up: the first run touches new pages of the tables
                 user, system = user + used.user_s, system + used.system_s
                 runs.append({
-                    "us": used.total_ns / events / 1000, "rate": events / took, "events": events,
-                    "percent": used.total_ns / took / 1e7,
+                    "us": live.total_ns(used) / events / 1000, "rate": events / took, "events": events,
+                    "percent": live.total_ns(used) / took / 1e7,
                     "lost": sum(stats["lost"].values()) - lost,
                     **{role: ns / events / 1000 for role, ns in used.ns.items()},
                 })  # fmt: skip
@@ -204,7 +204,7 @@ def idle_row(daemon: live.Daemon, options: argparse.Namespace, report: common.Re
         time.sleep(options.idle_s)
         used, took = live.usage(daemon.directory).since(before), time.perf_counter() - begin
         events = sum(live.event_counts(live.caught_up(table)).values()) - sum(live.event_counts(stats).values())
-    percent = used.total_ns / took / 1e7
+    percent = live.total_ns(used) / took / 1e7
     report.rows.append({
         "case": "idle", "% of a core": percent, **{role: ns / took / 1e7 for role, ns in used.ns.items()},
         "events/s": events / took,

@@ -67,7 +67,7 @@ def watched_by_procline(storm: live.Storm, daemon: live.Daemon) -> Run:
         before = live.usage(daemon.directory)
         seconds, _ = storm.run()
         seen = live.event_counts(live.caught_up(table))
-        used = live.usage(daemon.directory).since(before).total_ns
+        used = live.total_ns(live.usage(daemon.directory).since(before))
     reported = sum(min(seen[kind] - counts[kind], storm.made[kind]) for kind in KINDS)
     return Run(seconds, used, reported, 0)
 

@@ -45,6 +45,7 @@ from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
+from tests.resolver import _inside as resolver_inside
 from tests.shm import _inside
 
 BOOT = bytes(range(16))
@@ -155,7 +156,7 @@ class Load:
         self.encoder = Encoder(BOOT, file=file)
 
     def encode(self) -> None:
-        self.encoder.add_many(self.tables, self.topics, self.kinds, self.rows, self.times)
+        resolver_inside.add_many(self.encoder, self.tables, self.topics, self.kinds, self.rows, self.times)
 
 
 def measure_encoder(directory: Path, options: argparse.Namespace) -> list[dict[str, Any]]:

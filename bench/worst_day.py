@@ -127,7 +127,8 @@ def starved(daemon: live.Daemon, options: argparse.Namespace, report: common.Rep
     row = times(found)
     report.rows.append({
         "case": f"starved, {options.busy} busy", "events/s": rate, **row,
-        "% of a core": used.total_ns / took / 1e7, "lost": lost_now - lost, "takeovers": takeovers_now - takeovers,
+        "% of a core": live.total_ns(used) / took / 1e7, "lost": lost_now - lost,
+        "takeovers": takeovers_now - takeovers,
     })  # fmt: skip
     report.target("starved, load", rate, options.rate * _REACHED, "events/s", is_upper_bound=False)
     report.target("starved, lost", lost_now - lost, 0, "events")

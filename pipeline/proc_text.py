@@ -14,6 +14,9 @@ TYPE_CHECKING = False  # as `typing.TYPE_CHECKING`, without that module
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: What the kernel puts behind a path that is not in its directory any more.
+DELETED = b" (deleted)"
+
 #: Positions in `stat_fields`: field n of proc_pid_stat(5) is at n - 3.
 STATE = 0
 PPID = 1

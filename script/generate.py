@@ -159,6 +159,13 @@ def c_header(licence: str, module: ModuleType, about: str, guard: str, *parts: s
     )
 
 
+def c_kernel_numbers(*names: str) -> str:
+    """Return a ``#define`` for each of these numbers of ``limits.py``."""
+    lines = ["", f"/* Numbers of the kernel, from {path_of(limits)} */"]
+    lines += [f"#define PL_{name} {getattr(limits, name):#x}" for name in names]
+    return "\n".join(lines) + "\n"
+
+
 def c_counters() -> str:
     """Return the positions of the counters in a commit."""
     lines = ["", "/* Positions in pl_commit.counters */"]
@@ -977,7 +984,8 @@ def generated() -> dict[str, str]:
         "pipeline/bpf/programs/shared.h": c_header(
             "(GPL-2.0-only OR BSD-2-Clause)", maps,
             f"Values of the maps that BPF programs and user space share. {include}", "PROCLINE_SHARED_H",
-            c_constants(maps), c_structs(maps.LAYOUTS.values(), _KERNEL_TYPES),
+            c_constants(maps), c_kernel_numbers("PF_EXITING", "PF_KTHREAD", "WAIT_SIGNAL"),
+            c_structs(maps.LAYOUTS.values(), _KERNEL_TYPES),
         ),
         "pipeline/bpf/shared.pxi": shared_pxi(),
         "pipeline/shm/layout/segments.h": c_header(

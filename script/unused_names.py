@@ -6,6 +6,11 @@ if the module of the same name uses it, or if another module cimports it from th
 Definitions: constants, functions and classes of Python and Cython modules, and private attributes, that no code of the
 repository names again. Comments and docstrings are not code. Other strings are: tests replace names by strings, and
 start programs that are written in them.
+
+Definitions for tests: public constants, functions, classes and methods of the product that only tests and benches name.
+A name is public interface, and needs no user, if a page of the documentation has it as code, or an example of a
+docstring. Of constants that one statement defines, one user is enough: they are the values of one thing. A method is
+not found if anything else of the product has its name.
 """
 
 from __future__ import annotations
@@ -20,6 +25,10 @@ DIRECTORIES = ("pipeline", "tests")
 #: Where definitions are checked. Ansible and Sphinx look for names in their modules, so those only use names.
 DEFINING = ("pipeline", "tests", "bench", "examples", "packaging", "script")
 USING = (*DEFINING, "setup.py", "pyproject.toml", "docs/site", "ansible")
+PRODUCT = "pipeline"
+#: What imitates and measures the product. It can have definitions of its own.
+TRYING = ("tests", "bench")
+PAGES = ("README.md", "docs")
 _MODULES = {".py", ".pyx", ".pxd", ".pxi"}
 #: Without `.pyi`, which declares the names of a compiled module once more.
 _CODE = _MODULES | {".h", ".c", ".js", ".toml", ".yml", ".sh", ".service", ""}
@@ -127,6 +136,12 @@ def definitions(code: str) -> Iterator[str]:
     yield from _PRIVATE_ATTRIBUTE.findall(code)
 
 
+def _uses(texts: dict[Path, str]) -> Counter[str]:
+    """Return how often the code of files has each word."""
+    codes = (_executed(text) if path.suffix in _MODULES else text for path, text in texts.items())
+    return Counter(word.removeprefix("PL_") for code in codes for word in re.findall(r"\w+", code))
+
+
 def unused_definitions(root: Path, paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Yield each file and name that is defined there and that none of the files uses.
 
@@ -135,8 +150,7 @@ def unused_definitions(root: Path, paths: Iterable[Path]) -> Iterator[tuple[Path
         paths: all files with code below it.
     """
     texts = {path: path.read_text(errors="replace") for path in sorted(paths)}
-    codes = {path: _executed(text) if path.suffix in _MODULES else text for path, text in texts.items()}
-    uses = Counter(word.removeprefix("PL_") for code in codes.values() for word in re.findall(r"\w+", code))
+    uses = _uses(texts)
     defined = {path: list(definitions(_spoken(text))) for path, text in texts.items() if path.suffix in _MODULES}
     often = Counter(name for names in defined.values() for name in names)
     for path, names in defined.items():
@@ -144,6 +158,59 @@ def unused_definitions(root: Path, paths: Iterable[Path]) -> Iterator[tuple[Path
             for name in names:
                 if uses[name] <= often[name] and not _FOUND_BY_NAME.match(name):
                     yield path, name
+
+
+_METHOD = re.compile(r"^[ ]+(?:async )?def (\w+)", re.MULTILINE)
+#: Methods that a library looks for by these names: Textual, Click, and the servers of the standard library.
+_OVERRIDES = re.compile(
+    r"on_|(?:render_line|shell_complete|format_commands|get_missing_message|handle_error|log_message|do_GET)$"
+)
+#: Code in a page, and in an example of a docstring.
+_CODE_IN_PAGE = re.compile(r"`([^`\n]+)`|^(?: {4}|\t)(.+)$", re.MULTILINE)
+_EXAMPLE = re.compile(r"^ *(?:>>>|\.\.\.) (.+)$", re.MULTILINE)
+
+
+def public_definitions(code: str) -> Iterator[list[str]]:
+    """Yield the public names that a statement of a module defines, and the name of each public method."""
+    for found in _DEFINITION.finditer(_DECORATED.sub("", code)):
+        names = (found["python"] or found["cython"] or found["variables"]).split(", ")
+        yield [name for name in names if not name.startswith("_")]
+    for name in _METHOD.findall(code):
+        if not name.startswith("_") and not _OVERRIDES.match(name):
+            yield [name]
+
+
+def documented(pages: Iterable[Path], modules: Iterable[str]) -> set[str]:
+    """Return the words of the code in pages, and in the examples of modules."""
+    shown = [part for page in pages for found in _CODE_IN_PAGE.findall(page.read_text()) for part in found]
+    shown += [line for text in modules for line in _EXAMPLE.findall(text)]
+    return {word for each in shown for word in re.findall(r"\w+", each)}
+
+
+def definitions_for_tests(root: Path, paths: Iterable[Path], pages: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield each file of the product and name that is defined there and that only tests and benches use.
+
+    Args:
+        root: the directory of the packages.
+        paths: all files with code below it.
+        pages: the documentation.
+    """
+    parts = {path: path.relative_to(root).parts for path in sorted(paths)}
+    texts = {path: path.read_text(errors="replace") for path, each in parts.items() if each[0] not in TRYING}
+    modules = {path: text for path, text in texts.items() if path.suffix in _MODULES}
+    uses, interface = _uses(texts), documented(pages, modules.values())
+    defined = {path: list(public_definitions(_spoken(text))) for path, text in modules.items()}
+    often = Counter(name for groups in defined.values() for group in groups for name in group)
+    for path, groups in defined.items():
+        for group in groups if parts[path][0] == PRODUCT else ():
+            if not any(uses[name] > often[name] or name in interface for name in group):
+                yield from ((path, name) for name in group)
+
+
+def page_files(root: Path) -> Iterator[Path]:
+    """Yield the pages of the documentation."""
+    for each in PAGES:
+        yield from (path for path in [root / each, *(root / each).rglob("*.md")] if path.is_file())
 
 
 def code_files(root: Path) -> Iterator[Path]:
@@ -164,8 +231,12 @@ def main() -> int:
     for path, name in unused_imports(root, paths):
         print(f"{path.relative_to(root)}: {name} is imported and not used: remove it", file=sys.stderr)
         status = 1
-    for path, name in unused_definitions(root, code_files(root)):
+    codes = list(code_files(root))
+    for path, name in unused_definitions(root, codes):
         print(f"{path.relative_to(root)}: {name} is defined and not used: remove it", file=sys.stderr)
+        status = 1
+    for path, name in definitions_for_tests(root, codes, page_files(root)):
+        print(f"{path.relative_to(root)}: only tests or benches use {name}: move it to them", file=sys.stderr)
         status = 1
     return status
 

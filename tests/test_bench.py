@@ -167,9 +167,10 @@ def test_a_missed_target_is_shown_with_the_cost_of_the_machine_alone() -> None:
     assert done.stdout.strip() == "['; the machine alone needs 520 us', '', '']", done.stderr
 
 
-def test_busy_cores_and_the_error_of_the_median() -> None:
+def test_busy_cores_and_sums_and_the_error_of_the_median() -> None:
     code = """if True:
-        import os, common
+        import os, common, live
+        assert live.total_ns(live.Usage({"a": 4, "b": 3}, 0.5, 2.0)) == 7
         assert 0 <= common.busy_cores(0.05) <= (os.cpu_count() or 1) * 1.001
         assert common.median_error([3.0] * 9) == 0
         assert 0 < common.median_error([1, 2, 3, 4, 5] * 20) < common.median_error([1, 2, 3, 4, 5])

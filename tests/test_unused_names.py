@@ -103,3 +103,54 @@ def test_a_definition_may_be_used_anywhere_but_in_a_stub_or_in_compiled_code(che
     for user in ("tests/b.py", "docs/site/b.py", "pipeline/b.c", "script/run", "setup.py"):
         assert defined(check, tmp_path, {**files, user: "x(PL_A)\n"}) == [], user
         (tmp_path / user).unlink()
+
+
+def for_tests(check: ModuleType, root: Path, files: dict[str, str]) -> list[str]:
+    """Return the names of the product that only tests and benches use."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return [name for _, name in check.definitions_for_tests(root, check.code_files(root), check.page_files(root))]
+
+
+@pytest.mark.parametrize(
+    ("ending", "text", "names"),
+    [
+        (".py", "A = 1\nB = 2\n_C = B\n", ["A"]),
+        (".py", "def f():\n    pass\n\n\nclass A:\n    def g(self):\n        pass\n\n\nA.g\n", ["f"]),
+        (
+            ".py",
+            "class _A:\n    @property\n    def g(self):\n        return self._h()\n\n    def _h(self): ...\n",
+            ["g"],
+        ),
+        (".py", "class _A:\n    def on_key(self): ...\n    def do_GET(self): ...\n", []),
+        (".py", "A, B = 1, 2\nC, D = 1, 2\nprint(D)\n", ["A", "B"]),
+        (".py", 'def f():\n    """Do it.\n\n    >>> f()\n    """\n', []),
+        (".py", 'def f():\n    """Call f()."""\n', ["f"]),
+        (
+            ".pyx",
+            "A = 1\ncdef int f():\n    pass\ncdef class B:\n    def g(self):\n        pass\n",
+            ["A", "f", "B", "g"],
+        ),
+    ],
+)
+def test_a_definition_of_the_product_has_a_user_in_the_product(
+    check: ModuleType, tmp_path: Path, ending: str, text: str, names: list[str]
+) -> None:
+    tried = {"tests/test_a.py": text.replace("def f", "def test_f"), "bench/b.py": "A, B, f, g, C, on_key, do_GET\n"}
+    assert for_tests(check, tmp_path, tried | {f"pipeline/a{ending}": text}) == names
+
+
+def test_what_is_documented_needs_no_user(check: ModuleType, tmp_path: Path) -> None:
+    files = {"pipeline/a.py": "def f(): ...\n", "tests/a.py": "def g():\n    f()\n"}
+    assert for_tests(check, tmp_path, files) == ["f"]
+    for page, text in (("docs/a.md", "Call `a.f`."), ("docs/guides/a.md", "So:\n\n    f()\n"), ("README.md", "`f`\n")):
+        assert for_tests(check, tmp_path, files | {page: text}) == [], page
+        (tmp_path / page).unlink()
+    assert for_tests(check, tmp_path, files | {"docs/a.md": "The letter f."}) == ["f"]
+
+
+@pytest.mark.parametrize("user", ["pipeline/b.py", "examples/b.py", "script/b.py", "setup.py", "packaging/b.py"])
+def test_all_but_tests_and_benches_can_use_the_product(check: ModuleType, tmp_path: Path, user: str) -> None:
+    files = {"pipeline/a.py": "def f(): ...\n", "tests/a.py": "f()\n"}
+    assert for_tests(check, tmp_path, files | {user: "f()\n"}) == []

@@ -3,8 +3,6 @@ from typing import Any, Self
 
 import zmq
 
-CONSTANTS: dict[str, int]
-
 class Message:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...

@@ -77,13 +77,6 @@ cdef enum:
     _DONTWAIT = 1  # ZMQ_DONTWAIT
     _POLLIN = 1  # ZMQ_POLLIN
 
-#: The constants of zmq.h that this module uses, by their names in pyzmq.
-CONSTANTS = {
-    "PUSH": _PUSH, "FD": _FD, "EVENTS": _EVENTS, "LINGER": _LINGER, "RECONNECT_IVL": _RECONNECT_IVL,
-    "RECONNECT_IVL_MAX": _RECONNECT_IVL_MAX, "SNDHWM": _SNDHWM, "RCVHWM": _RCVHWM, "IMMEDIATE": _IMMEDIATE,
-    "DONTWAIT": _DONTWAIT, "POLLIN": _POLLIN,
-}
-
 
 def _extension():
     """Return the path of the extension module of pyzmq."""

@@ -1,16 +1,6 @@
 from pathlib import Path
 from typing import Self
 
-CLIENTS_OWN: int
-CLIENTS_PER_UID: int
-CLIENTS_MAX: int
-SUBSCRIPTIONS: int
-FRAMES_AT_ONCE: int
-FILTERS_PER_CLIENT: int
-FILTERS_PER_USER: int
-STALLED_PER_USER: int
-STALLED_MAX: int
-
 class Relay:
     def __init__(
         self,

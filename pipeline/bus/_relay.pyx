@@ -104,7 +104,7 @@ cdef enum:
     OWN_MAX = 32  # connections of root and the daemon's user together
     USER_MAX = 32  # connections of one other user
     OTHERS_MAX = 96  # connections of all other users together
-    CLIENTS = 128  # OWN_MAX + OTHERS_MAX
+    CLIENTS = OWN_MAX + OTHERS_MAX
     SUBSCRIPTIONS_MAX = 64  # of one connection at a time
     FILTERS_OF_CLIENT = 8  # subscriptions of one connection that begin with `only|`, see pipeline.bus.stream.narrowing
     FILTERS_OF_USER = 12  # of the connections of one other user: some of the publisher's filters are left for others
@@ -139,12 +139,6 @@ cdef enum:
     GREETS  # the greeting is not complete
     HANDSHAKES  # the READY command is missing
     OPEN
-
-#: For tests and documents.
-CLIENTS_OWN, CLIENTS_PER_UID, CLIENTS_MAX = OWN_MAX, USER_MAX, OTHERS_MAX
-SUBSCRIPTIONS, FRAMES_AT_ONCE = SUBSCRIPTIONS_MAX, FRAMES_BURST
-FILTERS_PER_CLIENT, FILTERS_PER_USER = FILTERS_OF_CLIENT, FILTERS_OF_USER
-STALLED_PER_USER, STALLED_MAX = USER_STALLED_MAX, OTHERS_STALLED_MAX
 
 cdef struct Client:
     int state

@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING
 
 from pipeline import paths, trust
 from pipeline.bus._libzmq import PushSocket
+from pipeline.records.limits import RECONNECT_MAX_MS, RECONNECT_MS
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-#: A socket reconnects to a restarted peer within this time.
-RECONNECT_MS = 10
-RECONNECT_MAX_MS = 200
 
 
 def check_peer(path: Path) -> None:

@@ -21,8 +21,9 @@ import zmq
 
 from pipeline import paths
 from pipeline.bus.frames.encode import FRAME_MAX_BYTES
-from pipeline.bus.pushing import RECONNECT_MAX_MS, RECONNECT_MS, check_peer
+from pipeline.bus.pushing import check_peer
 from pipeline.errors import ProclineError, WriterExistsError
+from pipeline.records.limits import RECONNECT_MAX_MS, RECONNECT_MS
 
 #: Frames that may wait on each side before PUSH blocks. The ring is the real queue; these cover a context switch only.
 PUSH_HWM_FRAMES = 8

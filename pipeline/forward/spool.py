@@ -19,7 +19,6 @@ import fcntl
 import os
 import stat
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from pipeline.forward.batches import GAP, SNAPSHOT, Batch, gap
 from pipeline.forward.declared import SPOOL_MAGIC, SPOOL_PREFIX_LAYOUT
 from pipeline.forward.figures import Figures
 from pipeline.forward.memory import Queued
+from pipeline.host.rate_limiter import RateLimiter
 
 FULL = "spool full"
 _PREFIX = SPOOL_PREFIX_LAYOUT.struct("record_bytes", "crc")
@@ -42,7 +42,7 @@ _SEGMENT_MAX_BYTES = 4 << 20
 #: The limit divided by the size of a segment.
 _SEGMENTS = 16
 #: A full disk is reported at most this often.
-_WARN_S = 60.0
+_WARN_NS = 60_000_000_000
 
 _Key = tuple[str, int, str]
 
@@ -108,7 +108,7 @@ class Spool:
         self._done_to: dict[_Key, int] = {}
         self._reading: tuple[int, int] | None = None  # descriptor and number of the segment that is read
         self._at = (0, 0)  # segment and offset of the next record
-        self._warned_s = -_WARN_S
+        self._warnings: RateLimiter[None] = RateLimiter(1, _WARN_NS)
         self._lock = _locked(directory)
         self._writing = -1
         try:
@@ -164,9 +164,7 @@ class Spool:
         return False
 
     def _warn(self, reason: str | None) -> None:
-        now_s = time.monotonic()
-        if now_s >= self._warned_s + _WARN_S:
-            self._warned_s = now_s
+        if self._warnings.allow(None):
             self._log.warning("cannot write to the spool", directory=str(self._directory), reason=reason)
 
     def _begin(self, number: int) -> None:

@@ -43,11 +43,6 @@ class Usage:
         ns = {role: value - before.ns.get(role, 0) for role, value in self.ns.items()}
         return Usage(ns, self.user_s - before.user_s, self.system_s - before.system_s)
 
-    @property
-    def total_ns(self) -> int:
-        """CPU time of all processes."""
-        return sum(self.ns.values())
-
 
 def cpu_ns(pid: int) -> int:
     """Return the CPU time of a process with all its threads, in ns, as the scheduler counts it (schedstat)."""

@@ -12,6 +12,7 @@ from libc.string cimport memchr, memcmp, memrchr
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY
 from posix.unistd cimport close, read
 
+from pipeline.records._limits cimport COMM_MAX
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE, PL_EXEC_SCRIPT,
     pl_exec_any, pl_task_any,
@@ -29,7 +30,6 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     NAME_MAX_BYTES = 64  # of a file below /proc/PID, with its directory
     AREA_BYTES = 4096  # a longer area takes several reads; the text of a link is not longer
-    COMM_BYTES = 15  # of the name of a program that is the name of its task
     LIFE_PROCESSES = 256  # a heartbeat after this many processes that `absent` has looked up
 
 
@@ -183,7 +183,7 @@ cdef inline bint has_name(const char *path, Py_ssize_t path_bytes, const char *c
     """Whether the last part of a path, cut as the name of a task is, is that name."""
     cdef const char *slash = <const char *>memrchr(path, 47, path_bytes)
     cdef const char *last = path if slash == NULL else slash + 1
-    return min(<Py_ssize_t>COMM_BYTES, path + path_bytes - last) == n and memcmp(last, comm, n) == 0
+    return min(<Py_ssize_t>COMM_MAX, path + path_bytes - last) == n and memcmp(last, comm, n) == 0
 
 
 def join_strings(uint8_t[::1] execs, list paths, list scripts, list names, list args, list envs) -> list:

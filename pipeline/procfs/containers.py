@@ -23,12 +23,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.paths import CGROUP_ROOTS
-from pipeline.proc_text import mounts_of, unescape
+from pipeline.proc_text import DELETED, mounts_of, unescape
 
 CgroupMode = Literal["unified", "hybrid", "legacy", "none"]
-
-#: The kernel's mark behind a path that is not in its directory any more.
-DELETED = b" (deleted)"
 
 #: Only this runtime has a helper that differs from its container in a single hierarchy.
 NSPAWN = "systemd-nspawn"
@@ -118,7 +115,7 @@ class CgroupPath(NamedTuple):
 
 def parse_cgroup_path(path: str) -> CgroupPath:
     """Return the container of a path as `container_of_path` does, and whether the path is that of a helper."""
-    return _parse_whole_path(path.removesuffix(" (deleted)"))
+    return _parse_whole_path(path.removesuffix(DELETED.decode()))
 
 
 @lru_cache(maxsize=4096)

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.proc_text import mounts_of, unescape
-from pipeline.procfs.containers import DELETED, NSPAWN, CgroupTree, Container, container_of_paths
+from pipeline.proc_text import DELETED, mounts_of, unescape
+from pipeline.procfs.containers import NSPAWN, CgroupTree, Container, container_of_paths
 from pipeline.records.cgroup_sets import cgroup_set
 
 #: Maximum number of cached paths that the kernel reported.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipeline.records import declared, dtypes
-from pipeline.records.limits import ID_UNSET, PF_KTHREAD
+from pipeline.records.limits import COMM_MAX, ID_UNSET, PF_KTHREAD, TTY_MAX
 from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ProcInfo:
     ppid: int
     start_ticks: int  #: since boot, USER_HZ
     start_boot_ns: int  #: first ns of that tick, or the exact start time: see start_is_ticks
-    comm: bytes  #: at most 15 bytes
+    comm: bytes  #: at most COMM_MAX bytes
     state: str  #: one letter, as in stat
     task_flags: int
     thread_count: int
@@ -131,12 +131,12 @@ def script_of(exe: bytes | None, comm: bytes, argv: bytes | None) -> bytes | Non
         comm: name of the task.
         argv: the arguments, a NUL after each.
     """
-    if not exe or not argv or exe.rpartition(b"/")[2][:15] == comm:
+    if not exe or not argv or exe.rpartition(b"/")[2][:COMM_MAX] == comm:
         return None
     args = argv[:-1].split(b"\0", 3)
     if not args[0].startswith(b"/"):
         return None
-    return next((arg for arg in args[1:3] if arg.rpartition(b"/")[2][:15] == comm), None)
+    return next((arg for arg in args[1:3] if arg.rpartition(b"/")[2][:COMM_MAX] == comm), None)
 
 
 def with_directories(name: bytes, directories: Sequence[bytes | None]) -> bytes:
@@ -208,7 +208,7 @@ def to_records(
                 info.uids[0], info.gids[0], info.uids[1], info.gids[1], info.uids[2], info.gids[2], info.uids[3],
                 info.gids[3], info.cap_effective, info.cap_permitted, info.auid, info.audit_session, info.sid,
                 info.pgid, info.ns_pid, info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns, info.task_flags,
-                info.cgroup_id, info.comm, info.tty[:15],
+                info.cgroup_id, info.comm, info.tty[:TTY_MAX],
                 # In an exec record the executable in TASK is the previous one, which is unknown.
                 0 if is_exec else info.exe_inode, 0 if is_exec else info.exe_device, 0, *info.states, 0,
                 info.cgroups_v1,

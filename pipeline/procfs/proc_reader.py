@@ -46,7 +46,7 @@ from pipeline.procfs.membership import is_in
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.tty import TtyNames
 from pipeline.records.declared import DIRECTORIES, STRING_MAX
-from pipeline.records.limits import PF_KTHREAD, TMPFS_MAGIC
+from pipeline.records.limits import COMM_MAX, PF_EXITING, PF_KTHREAD, TMPFS_MAGIC
 from pipeline.shm.layout.declared import STATES, State
 
 if TYPE_CHECKING:
@@ -64,15 +64,12 @@ WANT_IDS = 1 << 6  #: users, groups, capabilities, pids in inner namespaces
 WANT_DEFAULT = WANT_IDS | WANT_EXE | WANT_ARGS | WANT_NS | WANT_CGROUP | WANT_AUDIT
 WANT_ALL = WANT_DEFAULT | WANT_ENVS
 
-#: The flag of an exiting task in field 9 of `stat` (include/linux/sched.h).
-_PF_EXITING = 1 << 2
 #: Fields of `stat` that an exec changes.
 _image_of = itemgetter(
     proc_text.CODE_START, proc_text.CODE_END, proc_text.STACK_START, proc_text.ARGS_START, proc_text.ARGS_END,
     proc_text.ENVS_START, proc_text.ENVS_END,
 )  # fmt: skip
 _ATTEMPTS = 3
-_DELETED = b" (deleted)"
 _DIRECTORY_LINKS = tuple(directory.link.encode() for directory in DIRECTORIES)
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 _OPEN_DIR = _OPEN | os.O_DIRECTORY
@@ -247,7 +244,7 @@ class ProcReader:
             attempt += 1
             start = int(fields[proc_text.START_TICKS])
             info = ProcInfo(
-                tgid=tgid, ppid=0, start_ticks=start, start_boot_ns=start * TICK_NS, comm=comm[:15], state="",
+                tgid=tgid, ppid=0, start_ticks=start, start_boot_ns=start * TICK_NS, comm=comm[:COMM_MAX], state="",
                 task_flags=int(fields[proc_text.TASK_FLAGS]), thread_count=0, pgid=0, sid=0, tty=b"",
             )  # fmt: skip
             if want & WANT_IDS:
@@ -258,7 +255,7 @@ class ProcReader:
             # values of what changes without an exec (parent, session, state).
             comm_after, after = proc_text.split_stat(os.pread(stat_fd, 4096, 0))
             is_same_image = comm_after == comm and _image_of(after) == _image_of(fields)
-            is_done = proc_text.has_ended(after) or bool(int(after[proc_text.TASK_FLAGS]) & (PF_KTHREAD | _PF_EXITING))
+            is_done = proc_text.has_ended(after) or bool(int(after[proc_text.TASK_FLAGS]) & (PF_KTHREAD | PF_EXITING))
             # A program always has an argument (the kernel adds an empty argv[0]). Without any, an exec is in progress:
             # the new memory is in place, but its argument area is not.
             is_settled = is_done or (is_same_image and info.argv != b"")
@@ -318,8 +315,8 @@ class ProcReader:
             info.exe_nlink, info.exe_uid, info.exe_gid, info.exe_mode, info.exe_inode = file[:5]
             info.exe_ctime_ns, info.exe_mtime_ns = file.ctime_ns, file.mtime_ns
             info.exe_device, info.mount_id = file.device, file.mount_id
-        if link.endswith(_DELETED) and not self._is_its_name(info, fd, below, link):
-            link = link[: -len(_DELETED)]
+        if link.endswith(proc_text.DELETED) and not self._is_its_name(info, fd, below, link):
+            link = link[: -len(proc_text.DELETED)]
             info.is_exe_deleted = True
             info.is_memfd = link.startswith(b"/memfd:") and info.exe_nlink == 0
             info.fs_magic = TMPFS_MAGIC if info.is_memfd else 0
@@ -363,8 +360,8 @@ class ProcReader:
         if self._cgroup_root >= 0 and not path.startswith(b"/.."):  # "/..": outside this reader's cgroup namespace
             with suppress(OSError):
                 info.cgroup_id = os.stat(path[1:] or b".", dir_fd=self._cgroup_root, follow_symlinks=False).st_ino
-        if not info.cgroup_id and path.endswith(_DELETED):
-            path = path[: -len(_DELETED)]
+        if not info.cgroup_id and path.endswith(proc_text.DELETED):
+            path = path[: -len(proc_text.DELETED)]
         info.cgroup_path = path
 
 
@@ -451,7 +448,7 @@ def _directory(link: bytes, dir_fd: int) -> bytes | None:
 
 
 def _directory_of(path: bytes) -> bytes | None:
-    return path if path.startswith(b"/") and not path.endswith(_DELETED) else None
+    return path if path.startswith(b"/") and not path.endswith(proc_text.DELETED) else None
 
 
 def _read_ids(info: ProcInfo, fd: int) -> None:

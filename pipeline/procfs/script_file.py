@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from pipeline import proc_text
-from pipeline.proc_text import mount_id, mounts_of, unescape
+from pipeline.proc_text import DELETED, mount_id, mounts_of, unescape
 from pipeline.procfs.rooted import MOUNTINFO_BYTES_MAX, is_root_local, open_in_root, read_all, read_mounts
 
 #: Longer paths are not opened, as by the kernel (PATH_MAX).
@@ -90,6 +90,6 @@ def _absolute(process: int, invoked: bytes) -> bytes | None:
         if directory != root and not directory.startswith(root + b"/"):
             return None
         directory = directory.removeprefix(root)
-    if (directory and not directory.startswith(b"/")) or directory.endswith(b" (deleted)"):
+    if (directory and not directory.startswith(b"/")) or directory.endswith(DELETED):
         return None
     return directory.rstrip(b"/") + b"/" + invoked

@@ -1,5 +1,6 @@
-"""Numbers that several stages have to agree on. ``script/generate`` writes _limits.pxd, for Cython, from this module.
+"""Numbers that several stages have to agree on.
 
+``script/generate`` writes _limits.pxd, for Cython, from this module, and those that BPF programs need into shared.h.
 Limits that only one module needs stand in that module.
 """
 
@@ -25,14 +26,25 @@ LINEAGE_LIMIT = 8 * CHAIN_MAX
 
 #: A client of the stream must have completed its handshake within this time, on the socket and over TCP.
 HANDSHAKE_MS = 5000
+#: A socket reconnects to a restarted peer after this time, and later within the longer one. Both are short, because a
+#: subscriber misses what is published meanwhile.
+RECONNECT_MS = 10
+RECONNECT_MAX_MS = 200
 
 # Numbers of the kernel
 #: Largest `kernel.pid_max` that a kernel of 64 bits allows (include/linux/threads.h, PID_MAX_LIMIT).
 PID_MAX = 1 << 22
 #: Pid of the parent of all kernel threads, in the root pid namespace.
 KTHREADD = 2
-#: Flag of a kernel thread in task->flags (include/linux/sched.h).
+#: Flags of a task that ends, and of a kernel thread, in task->flags (include/linux/sched.h).
+PF_EXITING = 1 << 2
 PF_KTHREAD = 1 << 21
+#: Lengths of the name of a task (include/linux/sched.h, TASK_COMM_LEN) and of its terminal, in records and rows; the
+#: last byte is a NUL. Then the lengths of what is before it.
+COMM_BYTES = 16
+TTY_BYTES = 16
+COMM_MAX = COMM_BYTES - 1
+TTY_MAX = TTY_BYTES - 1
 #: Login uid and audit session of a process that has none, or of a kernel without audit.
 ID_UNSET = 0xFFFFFFFF
 #: Bits of a wait status: the signal that ended the process, or 0; and whether the kernel wrote a core dump (wait(2)).

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 
 from pipeline import paths
-from pipeline.bus import _relay
 from tests import zmtp
 from tests.attacks.harness import as_nobody, finished, unharmed
 from tests.live.harness import Daemon, Recorder, run_workload
 from tests.waiting import eventually
+from tests.written import constant
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 FORKS = 500
+CLIENTS_OF_USER = constant("pipeline/bus/_relay.pyx", "USER_MAX")
 #: How much the resolver may grow in an attack. Without limits it grew by 110, 84 and 262 MiB.
 GROWTH_MAX_BYTES = 24 << 20
 #: Long enough for a busy machine; a daemon that an attack stops does not recover at all.
@@ -150,7 +151,7 @@ def test_a_flood_leaves_few_lines_in_the_log(open_daemon: Daemon) -> None:
 def test_connections_of_the_flood_do_not_stay(open_daemon: Daemon) -> None:
     _flood(open_daemon)
     (resolver,) = open_daemon.pids("resolver")
-    eventually(lambda: len(list(Path(f"/proc/{resolver}/fd").iterdir())) < 3 * _relay.CLIENTS_PER_UID)
+    eventually(lambda: len(list(Path(f"/proc/{resolver}/fd").iterdir())) < 3 * CLIENTS_OF_USER)
 
 
 def _flood(daemon: Daemon) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,17 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pipeline.bus import pushing
-from pipeline.bus._libzmq import CONSTANTS, NativeSocket, PushSocket
+from pipeline.bus import _libzmq, pushing
+from pipeline.bus._libzmq import NativeSocket, PushSocket
 from pipeline.bus.sockets import Bus
 
 
 def test_the_constants_are_those_of_libzmq() -> None:
-    assert {name: int(getattr(zmq, name)) for name in CONSTANTS} == CONSTANTS
+    """Each one stands beside its name in zmq.h, which is its name in pyzmq too."""
+    text = Path(_libzmq.__file__).with_name("_libzmq.pyx").read_text(encoding="utf-8")
+    written = {name: int(value) for value, name in re.findall(r"^    _\w+ = (\d+)  # ZMQ_(\w+)$", text, re.MULTILINE)}
+    assert {"PUSH", "FD", "EVENTS", "LINGER", "SNDHWM", "RCVHWM", "DONTWAIT", "POLLIN"} < written.keys()
+    assert {name: int(getattr(zmq, name)) for name in written} == written
 
 
 @pytest.mark.parametrize("modules", ["zmq, pipeline.bus._libzmq", "pipeline.bus._libzmq, zmq"])

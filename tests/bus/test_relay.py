@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pipeline.bus import _relay
 from pipeline.bus._relay import Relay
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.bus.stream.declared import SUBSCRIPTION_MAX_BYTES
@@ -27,9 +26,18 @@ from tests import zmtp
 from tests.bus.publishers import bind_publisher
 from tests.nobody import NOBODY
 from tests.waiting import until
+from tests.written import constant
 
+CLIENTS_OWN, CLIENTS_OF_USER, CLIENTS_OF_OTHERS, SUBSCRIPTIONS, FRAMES_AT_ONCE = (
+    constant("pipeline/bus/_relay.pyx", name)
+    for name in ("OWN_MAX", "USER_MAX", "OTHERS_MAX", "SUBSCRIPTIONS_MAX", "FRAMES_BURST")
+)
+FILTERS_OF_CLIENT, FILTERS_OF_USER, STALLED_OF_USER, STALLED_OF_OTHERS = (
+    constant("pipeline/bus/_relay.pyx", name)
+    for name in ("FILTERS_OF_CLIENT", "FILTERS_OF_USER", "USER_STALLED_MAX", "OTHERS_STALLED_MAX")
+)
 #: More than one client may send: it earns new frames every second, so a slow test must send more than the limit alone.
-MANY_FRAMES = 4 * _relay.FRAMES_AT_ONCE
+MANY_FRAMES = 4 * FRAMES_AT_ONCE
 #: A client may read too slowly for this long: ten times as long as one that reads needs on an idle machine.
 HASTY_MS = 400
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to connect as another user")
@@ -129,7 +137,7 @@ def test_a_client_that_answers_heartbeats_stays(stream: Stream, peers: zmq.Conte
         (zmtp.command(b"PING", b"\x00"), "a heartbeat that is cut off"),
         (zmtp.frame(b"", zmtp.COMMAND), "a command without a name"),
         (zmtp.frame(b"\xffPING", zmtp.COMMAND), "a name that is longer than its command"),
-        (b"".join(zmtp.subscription(b"%d" % i) for i in range(_relay.SUBSCRIPTIONS + 1)), "many subscriptions"),
+        (b"".join(zmtp.subscription(b"%d" % i) for i in range(SUBSCRIPTIONS + 1)), "many subscriptions"),
         (zmtp.subscription(b"a") * MANY_FRAMES, "many messages"),
         (zmtp.frame(b"\x02") * MANY_FRAMES, "many messages that are no subscriptions"),
     ],
@@ -194,11 +202,11 @@ def test_a_message_that_is_not_a_subscription_is_dropped(stream: Stream) -> None
 
 def test_cancelling_makes_room_for_other_subscriptions(stream: Stream) -> None:
     with zmtp.subscriber(stream.path) as client:
-        for i in range(_relay.SUBSCRIPTIONS):
+        for i in range(SUBSCRIPTIONS):
             client.sendall(zmtp.subscription(b"%d" % i))
         client.sendall(zmtp.command(b"CANCEL", b"0") + zmtp.frame(b"\x00" + b"1") + zmtp.frame(b"\x00unknown"))
         client.sendall(zmtp.subscription(b"x") + zmtp.subscription(b"y") + zmtp.subscription(b"2"))
-        for _ in range(_relay.SUBSCRIPTIONS + 5):
+        for _ in range(SUBSCRIPTIONS + 5):
             told = stream.told()
         assert told == b"\x012"
         client.sendall(zmtp.subscription(b"z"))
@@ -207,7 +215,7 @@ def test_cancelling_makes_room_for_other_subscriptions(stream: Stream) -> None:
 
 def test_subscriptions_with_a_filter_are_limited_and_others_are_not(stream: Stream, peers: zmq.Context) -> None:
     """One more is dropped, and the connection stays: its subscriber sees that the filter is not in use."""
-    filters = [b"only|user|%d|proc." % number for number in range(_relay.FILTERS_PER_CLIENT + 1)]
+    filters = [b"only|user|%d|proc." % number for number in range(FILTERS_OF_CLIENT + 1)]
     socket = _subscriber(peers, stream)
     for each in (*filters, b"last"):
         socket.subscribe(each)
@@ -244,7 +252,7 @@ def test_one_user_can_use_only_some_of_the_filters(stream: Stream, peers: zmq.Co
         user=NOBODY, group=NOBODY, extra_groups=[], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
     ) as greedy:  # fmt: skip
         assert greedy.stdout is not None and greedy.stdout.readline()
-        told = [stream.told() for _ in range(_relay.FILTERS_PER_USER)]
+        told = [stream.told() for _ in range(FILTERS_OF_USER)]
         assert all(each is not None and each.startswith(b"\x01only|") for each in told)
         socket = _subscriber(peers, stream, b"only|user|99|proc.")
         assert stream.told() == b"\x01only|user|99|proc.", "nothing else of the greedy user was passed on"
@@ -330,9 +338,9 @@ def _alive(process: subprocess.Popen[str]) -> int:
 @is_root
 def test_connections_of_one_user_are_limited_and_others_can_connect(stream: Stream, peers: zmq.Context) -> None:
     with _many(stream, NOBODY, 500) as flood:
-        assert _alive(flood) == _relay.CLIENTS_PER_UID
-        assert stream.relay.clients == _relay.CLIENTS_PER_UID
-        assert stream.relay.refused == 500 - _relay.CLIENTS_PER_UID
+        assert _alive(flood) == CLIENTS_OF_USER
+        assert stream.relay.clients == CLIENTS_OF_USER
+        assert stream.relay.refused == 500 - CLIENTS_OF_USER
         with _many(stream, NOBODY - 1, 1) as other:
             assert _alive(other) == 1
             other.communicate("")
@@ -346,14 +354,14 @@ def test_connections_of_one_user_are_limited_and_others_can_connect(stream: Stre
 
 @is_root
 def test_a_user_with_few_connections_gets_a_place_from_one_with_many(stream: Stream) -> None:
-    users = _relay.CLIENTS_MAX // _relay.CLIENTS_PER_UID
-    floods = [_many(stream, NOBODY - i, _relay.CLIENTS_PER_UID) for i in range(users)]
+    users = CLIENTS_OF_OTHERS // CLIENTS_OF_USER
+    floods = [_many(stream, NOBODY - i, CLIENTS_OF_USER) for i in range(users)]
     try:
-        assert [_alive(flood) for flood in floods] == [_relay.CLIENTS_PER_UID] * users
-        assert stream.relay.clients == _relay.CLIENTS_MAX
+        assert [_alive(flood) for flood in floods] == [CLIENTS_OF_USER] * users
+        assert stream.relay.clients == CLIENTS_OF_OTHERS
         with _many(stream, NOBODY - 100, 2) as late:
             assert _alive(late) == 2
-            assert stream.relay.clients == _relay.CLIENTS_MAX
+            assert stream.relay.clients == CLIENTS_OF_OTHERS
             assert stream.relay.refused == 2
             late.communicate("")
     finally:
@@ -363,8 +371,8 @@ def test_a_user_with_few_connections_gets_a_place_from_one_with_many(stream: Str
 
 @is_root
 def test_places_of_root_and_the_daemons_user_are_limited_too(stream: Stream) -> None:
-    held = [zmtp.subscriber(stream.path, b"a") for _ in range(_relay.CLIENTS_OWN)]
-    until(lambda: stream.relay.clients == _relay.CLIENTS_OWN)
+    held = [zmtp.subscriber(stream.path, b"a") for _ in range(CLIENTS_OWN)]
+    until(lambda: stream.relay.clients == CLIENTS_OWN)
     with zmtp.connect(stream.path) as excess:
         assert zmtp.is_closed(excess)
     assert stream.relay.refused == 1
@@ -401,7 +409,7 @@ def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_re
     frozen: list[socket.socket] = []
     grown = 0
     began = time.monotonic()
-    for number in range(_relay.STALLED_PER_USER + 3):
+    for number in range(STALLED_OF_USER + 3):
         frozen += _frozen(hasty, NOBODY, 1)
         for _ in range(100):
             hasty.xpub.send_multipart([b"a", bytes([number]) * 60_000])
@@ -411,7 +419,7 @@ def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_re
         grown = max(grown, _rss_bytes())  # on a busy machine, some of them may be closed already
     until(lambda: hasty.relay.rejected == 3)
     assert time.monotonic() - began > HASTY_MS / 1000, "they had too little time to read"
-    until(lambda: hasty.relay.clients == 1 + _relay.STALLED_PER_USER)
+    until(lambda: hasty.relay.clients == 1 + STALLED_OF_USER)
     for each in frozen:
         each.setblocking(False)
     until(lambda: sum(map(zmtp.is_closed, frozen)) == 3)
@@ -431,34 +439,34 @@ def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_re
 
 @is_root
 def test_stalled_connections_of_all_users_are_limited_too(hasty: Stream) -> None:
-    users = [NOBODY - number for number in range(_relay.STALLED_MAX + 2)]
+    users = [NOBODY - number for number in range(STALLED_OF_OTHERS + 2)]
     frozen = [_frozen(hasty, user, 1) for user in users]
     for _ in range(100):
         hasty.xpub.send_multipart([b"a", b"x" * 60_000])
     until(lambda: hasty.relay.rejected == 2)
-    until(lambda: hasty.relay.clients == _relay.STALLED_MAX)
+    until(lambda: hasty.relay.clients == STALLED_OF_OTHERS)
     assert len(frozen) == len(users)
 
 
 @is_root
 def test_stalled_connections_of_root_stay(hasty: Stream) -> None:
-    frozen = [zmtp.subscriber(hasty.path, b"a") for _ in range(_relay.STALLED_MAX + 2)]
+    frozen = [zmtp.subscriber(hasty.path, b"a") for _ in range(STALLED_OF_OTHERS + 2)]
     for _ in frozen:
         assert hasty.told() == b"\x01a"
     for _ in range(100):
         hasty.xpub.send_multipart([b"a", b"x" * 60_000])
     # Those of another user stall later, and one of them is closed: until then, the others had more time than they may.
-    others = _frozen(hasty, NOBODY, _relay.STALLED_PER_USER + 1, b"b")
+    others = _frozen(hasty, NOBODY, STALLED_OF_USER + 1, b"b")
     for _ in range(100):
         hasty.xpub.send_multipart([b"b", b"x" * 60_000])
     until(lambda: hasty.relay.rejected > 0)
     until(lambda: hasty.relay.clients < len(frozen) + len(others))
-    assert (hasty.relay.clients, hasty.relay.rejected) == (len(frozen) + _relay.STALLED_PER_USER, 1)
+    assert (hasty.relay.clients, hasty.relay.rejected) == (len(frozen) + STALLED_OF_USER, 1)
 
 
 @is_root
 def test_a_trickle_of_reads_is_still_a_stall_and_a_client_that_catches_up_is_none(hasty: Stream) -> None:
-    *trickling, reading = _frozen(hasty, NOBODY, _relay.STALLED_PER_USER + 2)
+    *trickling, reading = _frozen(hasty, NOBODY, STALLED_OF_USER + 2)
     read_s = 0.0
 
     def trickle() -> None:

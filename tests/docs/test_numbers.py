@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from typing import NamedTuple
 
 import pytest
 
 from tests.docs.citations import ROOT
+from tests.written import constant
 
 
 class Number(NamedTuple):
@@ -79,14 +79,6 @@ NUMBERS = [
     Number(SECURITY, "At most {} calls of each kind and user in a second", BPF, "CALLS_PER_S"),
     Number(SECURITY, "are recorded, and {} of root", BPF, "CALLS_PER_S", Fraction(10)),
 ]
-
-
-def constant(file: str, name: str) -> int:
-    """The value of a constant of a Python, Cython or C file: a number, or one shifted by another."""
-    text = (ROOT / file).read_text(encoding="utf-8")
-    found = re.search(rf"^(?:#define | *){name}(?: = | )\(?(\d[\d_]*)u?(?: << (\d+))?", text, re.MULTILINE)
-    assert found is not None, f"{file} has no {name}"
-    return int(found[1]) << int(found[2] or 0)
 
 
 def plain(page: str) -> str:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -284,11 +285,14 @@ def test_a_disk_without_any_room_does_not_stop_the_spool(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "write", write)
     monkeypatch.setattr(Path, "write_bytes", lambda path, data: write(0, data))
+    warnings: list[dict[str, object]] = []
+    monkeypatch.setattr(spool, "_log", SimpleNamespace(warning=lambda _, **fields: warnings.append(fields)))
     for first in range(2, 40):
         spool.put(batch(first, 1, fill=5000))
     monkeypatch.setattr(os, "write", real)
     monkeypatch.undo()
     assert figures.counts["dropped"] == 38
+    assert [each["reason"] for each in warnings] == ["No space left on device"], "a minute may have one warning"
     spool.put(batch(40, 1))
     assert numbers(take_all(spool)) == [1, 40]
     spool.close()

@@ -26,12 +26,13 @@ from pipeline.records import declared
 from pipeline.sources.recording.file import Recording, RecordingWriter
 from pipeline.sources.ring._drain import Columns
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring
-from pipeline.sources.ring.handring import RingWriter, make_ring_file
+from pipeline.sources.ring.handring import make_ring_file
 from tests.bus.frames import frame_samples
 from tests.fuzz import stream, tables
 from tests.fuzz.target import Rewritten, Target, scratch
 from tests.procfs.name_files import parse_names
 from tests.sources import hand_records
+from tests.sources.kernel_writer import KernelWriter
 
 ROOT = Path(__file__).parents[2]
 
@@ -305,12 +306,15 @@ def _ring() -> tuple[mmap.mmap, Ring, Columns]:
 def _filled(*, discard: bool = False, head_only: bool = False, rounds: int = 1) -> bytes:
     """Return the position of the producer and the data, with a record of each kind, `rounds` times."""
     fd = make_ring_file(PAGE_BYTES)
-    with RingWriter(fd) as writer:
+    with KernelWriter(fd) as writer:
         for number in range(rounds * (declared.KIND_COUNT - 1)):
             kind = 1 + number % (declared.KIND_COUNT - 1)
             strings = hand_records.strings_of(kind, 5 * kind)
             record = hand_records.record(kind, kind, strings=strings, head_only=head_only)
-            writer.write(record, discard=discard and kind % 2 == 0)
+            if discard and kind % 2 == 0:
+                writer.write_discarded(record)
+            else:
+                writer.write(record)
     made = os.pread(fd, 8, PAGE_BYTES) + os.pread(fd, PAGE_BYTES, _DATA_AT)
     os.close(fd)
     return made

@@ -25,9 +25,7 @@ def test_cpu_time_of_this_process_grows() -> None:
 
 def test_use_between_two_moments() -> None:
     before, after = measuring.Usage({"a": 5}, 1.0, 2.0), measuring.Usage({"a": 9, "b": 3}, 1.5, 4.0)
-    used = after.since(before)
-    assert used == measuring.Usage({"a": 4, "b": 3}, 0.5, 2.0)
-    assert used.total_ns == 7
+    assert after.since(before) == measuring.Usage({"a": 4, "b": 3}, 0.5, 2.0)
 
 
 def test_a_directory_without_an_instance_has_no_rings(tmp_path: Path) -> None:

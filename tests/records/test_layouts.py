@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.bpf import build, maps
 from pipeline.bpf import declared as map_declaration
-from pipeline.records import declared
+from pipeline.records import declared, limits
+from pipeline.shm.layout import declared as segments
 from tests.records.layout_rows import rows_of
 
 DECLARED = {**declared.LAYOUTS, **map_declaration.LAYOUTS}
@@ -30,6 +31,14 @@ LAYOUTS = {name: np.dtype(layout.dtype()) for name, layout in DECLARED.items()}
 def test_a_dtype_has_the_fields_of_the_declaration(name: str) -> None:
     rows = [(field.offset, field.size, field.name, field.type) for field in DECLARED[name].fields.values()]
     assert (DECLARED[name].size, rows) == (LAYOUTS[name].itemsize, rows_of(LAYOUTS[name]))
+
+
+@pytest.mark.parametrize("name", ["comm", "sender_comm", "tty"])
+def test_names_and_terminals_have_the_lengths_that_code_assumes(name: str) -> None:
+    sizes = {
+        layout.fields[name].size for layout in (*DECLARED.values(), *segments.LAYOUTS.values()) if name in layout.fields
+    }
+    assert sizes == {limits.TTY_BYTES if name == "tty" else limits.COMM_BYTES}
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,18 @@
-"""What only tests do with the resolver's compiled classes: single steps, called from Python.
+"""What only tests and benches do with the resolver's compiled classes: single steps, called from Python.
 
 setup.py compiles this module in place, as the core, but no package contains it.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 import numpy as np
 
+from pipeline.records._records cimport PL_KIND_COUNT
 from pipeline.resolver.merge._queues cimport Batch
+from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.resolver.stream._name_cache cimport NameCache
 from pipeline.resolver.stream._row_filters cimport RowFilters
+from pipeline.shm.layout._layout cimport PL_TOPIC_COUNT
 from pipeline.shm.writer._writer cimport TableWriter
 
 
@@ -28,3 +31,19 @@ def matching(
 ) -> int:
     """Return which filters want the event of a row, as `RowFilters.matching`: bit i is filter i."""
     return filters.matching(tables, names, topic, row)
+
+
+def add_many(
+    Encoder encoder not None, TableWriter tables not None, const uint8_t[::1] topics, const uint8_t[::1] kinds,
+    const uint32_t[::1] rows, const uint64_t[::1] times_boot_ns,
+) -> None:
+    """Call `Encoder.add` for each position of the arrays (all of the same length), in order and without the GIL."""
+    cdef Py_ssize_t i, n = topics.shape[0]
+    if kinds.shape[0] != n or rows.shape[0] != n or times_boot_ns.shape[0] != n:
+        raise ValueError("add_many: the arrays differ in length")
+    for i in range(n):
+        if topics[i] >= PL_TOPIC_COUNT or kinds[i] >= PL_KIND_COUNT or rows[i] == 0:
+            raise ValueError(f"no event at {i}: topic {topics[i]}, kind {kinds[i]}, row {rows[i]}")
+    with nogil:
+        for i in range(n):
+            encoder.event(tables, topics[i], kinds[i], rows[i], times_boot_ns[i], 0)

@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cimport pipeline.shm.reader._view as _view
 from pipeline.shm.layout._hash cimport pl_hash64
 from pipeline.shm.layout._layout cimport *
-from pipeline.shm.writer._arena cimport UNIT, Arena
+from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.writer._writer cimport TableWriter
 
 
@@ -81,7 +81,7 @@ def release(Arena arena not None, uint32_t ref) -> None:
 def refcount(Arena arena not None, uint32_t ref) -> int:
     """Return the number of holders; 0 for reference 0."""
     arena._require(ref)
-    return (<pl_arena *>(arena.base + <size_t>ref * UNIT)).refcount if ref else 0
+    return (<pl_arena *>(arena.base + <size_t>ref * PL_ARENA_UNIT_BYTES)).refcount if ref else 0
 
 
 def find(Arena arena not None, bytes data not None) -> int:

@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 
-from pipeline.sources.ring.handring import RingWriter
+from tests.sources.kernel_writer import KernelWriter
 
 HEAD = struct.Struct("<QQIIQIBBHQIIQ")
 KIND_FORK, KIND_EXEC, KIND_EXIT, KIND_COMM = 1, 2, 3, 5
@@ -31,11 +31,11 @@ def main(fd: int, first: int, count: int, seed: int) -> None:
     chance = random.Random(seed)
     kinds = list(BODY_WORDS)
     held: list[tuple[int, bytes]] = []
-    with RingWriter(fd) as writer:
+    with KernelWriter(fd) as writer:
         for number in range(first, first + count):
             one = make(number, kinds[number % 3], number * 7 % 29)
             if chance.random() < 0.05:
-                writer.write(one[:64] + b"given up", discard=True)
+                writer.write_discarded(one[:64] + b"given up")
             while (position := writer.reserve(len(one))) is None:
                 for waiting in held:
                     writer.commit(*waiting)

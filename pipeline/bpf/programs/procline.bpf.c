@@ -575,14 +575,14 @@ static __always_inline u32 pl_take_sender(struct pl_sender *out, const struct ta
 
 	/* Most processes end without a signal, so they need no look-up. If one survived a signal, its entry stays until
 	 * the map needs the place; no other process has its start. */
-	if (!(exit_code & 0x7f))
+	if (!(exit_code & PL_WAIT_SIGNAL))
 		return 0;
 	target.start_boot_ns = PL_GET(task, group_leader, start_boottime);
 	target.tgid = PL_GET(task, tgid);
 	known = bpf_map_lookup_elem(&pl_senders, &target);
 	if (!known)
 		return 0;
-	if (known->sender_signal == (exit_code & 0x7f)) {
+	if (known->sender_signal == (exit_code & PL_WAIT_SIGNAL)) {
 		*out = *known;
 		bytes = sizeof(*out);
 	}

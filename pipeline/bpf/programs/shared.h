@@ -32,6 +32,11 @@
 /* user space may not enter processes: programs of the older set cannot exchange words */
 #define PL_KERNEL_ENTERS (1 << 1)
 
+/* Numbers of the kernel, from pipeline/records/limits.py */
+#define PL_PF_EXITING 0x4
+#define PL_PF_KTHREAD 0x200000
+#define PL_WAIT_SIGNAL 0x7f
+
 struct pl_cpu {
 	__u32 sleeping;
 	__u32 ring;

@@ -69,8 +69,9 @@ enum pid_type {
 	PIDTYPE_SID = 3,
 };
 
-#define PF_EXITING 0x00000004
-#define PF_KTHREAD 0x00200000
+/* include/linux/sched.h; shared.h has the numbers */
+#define PF_EXITING PL_PF_EXITING
+#define PF_KTHREAD PL_PF_KTHREAD
 /* include/uapi/asm-generic/signal.h */
 #define SIGKILL 9
 #define SIGCHLD 17

@@ -63,30 +63,25 @@ cdef uint8_t _ZEROS[BLOCK_ALIGNMENT]
 memset(_ZEROS, 0, BLOCK_ALIGNMENT)
 
 pl_crc32_prepare()
-cdef int _FOLDS = pl_crc32_folds()
-
-#: Bytes that this CPU folds with one instruction; 0: the checksum is computed by tables.
-FOLDS = _FOLDS
+FOLDS = pl_crc32_folds()
 
 
 cdef inline uint64_t _aligned(uint64_t size) noexcept nogil:
     return (size + BLOCK_ALIGNMENT - 1) & ~<uint64_t>(BLOCK_ALIGNMENT - 1)
 
 
-def crc32(data, uint32_t value=0, *, int folds=_FOLDS) -> int:
+def crc32(data, uint32_t value=0) -> int:
     """Return the CRC-32 of a bytes-like object, as `zlib.crc32` does, several times as fast where the CPU helps.
 
     Args:
         data: a bytes-like object.
         value: checksum of what comes before it.
-        folds: compute it as on a CPU with this value of `FOLDS`, at most that of this CPU; for tests.
     """
     cdef Py_buffer buffer
     cdef uint32_t found
-    cdef int by = min(folds, _FOLDS)
     PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
     with nogil:
-        found = pl_crc32(value, buffer.buf, <size_t>buffer.len, by)
+        found = pl_crc32(value, buffer.buf, <size_t>buffer.len, FOLDS)
     PyBuffer_Release(&buffer)
     return found
 
@@ -128,7 +123,7 @@ def parse_header(data):
 cdef uint32_t _head_crc(const block_header *header) noexcept nogil:
     """Return the checksum of what is behind `head_crc`."""
     cdef const uint8_t *at = <const uint8_t *>&header.at
-    return pl_crc32(0, at, BLOCK_HEADER_BYTES - (at - <const uint8_t *>header), _FOLDS)
+    return pl_crc32(0, at, BLOCK_HEADER_BYTES - (at - <const uint8_t *>header), FOLDS)
 
 
 cdef void _seal(block_header *header) noexcept nogil:
@@ -149,7 +144,7 @@ def block_bytes(messages) -> int:
     return size
 
 
-cdef uint32_t _put_messages(target, Py_ssize_t place, messages, int folds, uint64_t *size) except? 0:
+cdef uint32_t _put_messages(target, Py_ssize_t place, messages, uint64_t *size) except? 0:
     """Store the messages of a block, set `size` to the length of the block, and return the checksum of what was stored.
 
     What is stored is visible to every other process before what is stored afterwards.
@@ -170,7 +165,7 @@ cdef uint32_t _put_messages(target, Py_ssize_t place, messages, int folds, uint6
                     if place < 0 or place > room.len or end > <uint64_t>(room.len - place):
                         raise ValueError("no room for the messages")
                     with nogil:
-                        crc = _put(<uint8_t *>room.buf + place, at, topic, &head, &body, crc, folds)
+                        crc = _put(<uint8_t *>room.buf + place, at, topic, &head, &body, crc)
                     at = end
                 finally:
                     PyBuffer_Release(&body)
@@ -185,7 +180,7 @@ cdef uint32_t _put_messages(target, Py_ssize_t place, messages, int folds, uint6
 
 def put_block(
     target, Py_ssize_t place, messages, list following, uint64_t at, uint32_t kept, uint64_t stream, uint64_t group,
-    uint64_t step, uint32_t writer, uint32_t epoch, int64_t time_ns, *, int folds=_FOLDS,
+    uint64_t step, uint32_t writer, uint32_t epoch, int64_t time_ns,
 ) -> int:
     """Store a block, its header last, and return the number of its events.
 
@@ -195,7 +190,6 @@ def put_block(
         messages: sequence of (topic, header, body, number of the first event, number of events).
         following: by topic, number of the next event; those of the messages' topics are changed.
         at, kept, stream, group, step, writer, epoch, time_ns: as in the header.
-        folds: as for `crc32`.
 
     Raises:
         ValueError: there is no room.
@@ -205,7 +199,7 @@ def put_block(
     cdef Py_buffer room
     cdef int topic
     cdef uint64_t events = 0, first, count, size = 0
-    header.body_crc = _put_messages(target, place, messages, min(folds, _FOLDS), &size)
+    header.body_crc = _put_messages(target, place, messages, &size)
     header.bytes = <uint32_t>size
     header.messages = len(messages)
     header.at, header.kept, header.stream, header.group, header.step = at, kept, stream, group, step
@@ -229,7 +223,7 @@ def put_block(
 
 
 cdef uint32_t _put(
-    uint8_t *block, uint64_t at, uint32_t topic, const Py_buffer *head, const Py_buffer *body, uint32_t crc, int folds
+    uint8_t *block, uint64_t at, uint32_t topic, const Py_buffer *head, const Py_buffer *body, uint32_t crc
 ) noexcept nogil:
     """Store one message at `at`, and return the checksum up to its end. Nothing is read from the block.
 
@@ -248,16 +242,16 @@ cdef uint32_t _put(
         gap = _aligned(at + used) - at - used
         memset(begin + used, 0, gap)
         used += gap
-    crc = pl_crc32_copy(block + at, crc, begin, used, folds)
+    crc = pl_crc32_copy(block + at, crc, begin, used, FOLDS)
     at += used
     if in_begin < <uint64_t>head.len:
         crc = pl_crc32_copy(
-            block + at, crc, <const uint8_t *>head.buf + in_begin, <uint64_t>head.len - in_begin, folds
+            block + at, crc, <const uint8_t *>head.buf + in_begin, <uint64_t>head.len - in_begin, FOLDS
         )
         at += <uint64_t>head.len - in_begin
         gap = _aligned(at) - at
-        crc = pl_crc32_copy(block + at, crc, _ZEROS, gap, folds)
+        crc = pl_crc32_copy(block + at, crc, _ZEROS, gap, FOLDS)
         at += gap
-    crc = pl_crc32_copy(block + at, crc, body.buf, <size_t>body.len, folds)
+    crc = pl_crc32_copy(block + at, crc, body.buf, <size_t>body.len, FOLDS)
     at += <uint64_t>body.len
-    return pl_crc32_copy(block + at, crc, _ZEROS, _aligned(at) - at, folds)
+    return pl_crc32_copy(block + at, crc, _ZEROS, _aligned(at) - at, FOLDS)

@@ -33,6 +33,7 @@ from pipeline.bus.stream.messages import (
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.tracker import Tracker
 from pipeline.errors import AccessError, ClosedError, FrameError, NotRunningError
+from pipeline.records.limits import RECONNECT_MAX_MS, RECONNECT_MS
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,9 +57,6 @@ _POLL_MAX_S = 86_400.0
 _BATCH_EVENTS = 32
 #: Messages in one turn, also if none of their events is wanted.
 _BATCH_MESSAGES = 256
-#: A subscriber reconnects to a restarted publisher within this time. It is short, because earlier events are missed.
-_RECONNECT_MS = 10
-_RECONNECT_MAX_MS = 200
 #: Interval of heartbeats over TCP; a peer that does not answer three of them counts as gone.
 _TCP_HEARTBEAT_MS = 5000
 _PROBE_PAUSE_S = 0.05
@@ -176,8 +174,8 @@ class StreamReader:
             (zmq.LINGER, 0),
             (zmq.RCVHWM, receive_hwm),
             (zmq.MAXMSGSIZE, MESSAGE_MAX_BYTES),
-            (zmq.RECONNECT_IVL, _RECONNECT_MS),
-            (zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS),
+            (zmq.RECONNECT_IVL, RECONNECT_MS),
+            (zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS),
         ):
             self._socket.setsockopt(option, value)
         if not self._endpoint.startswith("ipc://"):

@@ -537,39 +537,26 @@ class EBPFResolver:
         """
         self.maps.bind()
 
-    def flush_tick(self) -> int:
-        """Queue each cached process that ``/proc`` does not list; returns how many. A failed listing queues none."""
-        with self.lock:
-            return self._flusher.tick()
-
     def dequeue_exited(self) -> None:
         """Remove the queued processes that are old enough and still gone, and clear the queue.
 
-        Without the thread of `start`, or calls of `flush_tick`, the queue is empty.
+        Only the thread of `start` fills the queue.
         """
         with self.lock:
             self._flusher.dequeue()
-
-    def flush(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
-        """Remove a process that was gone at a time although no event reported its end; counted as flushed.
-
-        The caller knows that all events of that time have been applied. Children that still have it as parent move to
-        the parents that ``/proc`` shows (callpath dequeue_exited).
-
-        Returns:
-            Whether it was removed: False if it is not cached, or the tables have a more recent fact about it.
-        """
-        with self.lock:
-            return self._flusher.flush(pid, start_boot_ns, time_boot_ns)
 
     def flush_all_gone(
         self, pids: npt.NDArray[np.uint32], starts_boot_ns: npt.NDArray[np.uint64], is_absent: npt.NDArray[np.bool_],
         time_boot_ns: int,
     ) -> int:  # fmt: skip
-        """Do the same with many processes, in their order, except for those that ``/proc`` shows as alive.
+        """Remove processes that were gone at a time although no event reported their ends; they are counted as flushed.
+
+        The caller knows that all events of that time have been applied. Processes that ``/proc`` shows as alive are
+        kept, and so are those that are not cached, or about which the tables have a more recent fact. Children move to
+        the parents that ``/proc`` shows (callpath dequeue_exited).
 
         Args:
-            pids: of the processes.
+            pids: of the processes, which are removed in this order.
             starts_boot_ns: their starts.
             is_absent: of each: ``/proc`` was read after `time_boot_ns`, and does not have the pid. ``/proc`` is read
                 once more for the others.

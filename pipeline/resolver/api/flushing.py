@@ -59,7 +59,11 @@ class Flusher:
         return info is None or info.is_zombie or not is_same_start(start_boot_ns, info.start_ticks)
 
     def flush(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
-        """Remove a process that was gone at a time; see `EBPFResolver.flush`."""
+        """Remove a process that was gone at a time although no event reported its end.
+
+        Returns:
+            Whether it was removed: False if it is not cached, or the tables have a more recent fact about it.
+        """
         entry = self._state.book.head(pid)
         if entry is None or entry.start_boot_ns != start_boot_ns or not self._registry.close(entry, time_boot_ns):
             return False

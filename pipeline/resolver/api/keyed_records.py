@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.records import declared, dtypes
+from pipeline.records.limits import TTY_MAX
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import args_views, entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -78,7 +79,7 @@ class KeyedRecorder:
         )
         head["flags"] = declared.FLAG_CONTAINER if container else 0
         task = np.zeros(1, dtypes.TASK)
-        task["comm"], task["tty"] = fsencode(entry.comm)[:COMM_CHARS], fsencode(entry.tty_name)[:15]
+        task["comm"], task["tty"] = fsencode(entry.comm)[:COMM_CHARS], fsencode(entry.tty_name)[:TTY_MAX]
         task_record = TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
         row = self._apply(key, head, task_record, body, strings + container, entry.source)
         return self._book.attach(entry, row)

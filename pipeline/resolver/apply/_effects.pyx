@@ -20,7 +20,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from pipeline.bus.frames._column cimport pl_get16, pl_get32, pl_get64
-from pipeline.records._limits cimport CHAIN_LIMIT
+from pipeline.records._limits cimport CHAIN_LIMIT, TTY_BYTES
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE,
     PL_EXIT_NO_REAPER, PL_EXIT_NS_DIES, PL_FLAG_CGROUP_MADE, PL_FLAG_HEAD_ONLY, PL_FLAG_KEYED, PL_FLAG_PARTIAL,
@@ -282,7 +282,7 @@ cdef inline void inherit_tty(Events self, uint32_t row, uint32_t image, const pa
     if self.tables.rows[image].status & STATUS_TTY_GIVEN and not (
         record.groups & PL_KNOWN_TTY and record.task.tty[0]
     ):
-        memcpy(self.cold[row].tty, self.cold[image].tty, 16)
+        memcpy(self.cold[row].tty, self.cold[image].tty, TTY_BYTES)
         self.note_tty(row, True)
 
 

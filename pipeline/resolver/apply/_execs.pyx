@@ -10,7 +10,7 @@ The functions that records of several kinds share come first.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from pipeline.records._limits cimport CHAIN_LIMIT
+from pipeline.records._limits cimport CHAIN_LIMIT, COMM_BYTES
 from pipeline.records._records cimport (
     PL_FLAG_KEYED, PL_FLAG_PARTIAL, PL_KIND_EXEC, PL_KIND_EXIT, pl_exec_any, pl_head_any, pl_task_any,
 )
@@ -58,7 +58,7 @@ cdef void forget_image(Execs self, uint32_t row, const parsed_record *record) no
     self.clear_image(row)
     hot.inode = body.prev_inode if body != NULL else 0
     hot.known &= ~PL_KNOWN_COMM
-    memset(hot.comm, 0, 16)
+    memset(hot.comm, 0, COMM_BYTES)
     hot.flags &= ~(PL_ROW_IS_EXEC | PL_ROW_IS_EXEC_EXEC)
     self.tables.end(row)
     self.pids[record.head.tgid].facts_at = record.head.time_boot_ns

@@ -3,6 +3,7 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
+from pipeline.records._limits cimport TTY_BYTES
 from pipeline.records._records cimport PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID
 from pipeline.shm.layout._layout cimport PL_ROW_SCRIPT, PL_TOPIC_CONTEXT, PL_TOPIC_EXIT
 from pipeline.shm.writer._writer cimport TableWriter
@@ -13,7 +14,6 @@ cdef enum:
     NOTED_LEADERS = 1024
     NOTED_TTYLESS = 1024
     NOTED_SCRIPTS = 256
-    TTY_BYTES = 16
     #: A row is fetched this many live processes before it is read.
     LEADERS_AHEAD = 12
 

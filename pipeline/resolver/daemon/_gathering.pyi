@@ -1,8 +1,5 @@
 from typing import final
 
-MOST: float
-LEAST: float
-
 @final
 class Gathering:
     gather_us: int

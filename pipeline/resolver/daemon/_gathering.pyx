@@ -35,8 +35,6 @@ cdef double _ROUNDED_MOST_NS = 1e6
 cdef double _STEP = 0.0005
 cdef double _ABOVE = 99.0
 
-MOST, LEAST = _MOST, _LEAST
-
 
 @cython.final
 cdef class Gathering:

@@ -13,8 +13,6 @@ from pipeline.resolver.stream._encoder import Encoder
 from pipeline.secrets._conceal import Sieve
 from pipeline.shm.writer._writer import TableWriter
 
-WAIT_FRAMES_MS: float
-
 class FrameReader:
     def __init__(
         self,

@@ -41,8 +41,7 @@ cdef bytes _CONTEXT_MAGIC = CONTEXT_MAGIC
 cdef double WAIT_LEAST_MS = 0.01
 
 #: Longest sleep while a frame is on its way; its arrival ends the sleep.
-cdef double _WAIT_FRAMES_MS = 50
-WAIT_FRAMES_MS = _WAIT_FRAMES_MS
+cdef double WAIT_FRAMES_MS = 50
 
 #: After this time without a frame, no frame is expected.
 cdef double LULL_MS = 2
@@ -231,7 +230,7 @@ cdef class Turn:
                     continue
                 self.is_calm, self.is_idle = True, not is_due
                 return work
-            if ms == _WAIT_FRAMES_MS and gather_ms > 0 and not self.is_wanted:
+            if ms == WAIT_FRAMES_MS and gather_ms > 0 and not self.is_wanted:
                 waiter.pause(gather_ms)
             self.has_called = False
             # With several senders, their frames have already arrived during the pause above.
@@ -246,7 +245,7 @@ cdef class Turn:
                 self.ended_boot_ns >= self.heartbeat_boot_ns + latest_ns
             ) or self._sees_losses(self.ended_boot_ns):
                 ms = self._wait_ms()
-                if ms < 0 or ms == _WAIT_FRAMES_MS:
+                if ms < 0 or ms == WAIT_FRAMES_MS:
                     return work
 
     cdef bint _sees_losses(self, uint64_t now_boot_ns) noexcept nogil:
@@ -288,7 +287,7 @@ cdef class Turn:
             return -1.0
         # If everything in the rings has arrived, only the slack holds events back; otherwise missing frames do.
         if self.merger.timed_by_sender or self.merger.lags():
-            return _WAIT_FRAMES_MS
+            return WAIT_FRAMES_MS
         return max(WAIT_LEAST_MS, <double><int64_t>(self.merger.due() - pl_now_boot_ns()) / 1e6)
 
     cdef int _receive_frames(self, int limit) except -1:

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.procfs import filesystems
 from pipeline.procfs.info import UNSET
 from pipeline.records import declared, dtypes
+from pipeline.records.limits import COMM_MAX, TTY_MAX
 from pipeline.resolver.entries import mounts
 from pipeline.resolver.entries.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import RowStore, area
@@ -65,10 +66,10 @@ def task(entry: ProcessCacheEntry, exe_inode: int = 0) -> TaskRecord:
     if "credentials" in values:
         known |= _put_credentials(row, entry.credentials)
     if values.get("comm"):
-        row["comm"] = fsencode(entry.comm)[:15]
+        row["comm"] = fsencode(entry.comm)[:COMM_MAX]
         known |= layout.KNOWN_COMM
     if values.get("tty_name"):
-        row["tty"] = fsencode(entry.tty_name)[:15]
+        row["tty"] = fsencode(entry.tty_name)[:TTY_MAX]
         known |= layout.KNOWN_TTY
     if values.get("sid"):
         row["sid"] = entry.sid

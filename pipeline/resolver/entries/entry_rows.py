@@ -23,6 +23,7 @@ import numpy as np
 from pipeline.errors import TooOldError
 from pipeline.host import boot
 from pipeline.procfs.info import UNSET
+from pipeline.records.limits import COMM_MAX, TTY_MAX
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_extra
 from pipeline.resolver.entries.cache_entry import DEFAULTS, ProcessCacheEntry
@@ -238,7 +239,7 @@ class RowStore:
 
     __slots__ = ("book", "link")
     #: Bytes that are kept of a name that a caller sets; the NUL behind it is the kernel's.
-    _COMM_CHARS = 15
+    _COMM_CHARS = COMM_MAX
 
     def __init__(self, book: Book, link: int) -> None:
         self.book = book
@@ -575,7 +576,7 @@ class RowStore:
         self._know(layout.KNOWN_COMM)
 
     def _set_tty_name(self, row: int, tty: str) -> None:
-        self.cold["tty"] = fsencode(tty)[:15]
+        self.cold["tty"] = fsencode(tty)[:TTY_MAX]
         self._know(layout.KNOWN_TTY)
 
     def _set_exec_time(self, row: int, time: int | None) -> None:

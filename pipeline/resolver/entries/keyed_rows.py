@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.records.limits import COMM_BYTES
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book, RowStore
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 #: The length of the column; a name of the kernel uses one byte of it for the NUL.
-COMM_CHARS = 16
+COMM_CHARS = COMM_BYTES
 
 
 def is_key(key: CacheResolverKey) -> bool:

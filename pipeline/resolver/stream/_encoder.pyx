@@ -20,7 +20,7 @@ with their types is in docs/wire-schema.md. The differences from an entry are:
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
@@ -815,21 +815,6 @@ cdef class Encoder:
         if not 0 <= topic < PL_TOPIC_COUNT or not 0 <= kind < PL_KIND_COUNT or row <= 0:
             raise ValueError(f"no event: topic {topic}, kind {kind}, row {row}")
         self.event(tables, topic, kind, row, time_boot_ns, detail)
-
-    def add_many(
-        self, TableWriter tables, const uint8_t[::1] topics, const uint8_t[::1] kinds, const uint32_t[::1] rows,
-        const uint64_t[::1] times_boot_ns,
-    ) -> None:
-        """Call `add` for each position of the arrays (all of the same length), in order and without the GIL."""
-        cdef Py_ssize_t i, n = topics.shape[0]
-        if kinds.shape[0] != n or rows.shape[0] != n or times_boot_ns.shape[0] != n:
-            raise ValueError("add_many: the arrays differ in length")
-        for i in range(n):
-            if topics[i] >= PL_TOPIC_COUNT or kinds[i] >= PL_KIND_COUNT or rows[i] == 0:
-                raise ValueError(f"no event at {i}: topic {topics[i]}, kind {kinds[i]}, row {rows[i]}")
-        with nogil:
-            for i in range(n):
-                self.event(tables, topics[i], kinds[i], rows[i], times_boot_ns[i], 0)
 
     def put(self, topic: int, fields) -> bool:
         """Number an event that is not about a process, and encode it if it has a subscriber; returns whether it has."""

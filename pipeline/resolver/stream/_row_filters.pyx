@@ -11,6 +11,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from pipeline.bus.frames._msgpack cimport pl_text
+from pipeline.records._limits cimport COMM_BYTES
 from pipeline.resolver.stream._name_cache cimport PL_NAME_BYTES, PL_USER, NameCache, name_table
 from pipeline.shm.layout._layout cimport *
 from pipeline.shm.writer._arena cimport Arena
@@ -164,7 +165,7 @@ cdef class RowFilters:
                 is_wanted = is_part_of(asked, tables.args, tables.hot[row].args_ref, 4, &room)
             else:
                 is_wanted = (
-                    has_part(asked, tables.hot[row].comm, <uint32_t>strnlen(tables.hot[row].comm, 16), &room)
+                    has_part(asked, tables.hot[row].comm, <uint32_t>strnlen(tables.hot[row].comm, COMM_BYTES), &room)
                     or is_in_path(asked, tables, row, &room)
                     or is_part_of(asked, tables.args, tables.hot[row].args_ref, 4, &room)
                 )

@@ -24,6 +24,7 @@ from pipeline.procfs.membership import is_in
 from pipeline.procfs.proc_reader import read_start
 from pipeline.procfs.tty import procfs_tty
 from pipeline.records import declared, dtypes
+from pipeline.records.limits import TTY_MAX
 from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class TtyFallback:
             return b""
         hot = self._tables.hot_view()[row]
         tgid = int(hot["tgid"])
-        name = os.fsencode(procfs_tty(tgid, self._proc))[:15]
+        name = os.fsencode(procfs_tty(tgid, self._proc))[:TTY_MAX]
         # The start is read afterwards, which proves that the descriptor belonged to this process.
         return name if name and read_start(tgid) == int(hot["start_boot_ns"]) // TICK_NS else b""
 

@@ -23,7 +23,8 @@ cimport cython
 
 from pipeline.host._cpid cimport pl_cpid
 from pipeline.shm.layout._layout cimport (
-    PL_KNOWN_NS, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold, pl_hot, pl_load_relaxed32, pl_prefetch,
+    PL_ARENA_UNIT_BYTES, PL_KNOWN_NS, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold, pl_hot, pl_load_relaxed32,
+    pl_prefetch,
 )
 from pipeline.shm.reader._entry cimport (
     ARGS_STRING, CGROUP_STRING, CONTAINER_STRING, ENTRY_STRINGS, ENVS_STRING, EXTRA_STRING, FILE_STRING, NAME_STRING,
@@ -39,6 +40,11 @@ from pipeline.shm.reader._view cimport (
 
 cdef extern from "string.h" nogil:
     size_t strnlen(const char *text, size_t limit)
+
+
+cdef extern from "bulk.h" nogil:
+    enum:
+        PL_AHEAD
 
 
 cdef extern from "stdio.h":
@@ -62,8 +68,6 @@ HOT, COLD, CODE = 0, 1, 2
 # Rows that are read before their strings are. Both parts of the rows stay in the second-level cache meanwhile.
 cdef enum:
     _CHUNK = 64
-    # How far ahead index words and rows are prefetched.
-    _AHEAD = 12
 
 # Before the strings of a list.
 cdef enum:
@@ -180,14 +184,14 @@ cdef inline void _prefetch_row(
     cdef const uint32_t *slots = which.slots
     cdef const uint32_t *index = self.view.view.index
     cdef uint32_t number = 0
-    if slots != NULL and i + 2 * _AHEAD < n and slots[i + 2 * _AHEAD] < limit:
-        pl_prefetch(&index[slots[i + 2 * _AHEAD]])
-    if i + _AHEAD >= n:
+    if slots != NULL and i + 2 * PL_AHEAD < n and slots[i + 2 * PL_AHEAD] < limit:
+        pl_prefetch(&index[slots[i + 2 * PL_AHEAD]])
+    if i + PL_AHEAD >= n:
         return
     if slots == NULL:
-        number = _number_of(which, i + _AHEAD)
-    elif slots[i + _AHEAD] < limit:
-        number = pl_load_relaxed32(&index[slots[i + _AHEAD]])
+        number = _number_of(which, i + PL_AHEAD)
+    elif slots[i + PL_AHEAD] < limit:
+        number = pl_load_relaxed32(&index[slots[i + PL_AHEAD]])
     if number < self.view.view.row_capacity:
         pl_prefetch(&self.view.view.hot[number])
         pl_prefetch(<const char *>&self.view.view.hot[number] + 64)
@@ -394,10 +398,10 @@ cdef class RowCopies:
     cdef void _prefetch_strings(self, Py_ssize_t at) noexcept nogil:
         cdef uint32_t ref = self.hots[at].file_ref
         if self.kinds & <uint32_t>FILE_BIT and ref != 0:
-            pl_prefetch(self.view.view.names.bytes + <uint64_t>ref * 16)
+            pl_prefetch(self.view.view.names.bytes + <uint64_t>ref * PL_ARENA_UNIT_BYTES)
         ref = self.hots[at].args_ref
         if self.kinds & <uint32_t>ARGS_BIT and ref != 0 and self.view.view.args.bytes != NULL:
-            pl_prefetch(self.view.view.args.bytes + <uint64_t>ref * 16)
+            pl_prefetch(self.view.view.args.bytes + <uint64_t>ref * PL_ARENA_UNIT_BYTES)
             pl_prefetch(self.view.view.args.bytes + <uint64_t>ref * 16 + 64)
 
     cdef int _read(self, const asked *which, Py_ssize_t n, bint running, bint keeps_absent) noexcept nogil:
@@ -425,11 +429,11 @@ cdef class RowCopies:
                     self._clear(at, slots[i])
                 origins[at - first] = i
                 at += 1
-            for i in range(min(at - first, <Py_ssize_t>_AHEAD)):
+            for i in range(min(at - first, <Py_ssize_t>PL_AHEAD)):
                 self._prefetch_strings(first + i)
             for i in range(first, at):
-                if i + _AHEAD < at:
-                    self._prefetch_strings(i + _AHEAD)
+                if i + PL_AHEAD < at:
+                    self._prefetch_strings(i + PL_AHEAD)
                 result = _read_whole(self, which, origins[i - first], i, running)
                 if result != 0:
                     return result

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from pipeline.shm.layout._layout cimport pl_arena, pl_prefetch_write
+from pipeline.shm.layout._layout cimport PL_ARENA_UNIT_BYTES as UNIT, pl_arena, pl_prefetch_write
 from pipeline.shm.writer._segment cimport Segment
 
 
@@ -19,12 +19,8 @@ cdef extern from "arena.h" nogil:
     void pl_order()
 
 
-cdef enum:
-    UNIT = 16  # bytes; the unit of references
-
-
 cdef class Arena:
-    """Interned, reference-counted byte strings in one segment. A reference is an offset in units of 16 bytes."""
+    """Interned, reference-counted byte strings in one segment. A reference is an offset in units of UNIT bytes."""
 
     # Return a reference with one more holder; 0 for n == 0 or when the segment is at its ceiling (counted in `full`).
     cdef uint32_t intern(self, const char *data, uint32_t n) noexcept nogil

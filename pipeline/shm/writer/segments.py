@@ -110,7 +110,7 @@ class TablePlan:
                 return self.row_capacity * layout.COLD.itemsize
             case "costs":
                 return self.row_capacity * layout.COSTS.itemsize
-        return int(getattr(self, f"{name}_bytes")) // 16 * 16
+        return int(getattr(self, f"{name}_bytes")) // layout.ARENA_UNIT_BYTES * layout.ARENA_UNIT_BYTES
 
     def first_bytes(self, name: str) -> int:
         """Return how much of a segment is allocated at first, bytes."""

@@ -9,10 +9,11 @@ from pipeline.sources.ring._shared cimport RingMap
 
 
 cdef enum:
-    STOP_CAUGHT_UP
-    STOP_BUSY
-    STOP_FULL
-    STOP_CORRUPT
+    #: Why `Columns.drain` stopped.
+    STOP_CAUGHT_UP  # everything up to the producer's position is read
+    STOP_BUSY  # the next record is still being written
+    STOP_FULL  # the columns are full, or `max_records` records were read
+    STOP_CORRUPT  # the kernel cannot have written this header; drain skipped to the producer's position
 
 
 cdef class Columns:

@@ -3,11 +3,6 @@ from typing import Any
 from pipeline.sources.ring._shared import RingMap
 
 CAUGHT_UP: int
-BUSY: int
-FULL: int
-CORRUPT: int
-HEAD_BYTES: int
-TASK_BYTES: int
 
 class Columns:
     count: int

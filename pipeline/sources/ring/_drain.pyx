@@ -26,14 +26,8 @@ from pipeline.records._records cimport (
 from pipeline.sources.ring._shared cimport RingMap, pls_acquire32, pls_acquire64
 
 
-#: Why `drain` stopped.
-CAUGHT_UP = STOP_CAUGHT_UP  #: everything up to the producer's position is read
-BUSY = STOP_BUSY  #: the next record is still being written
-FULL = STOP_FULL  #: the columns are full, or `max_records` records were read
-CORRUPT = STOP_CORRUPT  #: the kernel cannot have written this header; drain skipped to the producer's position
-
-HEAD_BYTES = sizeof(pl_head_any)
-TASK_BYTES = sizeof(pl_task_any)
+#: `Columns.stop` if everything up to the producer's position was read.
+CAUGHT_UP = STOP_CAUGHT_UP
 
 
 cdef inline uint64_t fixed_bytes(uint32_t kind) noexcept nogil:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.bus.frames.encode import record_span
-from pipeline.records.limits import RING_BUSY_BIT, RING_DISCARD_BIT, RING_HEADER_BYTES
+from pipeline.records.limits import RING_HEADER_BYTES
 from pipeline.sources.ring._ring import PAGE_BYTES, ring_data_bytes
 from pipeline.sources.ring._shared import Words
 
@@ -37,7 +37,7 @@ def make_ring_file(data_bytes: int, *, position: int = 0) -> int:
 
 
 class RingWriter:
-    """The producer of a ring in a file: call `reserve` and `commit`, or `write`, which does both."""
+    """The producer of a ring in a file."""
 
     def __init__(self, fd: int) -> None:
         """Map the file and continue at its producer position."""
@@ -60,32 +60,7 @@ class RingWriter:
         end = self.producer_pos + record_span(length)
         return None if end - self.consumer_pos > self.data_bytes else end
 
-    def reserve(self, length: int) -> int | None:
-        """Reserve room for a record of `length` bytes; the record is busy until it is committed.
-
-        Returns:
-            Its position; None if the ring is full.
-        """
-        end = self._room(length)
-        if end is None:
-            return None
-        position = self.producer_pos
-        # Store the busy header before the position that makes the reader read it.
-        self._words.store32(self._offset(position), length | RING_BUSY_BIT)
-        self._advance(end)
-        return position
-
-    def commit(self, position: int, record: bytes, *, discard: bool = False) -> None:
-        """Fill the record that was reserved at `position` and end its reservation; with `discard`, readers skip it."""
-        start = self._offset(position + RING_HEADER_BYTES)
-        first = min(len(record), 2 * PAGE_BYTES + self.data_bytes - start)
-        self._file[start : start + first] = record[:first]
-        if first < len(record):
-            self._file[2 * PAGE_BYTES : 2 * PAGE_BYTES + len(record) - first] = record[first:]
-        # Release: a reader that sees the busy bit cleared sees the whole record.
-        self._words.store32(self._offset(position), len(record) | (RING_DISCARD_BIT if discard else 0))
-
-    def write(self, record: bytes, *, discard: bool = False) -> int | None:
+    def write(self, record: bytes) -> int | None:
         """Write a whole record; return its position, or None if the ring is full.
 
         The record is never busy: if the producer is killed here, no reader waits forever for an unfinished record.
@@ -94,9 +69,19 @@ class RingWriter:
         if end is None:
             return None
         position = self.producer_pos
-        self.commit(position, record, discard=discard)
+        self._fill(position, record)
         self._advance(end)
         return position
+
+    def _fill(self, position: int, record: bytes, flag: int = 0) -> None:
+        """Store a record and then its header, whose length has `flag`."""
+        start = self._offset(position + RING_HEADER_BYTES)
+        first = min(len(record), 2 * PAGE_BYTES + self.data_bytes - start)
+        self._file[start : start + first] = record[:first]
+        if first < len(record):
+            self._file[2 * PAGE_BYTES : 2 * PAGE_BYTES + len(record) - first] = record[first:]
+        # Release: a reader that sees the header without the busy bit sees the whole record.
+        self._words.store32(self._offset(position), len(record) | flag)
 
     def _advance(self, end: int) -> None:
         # Release: a reader that sees the position sees every record before it.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from pipeline.host.boot import now_boot_ns
+from pipeline.host.rate_limiter import RateLimiter
 from pipeline.log import Logger, get_logger
 from pipeline.sources.ring._drain import CAUGHT_UP
 from pipeline.sources.ring._ring import Ring
@@ -26,7 +27,7 @@ KEEP_ALIVE_NS = 100_000_000
 _SLACK_S = 0.0012
 _IDLE_S = 0.1
 #: Shortest time between two reports of a source's counters.
-_REPORT_AGAIN_S = 10.0
+_REPORT_AGAIN_NS = 10_000_000_000
 
 
 class Filler(Protocol):
@@ -140,12 +141,11 @@ class CounterReport:
         self._read = read
         self._log = log
         self._reported = (0,) * len(read())
-        self._due_s = 0.0
+        self._limiter: RateLimiter[None] = RateLimiter(1, _REPORT_AGAIN_NS)
 
     def check(self) -> None:
         """Report the counters if one of them has changed and a report is due."""
         now = self._read()
-        if now != self._reported and time.monotonic() >= self._due_s:
-            self._due_s = time.monotonic() + _REPORT_AGAIN_S
+        if now != self._reported and self._limiter.allow(None, time.monotonic_ns()):
             self._log(self._reported, now)
             self._reported = now

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.bus._relay import FILTERS_PER_CLIENT, FILTERS_PER_USER
 from pipeline.bus.stream.declared import FILTER_VALUES_MAX, FILTERS_MAX, SUBSCRIPTION_MAX_BYTES
 from pipeline.bus.stream.narrowing import KINDS, Filter, make_filter, parse_subscription, subscription
+from tests.written import constant
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,5 +49,8 @@ def test_malformed_subscriptions_are_none(prefix: bytes) -> None:
 
 
 def test_one_user_cannot_take_all_filters() -> None:
-    assert FILTERS_PER_CLIENT < FILTERS_PER_USER < FILTERS_MAX
+    of_client, of_user = (
+        constant("pipeline/bus/_relay.pyx", name) for name in ("FILTERS_OF_CLIENT", "FILTERS_OF_USER")
+    )
+    assert of_client < of_user < FILTERS_MAX
     assert parse_subscription(subscription(Filter(b"user", (b"1",)), b"proc.")) is not None

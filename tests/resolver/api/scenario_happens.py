@@ -301,7 +301,8 @@ def reparent_children(w: World, name: str) -> None:
 @happens
 def flush_tick(w: World, name: str) -> None:
     """Run the body of the flush task; the number of queued entries is stored under the name."""
-    w.results[name] = w.resolver.flush_tick()
+    with w.resolver.lock:
+        w.results[name] = w.resolver._flusher.tick()
 
 
 @happens

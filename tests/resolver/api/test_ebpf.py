@@ -784,7 +784,8 @@ def test_collaborators_are_notified_and_asked(w: World) -> None:
     assert image.user_session.ssh.ssh_session_id == 9
     r.delete_entry(high(3), w.clock() + w.offset)
     assert calls[-1] == ("gone", high(3))
-    assert r.flush(high(8), other.start_boot_ns, w.clock())
+    (pid, start, absent) = np.array([high(8)], "u4"), np.array([other.start_boot_ns], "u8"), np.array([True])
+    assert r.flush_all_gone(pid, start, absent, w.clock()) == 1
     assert calls[-1] == ("gone", high(8)), "a process that was found gone leaves its cgroup too"
     w.check()
 
@@ -1197,7 +1198,8 @@ def test_a_failing_list_of_pids_skips_the_tick(w: World) -> None:
         raise OSError
 
     w.proc.list_pids = fail  # type: ignore[method-assign]
-    assert w.resolver.flush_tick() == 0
+    with w.resolver.lock:
+        assert w.resolver._flusher.tick() == 0
 
 
 def test_a_batch_finds_the_row_of_a_single_call(w: World) -> None:

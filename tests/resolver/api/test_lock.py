@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.procfs import proc_reader
@@ -219,22 +220,24 @@ def dequeue(w: Slow) -> Callable[[], Any]:
     w.proc.ppids[high(CHILD)] = 1
     w.proc.listed = [1, high(CHILD), high(OTHER)]
     w.clock.now += 2 * FLUSH_AGE_NS
-    assert w.resolver.flush_tick() == 1  # the parent
+    with w.resolver.lock:
+        assert w.resolver._flusher.tick() == 1  # the parent
     return w.resolver.dequeue_exited
 
 
-def flush(w: Slow) -> Callable[[], Any]:
+def flush_all_gone(w: Slow) -> Callable[[], Any]:
     w.fork(PARENT, CHILD, 10)
     w.proc.ppids[high(CHILD)] = 1
     start = w.resolver.get(high(PARENT)).start_boot_ns  # type: ignore[union-attr]
-    return lambda: w.resolver.flush(high(PARENT), start, w.clock())
+    suspects = np.array([high(PARENT)], np.uint32), np.array([start], np.uint64), np.array([True])
+    return lambda: w.resolver.flush_all_gone(*suspects, w.clock())
 
 
 @pytest.mark.parametrize(
     "ask",
     [
         walk_children, walk_missing, kernel_ppid, exit_with_children, fork_without_ppid, exec_without_ppid,
-        fork_below_unknown, resolve, from_procfs, from_maps, sync, dequeue, flush,
+        fork_below_unknown, resolve, from_procfs, from_maps, sync, dequeue, flush_all_gone,
     ],
 )  # fmt: skip
 def test_no_caller_waits_for_proc(w: Slow, ask: Callable[[Slow], Callable[[], Any]]) -> None:
@@ -323,7 +326,7 @@ def reuse(w: Slow, pid: int) -> ProcessCacheEntry:
     return entry_of(w.fork(OTHER, pid, 20))
 
 
-@pytest.mark.parametrize("ask", [walk_children, walk_missing, kernel_ppid, exit_with_children, flush])
+@pytest.mark.parametrize("ask", [walk_children, walk_missing, kernel_ppid, exit_with_children, flush_all_gone])
 def test_a_pid_that_is_reused_meanwhile_keeps_its_own_parent(w: Slow, ask: Callable[[Slow], Callable[[], Any]]) -> None:
     """procfs reported the pid's previous owner: this links neither that process nor its successor."""
     w.fork(0, 1, 10)

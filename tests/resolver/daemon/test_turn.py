@@ -22,7 +22,7 @@ from pipeline.host.boot import now_boot_ns
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon._gathering import Gathering
 from pipeline.resolver.daemon._losses import SharedCounters
-from pipeline.resolver.daemon._turn import WAIT_FRAMES_MS, FrameReader, Turn
+from pipeline.resolver.daemon._turn import FrameReader, Turn
 from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
@@ -31,6 +31,7 @@ from pipeline.secrets._conceal import Literals, Sieve
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import BOOT_ID, Event, Story, instance, make_tables, message_of
+from tests.written import constant
 
 RINGS = 2
 
@@ -212,7 +213,8 @@ def test_a_batch_evicts_processes_that_ended_long_ago(desk: Desk, evicts: bool) 
 def test_held_back_events_are_awaited(desk: Desk) -> None:
     events = forks_and_execs()
     assert desk.send(message(events, watermark_boot_ns=events[1].time + 1)) == 1 + 2
-    assert desk.merger.pending == 2 and desk.turn.wait_ms() == WAIT_FRAMES_MS
+    assert desk.merger.pending == 2
+    assert desk.turn.wait_ms() == constant("pipeline/resolver/daemon/_turn.pyx", "WAIT_FRAMES_MS")
 
 
 def test_a_refused_message_costs_nothing_but_a_count(desk: Desk) -> None:

@@ -26,6 +26,7 @@ from pipeline.shm.layout.entry_fields import EXIT_FIELDS
 from pipeline.shm.layout.file_fields import FIELDS as DECLARED_FILE_FIELDS
 from pipeline.shm.reader import lineage
 from pipeline.shm.reader._entry import FIELDS as ENTRY_FIELDS
+from tests.resolver import _inside
 from tests.resolver.stream_rows import (
     BOOT,
     CONTEXT,
@@ -419,6 +420,7 @@ RELEASING = """
 import os, queue, threading
 import numpy as np
 from pipeline.resolver.stream._encoder import Encoder
+from tests.resolver import _inside
 from tests.resolver.stream_rows import BOOT, EXEC, Row, tables
 
 cpus = sorted(os.sched_getaffinity(0))
@@ -441,7 +443,7 @@ with tables() as writer:
     thread = threading.Thread(target=release)
     thread.start()
     for _ in range(100):
-        made.add_many(writer, *events)
+        _inside.add_many(made, writer, *events)
         taken.put(made.take())
     taken.put(None)
     thread.join()
@@ -481,8 +483,8 @@ def test_many_at_once_is_one_after_the_other() -> None:
         for n in order:
             one.add(writer, n % 3, n % 3 + 1, rows[n % 5].number, 100 + n)
         numbers = np.array([row.number for row in rows], np.uint32)
-        many.add_many(
-            writer, (order % 3).astype(np.uint8), (order % 3 + 1).astype(np.uint8), numbers[order % 5],
+        _inside.add_many(
+            many, writer, (order % 3).astype(np.uint8), (order % 3 + 1).astype(np.uint8), numbers[order % 5],
             (100 + order).astype(np.uint64),
         )  # fmt: skip
         assert take(one) == take(many)

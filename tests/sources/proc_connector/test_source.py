@@ -490,7 +490,7 @@ def test_a_successor_continues_where_its_predecessor_was_killed(bench: Bench) ->
 
 def test_a_kill_in_the_middle_of_a_record_leaves_no_record(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any step of the write: a record that stayed busy would block its ring, and so the watermark, for ever."""
-    for name in ("commit", "_advance"):
+    for name in ("_fill", "_advance"):
 
         def killed(*_: object, **__: object) -> None:
             raise KeyboardInterrupt

@@ -13,22 +13,23 @@ from hypothesis import strategies as st
 
 from pipeline.errors import FrameError, UnsupportedError
 from pipeline.records import declared, dtypes
-from pipeline.sources.ring import _drain
-from pipeline.sources.ring._drain import BUSY, CAUGHT_UP, CORRUPT, FULL, Columns
+from pipeline.sources.ring._drain import CAUGHT_UP, Columns
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources.ring._shared import RingMap, Words
-from pipeline.sources.ring.handring import RingWriter, make_ring_file
+from pipeline.sources.ring.handring import make_ring_file
 from tests.sampling import examples
+from tests.sources._inside import BUSY, CORRUPT, FULL, HEAD_BYTES, TASK_BYTES
 from tests.sources.hand_records import drain_frame, record, records_in, strings_of
+from tests.sources.kernel_writer import KernelWriter
 
 KINDS = range(1, declared.KIND_COUNT)
 
 
 @pytest.fixture
-def made() -> Iterator[tuple[Ring, RingWriter]]:
+def made() -> Iterator[tuple[Ring, KernelWriter]]:
     """A ring of one page with positions that begin just before a wrap-around."""
     fd = make_ring_file(PAGE_BYTES, position=7 * PAGE_BYTES - 40)
-    with RingWriter(fd) as writer, Ring(fd, number=2) as ring:
+    with KernelWriter(fd) as writer, Ring(fd, number=2) as ring:
         os.close(fd)
         yield ring, writer
 
@@ -39,10 +40,10 @@ def has_more(ring: Ring) -> bool:
 
 
 def test_rows_have_the_size_of_the_dtypes() -> None:
-    assert (dtypes.HEAD.itemsize, dtypes.TASK.itemsize) == (_drain.HEAD_BYTES, _drain.TASK_BYTES)
+    assert (dtypes.HEAD.itemsize, dtypes.TASK.itemsize) == (HEAD_BYTES, TASK_BYTES)
 
 
-def test_every_kind_comes_out_as_it_was_written(made: tuple[Ring, RingWriter]) -> None:
+def test_every_kind_comes_out_as_it_was_written(made: tuple[Ring, KernelWriter]) -> None:
     ring, writer = made
     written = [record(kind, kind, strings=strings_of(kind, 3 * kind)) for kind in KINDS]
     written.append(record(declared.KIND_EXEC, 99, head_only=True))
@@ -54,14 +55,14 @@ def test_every_kind_comes_out_as_it_was_written(made: tuple[Ring, RingWriter]) -
     assert ring.stop == CAUGHT_UP and ring.records_total == len(written)
 
 
-def test_an_empty_ring_makes_an_empty_frame(made: tuple[Ring, RingWriter]) -> None:
+def test_an_empty_ring_makes_an_empty_frame(made: tuple[Ring, KernelWriter]) -> None:
     ring, _ = made
     frame = drain_frame(ring, Columns(1 << 16))
     assert frame.count == 0 and frame.from_pos == frame.to_pos
     assert ring.stop == CAUGHT_UP and not has_more(ring)
 
 
-def test_busy_record_stops_the_reader_until_it_is_submitted(made: tuple[Ring, RingWriter]) -> None:
+def test_busy_record_stops_the_reader_until_it_is_submitted(made: tuple[Ring, KernelWriter]) -> None:
     ring, writer = made
     columns = Columns(1 << 16)
     first, second, third = (record(declared.KIND_FORK, number) for number in range(3))
@@ -77,7 +78,7 @@ def test_busy_record_stops_the_reader_until_it_is_submitted(made: tuple[Ring, Ri
     assert ring.stop == CAUGHT_UP
 
 
-def test_room_behind_a_record_is_skipped(made: tuple[Ring, RingWriter]) -> None:
+def test_room_behind_a_record_is_skipped(made: tuple[Ring, KernelWriter]) -> None:
     """Programs for older kernels reserve constant sizes."""
     ring, writer = made
     first, second = record(declared.KIND_EXEC, 1, strings=(b"/a", b"b", b"c\0", b"")), record(declared.KIND_FORK, 2)
@@ -89,16 +90,16 @@ def test_room_behind_a_record_is_skipped(made: tuple[Ring, RingWriter]) -> None:
     assert frame.malformed == 0 and frame.to_pos == writer.producer_pos
 
 
-def test_range_with_only_discarded_records_is_covered(made: tuple[Ring, RingWriter]) -> None:
+def test_range_with_only_discarded_records_is_covered(made: tuple[Ring, KernelWriter]) -> None:
     ring, writer = made
     for number in range(3):
-        writer.write(record(declared.KIND_EXIT, number), discard=True)
+        writer.write_discarded(record(declared.KIND_EXIT, number))
     frame = drain_frame(ring, Columns(1 << 16))
     assert frame.count == 0 and frame.to_pos == writer.producer_pos > frame.from_pos
     assert ring.discarded_total == 3
 
 
-def test_a_header_only_record_has_no_strings(made: tuple[Ring, RingWriter]) -> None:
+def test_a_header_only_record_has_no_strings(made: tuple[Ring, KernelWriter]) -> None:
     ring, writer = made
     said = bytearray(record(declared.KIND_EXEC, 5, head_only=True))
     said[52:56] = struct.pack("<I", 1000)
@@ -138,7 +139,7 @@ def _wrong(**fields: int) -> bytes:
         record(declared.KIND_FORK, 1)[:-1],
     ],
 )
-def test_malformed_record_is_counted_and_left_out_alone(made: tuple[Ring, RingWriter], wrong: bytes) -> None:
+def test_malformed_record_is_counted_and_left_out_alone(made: tuple[Ring, KernelWriter], wrong: bytes) -> None:
     ring, writer = made
     before, behind = record(declared.KIND_FORK, 10), record(declared.KIND_EXEC, 11, strings=(b"/a", b"b", b"c", b"d"))
     for one in (before, wrong, behind):
@@ -152,7 +153,7 @@ def test_malformed_record_is_counted_and_left_out_alone(made: tuple[Ring, RingWr
 @pytest.mark.parametrize("header", [4096, 4089, 2000, 0x3FFF_FFFF, 0x3FFF_FFFF | 1 << 30])
 def test_after_an_impossible_header_reading_continues_at_the_producer(header: int) -> None:
     fd = make_ring_file(PAGE_BYTES)
-    with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
+    with KernelWriter(fd) as writer, Ring(fd, number=0) as ring:
         good = record(declared.KIND_FORK, 1)
         writer.write(good)
         wrong = writer.write(record(declared.KIND_FORK, 2))
@@ -172,7 +173,7 @@ def test_after_an_impossible_header_reading_continues_at_the_producer(header: in
 @pytest.mark.parametrize("too_far", [PAGE_BYTES + 8, 1 << 40, (1 << 64) - 8])
 def test_after_an_impossible_position_of_the_producer_reading_continues_there(too_far: int) -> None:
     fd = make_ring_file(PAGE_BYTES)
-    with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
+    with KernelWriter(fd) as writer, Ring(fd, number=0) as ring:
         writer.write(record(declared.KIND_FORK, 1))
         os.pwrite(fd, struct.pack("<Q", too_far), PAGE_BYTES)
         frame = drain_frame(ring, Columns(1 << 16))
@@ -185,7 +186,7 @@ def test_frame_is_closed_at_its_size_and_one_record_always_fits() -> None:
     fd = make_ring_file(1 << 20)
     big = record(declared.KIND_EXEC, 1, strings=strings_of(1, 72_000))
     small = [record(declared.KIND_FORK, number) for number in range(2, 40)]
-    with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
+    with KernelWriter(fd) as writer, Ring(fd, number=0) as ring:
         for one in [big, *small]:
             writer.write(one)
         columns = Columns(1000)
@@ -200,7 +201,7 @@ def test_frame_is_closed_at_its_size_and_one_record_always_fits() -> None:
 
 def test_record_longer_than_any_can_be_is_malformed() -> None:
     fd = make_ring_file(1 << 20)
-    with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
+    with KernelWriter(fd) as writer, Ring(fd, number=0) as ring:
         writer.write(record(declared.KIND_EXEC, 1, strings=strings_of(1, 140_000)))
         frame = drain_frame(ring, Columns(1000))
         assert frame.count == 0 and ring.malformed_total == 1
@@ -234,7 +235,7 @@ def test_any_interleaving_of_writing_reading_and_rewinding_loses_and_repeats_not
     received_pos = start
     boundaries = [start]
     number = 0
-    with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
+    with KernelWriter(fd) as writer, Ring(fd, number=0) as ring:
         os.close(fd)
 
         def take(max_records: int, max_bytes: int) -> None:
@@ -254,7 +255,7 @@ def test_any_interleaving_of_writing_reading_and_rewinding_loses_and_repeats_not
                 one = record(first, number, strings=strings_of(number, second), head_only=name == "head")
                 if name == "malformed":
                     one = one[:-1]
-                position = writer.write(one, discard=name == "discard")
+                position = writer.write_discarded(one) if name == "discard" else writer.write(one)
                 if position is not None:
                     submitted[position] = one if name in ("write", "head") else None
             elif name == "reserve":
@@ -264,7 +265,7 @@ def test_any_interleaving_of_writing_reading_and_rewinding_loses_and_repeats_not
                     open_records.append((position, one))
             elif name == "submit" and open_records:
                 position, one = open_records.pop(first % len(open_records))
-                writer.commit(position, one, discard=second)
+                (writer.discard if second else writer.commit)(position, one)
                 submitted[position] = None if second else one
             elif name == "drain":
                 take(first, second)
@@ -327,7 +328,7 @@ def test_any_bytes_in_a_ring_end_in_a_frame_that_is_accepted(parts: list[bytes],
             assert ring.cursor > before
 
 
-def test_release_frees_only_the_applied_part(made: tuple[Ring, RingWriter]) -> None:
+def test_release_frees_only_the_applied_part(made: tuple[Ring, KernelWriter]) -> None:
     ring, writer = made
     start = ring.cursor
     positions = [writer.write(record(declared.KIND_FORK, number)) for number in range(4)]
@@ -339,7 +340,7 @@ def test_release_frees_only_the_applied_part(made: tuple[Ring, RingWriter]) -> N
     assert writer.consumer_pos == positions[2]
 
 
-def test_position_of_another_ring_is_not_followed(made: tuple[Ring, RingWriter]) -> None:
+def test_position_of_another_ring_is_not_followed(made: tuple[Ring, KernelWriter]) -> None:
     ring, writer = made
     writer.write(record(declared.KIND_FORK, 1))
     start = ring.cursor
@@ -350,7 +351,7 @@ def test_position_of_another_ring_is_not_followed(made: tuple[Ring, RingWriter])
     assert ring.refused_total == 6
 
 
-def test_the_cursor_skips_records_that_are_applied_already(made: tuple[Ring, RingWriter]) -> None:
+def test_the_cursor_skips_records_that_are_applied_already(made: tuple[Ring, KernelWriter]) -> None:
     ring, writer = made
     writer.write(record(declared.KIND_FORK, 1))
     second = writer.write(record(declared.KIND_FORK, 2))
@@ -359,7 +360,7 @@ def test_the_cursor_skips_records_that_are_applied_already(made: tuple[Ring, Rin
     assert drain_frame(ring, Columns(1 << 16)).count == 1
 
 
-def test_a_rewind_reaches_back_to_the_consumer_position(made: tuple[Ring, RingWriter]) -> None:
+def test_a_rewind_reaches_back_to_the_consumer_position(made: tuple[Ring, KernelWriter]) -> None:
     ring, writer = made
     start = ring.cursor
     second = [writer.write(record(declared.KIND_FORK, number)) for number in range(3)][1]
@@ -370,7 +371,7 @@ def test_a_rewind_reaches_back_to_the_consumer_position(made: tuple[Ring, RingWr
 
 def test_new_reader_begins_at_the_consumer_position() -> None:
     fd = make_ring_file(PAGE_BYTES)
-    with RingWriter(fd) as writer:
+    with KernelWriter(fd) as writer:
         positions = [writer.write(record(declared.KIND_FORK, number)) for number in range(3)]
         with Ring(fd, number=0) as first:
             drain_frame(first, Columns(1 << 16))
@@ -423,7 +424,7 @@ def test_closed_ring_refuses_instead_of_crashing() -> None:
 
 def test_a_full_ring_accepts_records_only_after_a_release() -> None:
     fd = make_ring_file(PAGE_BYTES)
-    with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
+    with KernelWriter(fd) as writer, Ring(fd, number=0) as ring:
         count = 0
         while writer.write(record(declared.KIND_FORK, count)) is not None:
             count += 1

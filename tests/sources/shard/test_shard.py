@@ -16,10 +16,11 @@ from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.records import declared
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring
 from pipeline.sources.ring._shared import CpuStates
-from pipeline.sources.ring.handring import RingWriter, make_ring_file
+from pipeline.sources.ring.handring import make_ring_file
 from pipeline.sources.shard._shard import Shard
 from tests.sampling import examples
 from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES, FakeAcks, FakeReceiver, cpu_states, record, records_in
+from tests.sources.kernel_writer import KernelWriter
 
 
 class Bench:
@@ -27,7 +28,7 @@ class Bench:
 
     def __init__(self, rings: int = 2, *, frame_max_bytes: int = 1 << 16, data_bytes: int = PAGE_BYTES) -> None:
         self.fds = [make_ring_file(data_bytes) for _ in range(rings)]
-        self.writers = [RingWriter(fd) for fd in self.fds]
+        self.writers = [KernelWriter(fd) for fd in self.fds]
         self.acks = FakeAcks()
         self.memory: mmap.mmap = cpu_states(rings + 2)
         self.receiver = FakeReceiver()
@@ -138,7 +139,7 @@ def test_a_loss_after_the_last_record_is_reported_in_an_empty_frame(bench: Bench
 
 
 def test_discarded_records_alone_are_covered_by_a_frame(bench: Bench) -> None:
-    bench.writers[0].write(record(declared.KIND_FORK, 1), discard=True)
+    bench.writers[0].write_discarded(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
     (frame,) = bench.frames()
     assert (frame.count, frame.from_pos, frame.to_pos) == (0, 0, 264)

@@ -1,0 +1,5 @@
+BUSY: int
+FULL: int
+CORRUPT: int
+HEAD_BYTES: int
+TASK_BYTES: int
