@@ -22,11 +22,7 @@ from tests.bpf.test_cred_tiers import LEADERLESS, NET_ADMIN, SYS_CHROOT
 from tests.bpf.tiers import CRED, IDS, SID
 from tests.proc import namespace, status
 
-pytestmark = [
-    pytest.mark.live,
-    pytest.mark.newer_programs("the method sampled"),
-    pytest.mark.usefixtures("live_kernel"),
-]
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 
 class Sampled:
@@ -230,6 +226,7 @@ def test_it_runs_as_the_default_and_needs_the_task_iterator() -> None:
         Capture(ring_bytes=4096, task_iterator="off", credentials="sampled")
 
 
+@pytest.mark.newer_programs("the method syscalls")
 def test_another_method_has_no_passes() -> None:
     with Capture(ring_bytes=4096, credentials="syscalls") as capture:
         assert capture.fds.sample_link == -1
