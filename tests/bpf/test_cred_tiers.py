@@ -265,6 +265,30 @@ def test_a_parent_sets_the_group_of_its_child(tier: Tier, actor: Actor) -> None:
     actor.do("for child in children: os.kill(child, 9); os.waitpid(child, 0)")
 
 
+def test_a_parent_sets_the_group_of_a_child_that_another_thread_forked(tier: Tier, actor: Actor) -> None:
+    """It is seen at once by the methods that read the argument of change_pid(), later by those that search it."""
+    actor.do(
+        "import threading\n"
+        "forked = []\n"
+        "def fork():\n"
+        "    forked.append(os.fork())\n"
+        "    time.sleep(600)\n"
+        "threading.Thread(target=fork, daemon=True).start()\n"
+        "while not forked: time.sleep(0.01)"
+    )
+    (child,) = (
+        int(pid) for file in Path(f"/proc/{actor.pid}/task").glob("*/children") for pid in file.read_text().split()
+    )
+    reads_it = {"cred_fentry"} | ({"cred_kprobe"} if tier.capture.lacks else set())
+    try:
+        assert tier.during(actor, "os.setpgid(forked[0], forked[0])") == []
+        assert [record.task["pgid"] for record in tier._reader.of(child, SID)] == (
+            [child] if in_force(tier.capture) <= reads_it else []
+        )
+    finally:
+        actor.do("os.kill(forked[0], 9); os.waitpid(forked[0], 0)")
+
+
 def test_a_parent_sets_the_group_of_its_child_in_a_pid_namespace(tier: Tier) -> None:
     """The number is the child's pid in the caller's namespace."""
     with Actor(("unshare", "--pid", "--fork")) as outer:
