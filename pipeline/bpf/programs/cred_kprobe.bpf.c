@@ -35,15 +35,21 @@ PL_AFTER_SESSION(pl_tty_open, tty_open_proc_set_tty)
 
 #ifdef PL_OLD
 
-/* The process that change_pid() moves on this CPU; 0: none. Interrupts are disabled from the call to the return. */
-PL_SCRATCH(pl_moved_buf, u64, 1);
+/* The process that change_pid() moves; 0: none. There is one at a time on the host, because callers of change_pid() hold
+ * tasklist_lock. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} pl_moved_map SEC(".maps");
 
 /* The first argument, on the kernels that this set is for: since Linux 6.15 there is another before it. */
 SEC("kprobe/change_pid")
 int pl_move_pid(struct pt_regs *ctx)
 {
 	u32 zero = 0;
-	u64 *moved = bpf_map_lookup_elem(&pl_moved_buf, &zero);
+	u64 *moved = bpf_map_lookup_elem(&pl_moved_map, &zero);
 
 	if (moved)
 		*moved = ctx->di;
@@ -55,7 +61,7 @@ SEC("kretprobe/change_pid")
 int pl_change_pid(void *ctx)
 {
 	u32 zero = 0;
-	u64 *moved = bpf_map_lookup_elem(&pl_moved_buf, &zero);
+	u64 *moved = bpf_map_lookup_elem(&pl_moved_map, &zero);
 	u64 task = moved ? *moved : 0;
 
 	if (!task)
