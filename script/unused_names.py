@@ -9,8 +9,8 @@ start programs that are written in them.
 
 Definitions for tests: public constants, functions, classes and methods of the product that only tests and benches name.
 A name is public interface, and needs no user, if a page of the documentation has it as code, or an example of a
-docstring. Of constants that one statement defines, one user is enough: they are the values of one thing. A method is
-not found if anything else of the product has its name.
+docstring. One user is enough for all constants that one statement defines: they are the values of one thing. A method
+is not found if anything else of the product has its name.
 """
 
 from __future__ import annotations

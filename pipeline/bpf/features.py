@@ -29,7 +29,7 @@ FORCE = "PROCLINE_BPF_PROGRAMS"
 OLD_MACHINES = ("x86_64",)
 
 #: Objects that exist in both sets.
-OLD_NAMES = ("procline", "context", "signal", "cred_fentry", "iter", "probe")
+OLD_NAMES = ("procline", "context", "signal", "cred_fentry", "cred_kprobe", "cred_sampled", "iter", "probe")
 
 
 def is_forced() -> bool:

@@ -109,25 +109,21 @@ def credentials(kinds: Mapping[str, Finding], is_older: bool = False) -> Finding
 
     Args:
         kinds: results of `attach_kind`, by attach kind.
-        is_older: the kernel gets the older set of programs, which has one for `fentry` only.
+        is_older: the kernel gets the older set of programs, which has none for `syscalls`.
     """
     name = "credentials"
-    if is_older:
-        none = "not among the programs for older kernels"
-        kinds = {**kinds, **{kind: Finding(kind, False, none) for kind in ("kprobe", "iter", "tp/syscalls")}}
+    advice = _SYSCALLS if kinds["tp/syscalls"].ok and not is_older else ""
     better: list[str] = []
     for kind, meaning in _CREDENTIALS.items():
         if kinds[kind].ok:
             why = f" ({'; '.join(better)})" if better else ""
-            hint = _SYSCALLS if kind == "iter" and kinds["tp/syscalls"].ok else ""
-            return Finding(name, True, f"by {kind}: {meaning}{why}", hint)
+            return Finding(name, True, f"by {kind}: {meaning}{why}", advice if kind == "iter" else "")
         better.append(f"{kind} {kinds[kind].detail.partition(';')[0]}")
     if any(kinds[kind].ok is None for kind in _CREDENTIALS):
         return Finding(name, None, "; ".join(better), next(kinds[k].hint for k in _CREDENTIALS if kinds[k].ok is None))
     return Finding(
         name, False, f"seen at the next fork, exec, exit, change of name or of cgroup ({'; '.join(better)})",
-        f"needs {'fentry' if is_older else 'one of fentry, kprobe, iter'}"
-        f"{'; ' + _SYSCALLS if kinds['tp/syscalls'].ok else ''}",
+        "; ".join(filter(None, ("needs one of fentry, kprobe, iter", advice))),
     )  # fmt: skip
 
 

@@ -265,6 +265,30 @@ def test_a_parent_sets_the_group_of_its_child(tier: Tier, actor: Actor) -> None:
     actor.do("for child in children: os.kill(child, 9); os.waitpid(child, 0)")
 
 
+def test_a_parent_sets_the_group_of_a_child_that_another_thread_forked(tier: Tier, actor: Actor) -> None:
+    """It is seen at once by the methods that read the argument of change_pid(), later by those that search it."""
+    actor.do(
+        "import threading\n"
+        "forked = []\n"
+        "def fork():\n"
+        "    forked.append(os.fork())\n"
+        "    time.sleep(600)\n"
+        "threading.Thread(target=fork, daemon=True).start()\n"
+        "while not forked: time.sleep(0.01)"
+    )
+    (child,) = (
+        int(pid) for file in Path(f"/proc/{actor.pid}/task").glob("*/children") for pid in file.read_text().split()
+    )
+    reads_it = {"cred_fentry"} | ({"cred_kprobe"} if tier.capture.lacks else set())
+    try:
+        assert tier.during(actor, "os.setpgid(forked[0], forked[0])") == []
+        assert [record.task["pgid"] for record in tier._reader.of(child, SID)] == (
+            [child] if in_force(tier.capture) <= reads_it else []
+        )
+    finally:
+        actor.do("os.kill(forked[0], 9); os.waitpid(forked[0], 0)")
+
+
 def test_a_parent_sets_the_group_of_its_child_in_a_pid_namespace(tier: Tier) -> None:
     """The number is the child's pid in the caller's namespace."""
     with Actor(("unshare", "--pid", "--fork")) as outer:
@@ -307,7 +331,6 @@ def in_force(capture: Capture) -> set[str]:
     return {tier.name for tier in capture.tiers if tier.is_on and tier.name.startswith("cred_")}
 
 
-@pytest.mark.newer_programs("the methods sampled and syscalls")
 def test_exactly_one_method_is_used_and_the_others_have_a_reason() -> None:
     with Capture(ring_bytes=4096) as capture:
         (chosen,) = in_force(capture)
@@ -319,7 +342,6 @@ def test_exactly_one_method_is_used_and_the_others_have_a_reason() -> None:
             assert tiers[name].detail == f"not needed: {chosen} is in use"
 
 
-@pytest.mark.newer_programs("the methods sampled and syscalls")
 def test_the_method_that_costs_every_process_is_used_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {key: loader.TierKind(f"no_{key}", kind.attach_kind, "") for key, kind in loader.CREDENTIALS.items()}
     monkeypatch.setattr(loader, "CREDENTIALS", {**absent, "syscalls": loader.CREDENTIALS["syscalls"]})
@@ -340,13 +362,13 @@ def test_off_is_off(actor: Actor) -> None:
         assert reader.of(actor.pid, CRED) == []
 
 
-@pytest.mark.newer_programs("the methods sampled and syscalls")
 def test_a_refused_method(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {key: loader.TierKind(f"no_{key}", kind.attach_kind, "") for key, kind in loader.CREDENTIALS.items()}
     monkeypatch.setattr(loader, "CREDENTIALS", {**absent, "sampled": loader.CREDENTIALS["sampled"]})
+    monkeypatch.setattr(features, "OLD_NAMES", (*features.OLD_NAMES, *(kind.name for kind in absent.values())))
     with Capture(ring_bytes=4096) as capture:
         assert in_force(capture) == {"cred_sampled"}
-    with pytest.raises(UnsupportedError, match=r"no_kprobe\.bpf\.o") as caught:
+    with pytest.raises(UnsupportedError, match=r"no_kprobe(\.old)?\.bpf\.o") as caught:
         Capture(ring_bytes=4096, credentials="kprobe")
     assert caught.value.hint == 'set capture.credentials = "auto"'
     monkeypatch.setattr(loader, "CREDENTIALS", absent)
@@ -387,7 +409,7 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
         assert ("pl_one" in {program.name for program in capture.programs}) == is_on
 
 
-@pytest.mark.newer_programs("the methods sampled and syscalls")
+@pytest.mark.newer_programs("the method syscalls")
 def test_tracepoints_are_found_without_a_mounted_tracefs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracefs, "MOUNT_POINTS", ())
     before = Path("/proc/self/mountinfo").read_text()
@@ -401,7 +423,7 @@ def test_tracepoints_are_found_without_a_mounted_tracefs(monkeypatch: pytest.Mon
         assert in_force(capture) == {"cred_syscalls"}
 
 
-@pytest.mark.newer_programs("the methods sampled and syscalls")
+@pytest.mark.newer_programs("the method syscalls")
 def test_a_tracefs_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: tracefs.Tracefs) -> None:
         raise PermissionError(13, "Permission denied")

@@ -21,7 +21,6 @@ import pytest
 from pipeline.bpf import build, features, host, libbpf, loader, maps, probe, syscall
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records.capture_fds import NO_FD
-from tests import older_programs
 from tests.bpf.run_time import run_time_measured
 
 
@@ -127,12 +126,7 @@ def test_run_time_is_measured_and_small_beside_the_work(actions: Path) -> None:
 
 
 @live_test
-@pytest.mark.parametrize(
-    ("credentials", "runs"),
-    [
-        pytest.param("sampled", False, marks=pytest.mark.newer_programs("the method sampled")), ("off", True),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("credentials", "runs"), [("sampled", False), ("off", True)])
 def test_a_signal_runs_no_program_where_comparison_finds_hangups(credentials: str, runs: bool) -> None:
     with loader.Capture(ring_bytes=8192, credentials=credentials) as capture:
         with run_time_measured():
@@ -226,8 +220,9 @@ def test_each_thread_gets_the_log_of_its_own_object(bad_object: Path, capfd: pyt
 
 
 @live_test
-@pytest.mark.parametrize("key", ["kprobe", "syscalls"])
-@pytest.mark.newer_programs("this method for changes of credentials")
+@pytest.mark.parametrize(
+    "key", ["kprobe", pytest.param("syscalls", marks=pytest.mark.newer_programs("the method syscalls"))]
+)
 def test_a_tier_with_a_refused_trial_is_not_loaded(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service may not attach these, and their verification would take most of the time of its restart."""
     kind = loader.CREDENTIALS[key]
@@ -295,13 +290,14 @@ def lacking(bad_object: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @live_test
 @pytest.mark.skipif(os.uname().machine not in features.OLD_MACHINES, reason="the older set is for x86-64")
 def test_a_kernel_that_lacks_something_gets_the_older_programs(lacking: Path) -> None:
-    with loader.Capture(ring_bytes=4096, capabilities_usage="on") as capture:
+    with loader.Capture(ring_bytes=4096, capabilities_usage="on", calls="on") as capture:
         assert capture.lacks == ("bpf_rdonly_cast",)
         details = {tier.name: tier.detail for tier in capture.tiers if tier.is_on}
-        assert {"core", "context", "iter"} <= set(details)
+        # Without probe.bpf.o in that directory, neither fentry nor kprobe is tried.
+        assert {"core", "context", "iter", "cred_sampled"} <= set(details)
         assert "missing: bpf_rdonly_cast" in details["core"]
         refused = {tier.name: tier.detail for tier in capture.tiers if not tier.is_on}
-        assert refused["cred_kprobe"] == "not among the programs for older kernels"
+        assert refused["calls"] == "not among the programs for older kernels"
 
 
 @live_test
@@ -360,11 +356,7 @@ def test_two_capabilities_are_enough() -> None:
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
-    tiers = ["core", "context", "iter"]
-    if probe.attach_kind("fentry").ok:
-        tiers.append("cred_fentry")
-    elif not older_programs.why():
-        tiers.append("cred_sampled")
+    tiers = ["core", "context", "iter", "cred_fentry" if probe.attach_kind("fentry").ok else "cred_sampled"]
     assert result.stdout.strip() == str(tiers), result.stderr
 
 

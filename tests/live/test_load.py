@@ -73,7 +73,6 @@ def test_all_events_of_a_scenario_are_seen_once(daemon: Daemon, idle: Daemon, na
     assert len(report["samples"]) >= 5
 
 
-@pytest.mark.newer_programs("the method sampled")
 def test_changes_of_credentials_need_an_instance_that_sees_each(idle: Daemon) -> None:
     done = own(idle, "credentials", "--duration", "1", "--set", "capture.credentials=sampled")
     assert done.returncode == 2 and done.stdout == ""

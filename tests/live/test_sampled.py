@@ -22,7 +22,7 @@ from tests.live.watch import Watch
 from tests.proc import namespace
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.live, pytest.mark.newer_programs("the method sampled")]
+pytestmark = pytest.mark.live
 
 #: Without regular comparisons with /proc, so that only the task iterator finds a change.
 CONFIG = """

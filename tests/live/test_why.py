@@ -132,13 +132,7 @@ _SECONDS = itertools.count(73100)
 
 
 @pytest.mark.parametrize("program", ["su", "sudo", "runuser", "setpriv"])
-@pytest.mark.parametrize(
-    ("instance", "proof"),
-    [
-        ("daemon", "kernel"),
-        pytest.param("comparing", "inferred", marks=pytest.mark.newer_programs("the method sampled")),
-    ],
-)
+@pytest.mark.parametrize(("instance", "proof"), [("daemon", "kernel"), ("comparing", "inferred")])
 def test_programs_that_change_the_user(
     request: pytest.FixtureRequest, instance: str, proof: str, program: str, missing: Callable[[str], NoReturn]
 ) -> None:
@@ -163,7 +157,6 @@ def test_programs_that_change_the_user(
         os.kill(pid, 9)  # it is not in our process group everywhere
 
 
-@pytest.mark.newer_programs("the method sampled")
 def test_a_change_that_only_the_next_exec_shows(comparing: Daemon) -> None:
     """A program that is not known for it changed the user: it or the one that it executed, nobody saw which."""
     nobody = pwd.getpwnam("nobody").pw_uid

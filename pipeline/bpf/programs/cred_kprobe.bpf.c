@@ -5,8 +5,10 @@
 /* Programs of this kind run with preemption disabled and never interrupt each other on the same CPU. */
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
+#ifndef PL_OLD
 #include "call.bpf.h"
 #include "group.bpf.h"
+#endif
 
 #define PL_AFTER_CRED(name, function)                                                                                  \
 	SEC("kretprobe/" #function)                                                                                    \
@@ -20,7 +22,7 @@
 	SEC("kretprobe/" #function)                                                                                    \
 	int name(void *ctx)                                                                                            \
 	{                                                                                                              \
-		pl_session_changed(0, (void *)bpf_get_current_task_btf());                                             \
+		pl_session_changed(0, pl_current());                                                                   \
 		return 0;                                                                                              \
 	}
 
@@ -31,6 +33,46 @@ PL_AFTER_SESSION(pl_clear_tty, proc_clear_tty) /* the end of setsid() */
 PL_AFTER_SESSION(pl_tty_ioctl, tty_jobctrl_ioctl)
 PL_AFTER_SESSION(pl_tty_open, tty_open_proc_set_tty)
 
+#ifdef PL_OLD
+
+/* The process that change_pid() moves; 0: none. There is one at a time on the host, because callers of change_pid() hold
+ * tasklist_lock. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} pl_moved_map SEC(".maps");
+
+/* The first argument, on the kernels that this set is for: since Linux 6.15 there is another before it. */
+SEC("kprobe/change_pid")
+int pl_move_pid(struct pt_regs *ctx)
+{
+	u32 zero = 0;
+	u64 *moved = bpf_map_lookup_elem(&pl_moved_map, &zero);
+
+	if (moved)
+		*moved = ctx->di;
+	return 0;
+}
+
+/* setsid(), and setpgid(), which can also move a child. */
+SEC("kretprobe/change_pid")
+int pl_change_pid(void *ctx)
+{
+	u32 zero = 0;
+	u64 *moved = bpf_map_lookup_elem(&pl_moved_map, &zero);
+	u64 task = moved ? *moved : 0;
+
+	if (!task)
+		return 0;
+	*moved = 0;
+	pl_pid_changed(0, PL_AS(struct task_struct, task));
+	return 0;
+}
+
+#else
+
 /* setsid() or setpgid(); neither the call nor the moved process is known here. */
 SEC("kretprobe/change_pid")
 int pl_change_pid(void *ctx)
@@ -38,3 +80,5 @@ int pl_change_pid(void *ctx)
 	pl_group_changed(0, pl_argument(0));
 	return 0;
 }
+
+#endif

@@ -55,13 +55,30 @@ static __always_inline void pl_read_task(struct pl_change_scratch *buf, struct t
 	pl_fill_v1(&buf->record.task, task, entry);
 }
 
+/* What pl_finish_change() needs. */
+struct pl_changed {
+	struct pl_change_scratch *buf;
+	struct task_struct *task;
+	struct pl_pid *entry;
+};
+
+/* A pl_finish: read the state once more. Other programs record the process at the same time. A state that is read after
+ * the time of its record is never older than what records before that time contain, so none of these is undone. */
+static __always_inline void pl_finish_change(struct pl_head *head, void *context)
+{
+	struct pl_changed *changed = context;
+
+	pl_read_task(changed->buf, changed->task, changed->entry);
+	pl_forget();
+	pl_refresh_pid(changed->entry, head, &changed->buf->record.task);
+}
+
 static __always_inline void pl_compare(struct pl_change_scratch *buf, struct task_struct *task,
 				       struct pl_settings *settings)
 {
+	struct pl_changed changed = { .buf = buf, .task = task };
 	struct pl_head *head = &buf->record.head;
 	struct pl_pid *entry;
-	struct pl_reservation reserved;
-	enum pl_room room;
 	u8 kind;
 
 	entry = pl_find_pid(pl_scoped_tgid(task), task->start_boottime);
@@ -81,20 +98,9 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	if (pl_is_in_exec(task) || entry->exit_boot_ns || !task->signal->live.counter)
 		return;
 	head->flags |= PL_FLAG_SAMPLED;
-	head->record_bytes = sizeof(buf->record);
-	head->var_bytes = 0;
-	room = pl_reserve(&reserved, head, kind);
-	if (room == PL_ROOM_NONE)
-		return; /* the next pass finds the difference again */
-	if (room == PL_ROOM_FULL) {
-		/* Other programs record the process at the same time. A state that is read after the time of its record
-		 * is never older than what records before that time contain, so none of these is undone. */
-		pl_read_task(buf, task, entry);
-		pl_forget();
-		pl_refresh_pid(entry, head, &buf->record.task);
-		bpf_dynptr_write(&reserved.data, sizeof(*head), &buf->record.task, sizeof(buf->record.task), 0);
-	}
-	pl_submit(&reserved, settings);
+	changed.entry = entry;
+	/* Without room for the whole record the entry stays as it is, and the next pass finds the difference again. */
+	pl_send_finished(head, sizeof(buf->record), 0, kind, settings, pl_finish_change, &changed);
 }
 
 SEC("iter/task")
@@ -113,12 +119,10 @@ int pl_each_sample(struct bpf_iter__task *ctx)
 	    pl_is_outside(task))
 		return 0;
 	/* As in iter.bpf.c: another reader of the iterator would use the same buffer. */
-	if (bpf_ksym_exists(bpf_preempt_disable))
-		bpf_preempt_disable();
+	pl_disable_preemption();
 	buf = bpf_map_lookup_elem(&pl_change_buf, &zero);
 	if (buf)
 		pl_compare(buf, task, settings);
-	if (bpf_ksym_exists(bpf_preempt_enable))
-		bpf_preempt_enable();
+	pl_enable_preemption();
 	return 0;
 }
