@@ -32,7 +32,7 @@ KINDS = {
     "pl_on_fork": KIND_FORK, "pl_on_exec": KIND_EXEC, "pl_on_exit": KIND_EXIT, "pl_commit_creds": KIND_CRED,
     "pl_set_loginuid": KIND_CRED, "pl_on_rename": KIND_COMM, "pl_on_cgroup": KIND_CGROUP, "pl_on_mkdir": KIND_CGROUP,
     "pl_change_pid": KIND_SID, "pl_clear_tty": KIND_SID, "pl_tty_ioctl": KIND_SID, "pl_tty_open": KIND_SID,
-    "pl_switch_ns": KIND_SID, "pl_on_capable": KIND_CAPS,
+    "pl_tty_hangup": KIND_SID, "pl_switch_ns": KIND_SID, "pl_on_capable": KIND_CAPS,
 }  # fmt: skip
 
 # struct bpf_prog_info of include/uapi/linux/bpf.h: bytes to read; offsets of id, name, recursion_misses.

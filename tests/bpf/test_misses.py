@@ -63,7 +63,7 @@ def test_every_program_has_its_kind() -> None:
     for source in build.SOURCES:
         if source.startswith(("procline", "context", "capability", "cred_fentry")):
             text = (build.PROGRAMS / source).read_text()
-            names |= set(re.findall(r'SEC\("(?:tp_btf|fexit)/[^\n]*\nint (?:BPF_PROG\()?(pl_\w+)', text))
+            names |= set(re.findall(r'SEC\("(?:tp_btf|fexit|fentry)/[^\n]*\nint (?:BPF_PROG\()?(pl_\w+)', text))
     assert names - {"pl_on_signal", "pl_on_wakeup"} == set(misses.KINDS), "these two make no records"
     of = {
         "fork": "pl_on_fork", "exec": "pl_on_exec", "exit": "pl_on_exit", "comm": "pl_on_rename",
