@@ -256,6 +256,10 @@ class TierObject:
                     raise load_error(Path("attach"), f"{name} cannot be attached", lines, code, name)
                 self._links[name] = link
 
+    def is_attached(self, name: str) -> bool:
+        """Return whether this object has the program, and it is attached."""
+        return name in self._links
+
     def detach(self, name: str) -> None:
         """Detach one program, if this object has it; it stays loaded."""
         link = self._links.pop(name, None)

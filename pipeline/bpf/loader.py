@@ -61,12 +61,15 @@ class TierKind:
     by_name_only: bool = False
 
 
-#: A program of context.bpf.c.
-_HANGUPS = "pl_on_signal"
 _NAMES = "changes of name and cgroup"
+_HANGUPS = "hangups of terminals"
+#: The program of context.bpf.c that finds them, which every signal of the host runs.
+_ON_SIGNAL = "pl_on_signal"
+#: The program of a tier of CREDENTIALS that finds them, if the kernel has its attach point.
+_ON_HANGUP = "pl_tty_hangup"
 
 TIERS = (
-    TierKind("context", "tp_btf", f"{_NAMES}, hangups of terminals"),
+    TierKind("context", "tp_btf", f"{_NAMES}, {_HANGUPS}"),
     TierKind("iter", "iter", "all processes in one pass, for snapshot and repair"),
 )
 
@@ -349,10 +352,7 @@ class Capture:
                 ended.callback(each.join)  # after an error `close` follows, which must not meet one that still loads
             for each in (changes, *others):
                 each.join()
-        tiers = [tier for each in others for tier in each.result()]
-        if any(tier.name == "cred_sampled" and tier.is_on for tier in changes.result()):
-            tiers = self._without_hangups(tiers)
-        return tiers, changes.result()
+        return self._without_signals([tier for each in others for tier in each.result()], changes.result())
 
     def _load_tier(self, kind: TierKind, unwanted: Collection[str] = ()) -> Tier:
         left_out: list[str] = []
@@ -387,11 +387,20 @@ class Capture:
         missing = f"; this kernel has no attach point for {', '.join(left_out)}" if left_out else ""
         return Tier(kind.name, kind.attach_kind, True, kind.records + missing)
 
-    def _without_hangups(self, tiers: list[Tier]) -> list[Tier]:
-        """Detach the program that every signal of the host runs: comparison finds a terminal that was hung up."""
+    def _without_signals(self, tiers: list[Tier], changes: list[Tier]) -> tuple[list[Tier], list[Tier]]:
+        """Detach the program that every signal of the host runs, if a tier of changes finds hangups without it."""
+        finder = next((tier for tier in changes if tier.is_on and self._finds_hangups(tier)), None)
+        if finder is None:
+            return tiers, changes
         for one in self._tier_objects:
-            one.detach(_HANGUPS)
-        return [replace(tier, detail=_NAMES) if tier.name == "context" and tier.is_on else tier for tier in tiers]
+            one.detach(_ON_SIGNAL)
+        names = [replace(tier, detail=_NAMES) if tier.name == "context" and tier.is_on else tier for tier in tiers]
+        found = replace(finder, detail=f"{finder.detail}; finds {_HANGUPS}")
+        return names, [found if tier is finder else tier for tier in changes]
+
+    def _finds_hangups(self, tier: Tier) -> bool:
+        """Return whether a tier of changes that is in use records that a terminal was hung up."""
+        return tier.name == "cred_sampled" or any(one.is_attached(_ON_HANGUP) for one in self._tier_objects)
 
     @staticmethod
     def _try(program: str) -> None:

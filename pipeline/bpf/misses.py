@@ -1,10 +1,10 @@
 """Events for which the kernel did not run a program, counted as lost.
 
 The kernel does not run a program that is already running on the same CPU. Since Linux v7.0 a program on a tracepoint
-can be preempted; on preemptible kernels a program on a function always could. Fork on CPU 0, its program is preempted,
-the next process forks on CPU 0 too: that fork is not recorded. The kernel counts these events by program, and they
-start a repair as any other loss does. A program cannot prevent this: if it disables preemption it is preempted when it
-enables it again, and it is still running then.
+can be preempted; a program of `fentry` could before, with `preempt=full` or PREEMPT_RT. Fork on CPU 0, its program is
+preempted, the next process forks on CPU 0 too: that fork is not recorded. The kernel counts these events by program,
+and they start a repair as any other loss does. A program cannot prevent this: if it disables preemption it is preempted
+when it enables it again, and it is still running then.
 
 This module needs only descriptors, and no numpy, because the supervisor runs it.
 """
@@ -26,13 +26,13 @@ from pipeline.records.declared import (
     KIND_SID,
 )  # fmt: skip
 
-#: Kind of the records that a program makes, by its name. Programs that are not listed report signals, or calls that may
-#: have changed something: no record is lost when one of them is skipped, or they cannot be preempted.
+#: Kind of the records that a program makes, by its name. Programs that are not listed run for events of which few make
+#: a record (signals, wake-ups, system calls), or record calls, which are no records of a ring: docs/sources.md.
 KINDS = {
     "pl_on_fork": KIND_FORK, "pl_on_exec": KIND_EXEC, "pl_on_exit": KIND_EXIT, "pl_commit_creds": KIND_CRED,
     "pl_set_loginuid": KIND_CRED, "pl_on_rename": KIND_COMM, "pl_on_cgroup": KIND_CGROUP, "pl_on_mkdir": KIND_CGROUP,
     "pl_change_pid": KIND_SID, "pl_clear_tty": KIND_SID, "pl_tty_ioctl": KIND_SID, "pl_tty_open": KIND_SID,
-    "pl_switch_ns": KIND_SID, "pl_on_capable": KIND_CAPS,
+    "pl_tty_hangup": KIND_SID, "pl_switch_ns": KIND_SID, "pl_on_capable": KIND_CAPS,
 }  # fmt: skip
 
 # struct bpf_prog_info of include/uapi/linux/bpf.h: bytes to read; offsets of id, name, recursion_misses.

@@ -26,6 +26,7 @@
  *   chroot DIR FILE       runs FILE below DIR
  *   jail-fd DIR FD        runs the open file FD, which is outside DIR, below DIR
  *   memfd                 runs itself from a memfd with argument "nothing"
+ *   change-user N TIMES   N children at the same time, each of which changes its fsuid so often; prints their pids
  *   storm FORKS EXECS     FORKS children that end at once, EXECS that run "nothing"; prints nothing
  *   tree SEED             a random tree of up to 40 waiting processes, some subreapers, some in pid namespaces of their
  *                         own, some with an ended leader; prints the root's pid when the tree is complete
@@ -43,6 +44,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
@@ -524,6 +526,23 @@ static void storm(int count, char **arguments)
 	wait_for_all();
 }
 
+static void change_user(int count, char **arguments)
+{
+	long children = number(count, arguments, 0), times = number(count, arguments, 1);
+
+	for (long i = 0; i < children; i++) {
+		pid_t pid = must_fork();
+
+		if (!pid) {
+			for (long n = 1; n <= times; n++)
+				setfsuid(n);
+			_exit(0);
+		}
+		say(pid);
+	}
+	wait_for_all();
+}
+
 static void tree(int count, char **arguments)
 {
 	int left = 40, fds[2], waiters;
@@ -562,6 +581,7 @@ static const struct {
 	const char *name;
 	void (*act)(int count, char **arguments);
 } ACTS[] = {
+	{ "change-user", change_user },
 	{ "chroot", in_chroot },
 	{ "clone-parent", clone_parent },
 	{ "empty-argv", empty_argv },

@@ -21,6 +21,7 @@ from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records import declared
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader
+from tests.bpf.run_time import run_time_measured
 from tests.bpf.tiers import ALL, CRED, IDS, SID, Tier, require_login_uid
 from tests.proc import namespace, stat, status
 
@@ -190,14 +191,39 @@ def test_a_new_session_is_without_the_terminal_of_the_old_one(tier: Tier, actor:
     assert entry is not None and (entry["tty"], entry["sid"]) == (b"", actor.pid)
 
 
-def test_a_terminal_that_is_hung_up(tier: Tier, actor: Actor) -> None:
+@pytest.mark.parametrize("call", ["os.close(master)", "libc.vhangup()"])
+def test_a_terminal_that_is_hung_up(tier: Tier, actor: Actor, call: str) -> None:
     """Also if the leader ignores the hangup. A SIGHUP that a process sends by hand removes no terminal."""
     actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     actor.do("os.setsid(); master, slave = os.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     assert tier.during(actor, "os.kill(os.getpid(), signal.SIGHUP)") == []
-    (record,) = tier.during(actor, "os.close(master)")
+    (record,) = tier.during(actor, call)
     assert (record.kind, record.task["sid"], record.task["tty"]) == (SID, actor.pid, b"")
     assert tier.during(actor, "os.kill(os.getpid(), signal.SIGHUP)") == []
+
+
+def test_a_terminal_that_a_member_of_its_session_hangs_up(tier: Tier, actor: Actor) -> None:
+    """The leader's record stands for the whole session, and the next record of the member shows it too."""
+    actor.do("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    leader = actor.join_session()
+    assert tier.during(actor, "libc.vhangup()") == []
+    (record,) = tier._reader.of(leader, SID)
+    assert (record.task["sid"], record.task["tty"]) == (leader, b"")
+    assert stat(actor.pid)[4] == "0"
+    (record,) = tier.during(actor, "libc.setegid(1062)")
+    assert (record.task["sid"], record.task["tty"]) == (leader, b"")
+
+
+def test_a_signal_runs_no_program_where_the_method_finds_hangups(tier: Tier, actor: Actor) -> None:
+    """Of these methods, `syscalls` does not find them."""
+    finds = "cred_syscalls" not in in_force(tier.capture)
+    with run_time_measured():
+        actor.do("for _ in range(100): os.kill(os.getpid(), 28)")  # SIGWINCH, which is ignored
+        (program,) = [each for each in tier.capture.programs if each.name == "pl_on_signal"]
+    assert program.runs == 0 if finds else program.runs >= 100
+    details = {one.name: "hangups" in one.detail for one in tier.capture.tiers if one.is_on}
+    (method,) = in_force(tier.capture)
+    assert (details["context"], details[method]) == (not finds, finds)
 
 
 def test_namespaces(tier: Tier, actor: Actor) -> None:

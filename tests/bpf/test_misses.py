@@ -1,7 +1,7 @@
 """An event for which the kernel did not run a program is lost, and counted as lost.
 
-In reality this needs a kernel that preempts programs (Linux 7.0) and is rare; these tests make the kernel's answers by
-hand.
+In reality this needs a kernel that preempts programs and is rare, so most of these tests make the kernel's answers by
+hand. `tests/vm/run --boot preempt=full` starts a kernel that preempts those of `fentry`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ import pytest
 
 from pipeline.bpf import build, maps, misses, syscall, words
 from pipeline.bpf.apart import load_apart
+from pipeline.bpf.loader import Capture
 from pipeline.records import declared
 from pipeline.resolver.daemon._losses import SharedCounters
+from tests.bpf.acts import act
+from tests.bpf.ring_reader import RING_BYTES, Reader
+from tests.bpf.tiers import ALL
+
+#: Processes that change their user at the same time, and how often each does.
+CHANGERS, CHANGES = 8, 2_000
 
 
 @pytest.fixture
@@ -63,7 +70,7 @@ def test_every_program_has_its_kind() -> None:
     for source in build.SOURCES:
         if source.startswith(("procline", "context", "capability", "cred_fentry")):
             text = (build.PROGRAMS / source).read_text()
-            names |= set(re.findall(r'SEC\("(?:tp_btf|fexit)/[^\n]*\nint (?:BPF_PROG\()?(pl_\w+)', text))
+            names |= set(re.findall(r'SEC\("(?:tp_btf|fexit|fentry)/[^\n]*\nint (?:BPF_PROG\()?(pl_\w+)', text))
     assert names - {"pl_on_signal", "pl_on_wakeup"} == set(misses.KINDS), "these two make no records"
     of = {
         "fork": "pl_on_fork", "exec": "pl_on_exec", "exit": "pl_on_exit", "comm": "pl_on_rename",
@@ -89,3 +96,18 @@ def test_the_programs_of_a_capture_are_asked(live_kernel: None) -> None:
             assert not missed["lost_samples"].any()
     finally:
         capture.close()
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("credentials", ALL)
+def test_a_change_is_recorded_or_counted_as_lost(live_kernel: None, actions: Path, credentials: str) -> None:
+    """Each process is preempted in the program more often than elsewhere, because it does nothing else."""
+    with Capture(ring_bytes=RING_BYTES, credentials=credentials) as capture:
+        reader = Reader(capture)
+        _, pids = act(actions, "change-user", str(CHANGERS), str(CHANGES))
+        reader.poll()
+        recorded = len(reader.of(pids, declared.KIND_CRED))
+        misses.Misses(capture._program_fds, capture.fds.shared).update()
+        lost = int(maps.cpu_states(capture.fds.shared)["lost_samples"][:, declared.KIND_CRED].sum())
+    print(f"{credentials}: {CHANGERS * CHANGES} changes, {recorded} recorded, {lost} lost")
+    assert 0 <= CHANGERS * CHANGES - recorded <= lost

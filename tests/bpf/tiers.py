@@ -58,7 +58,7 @@ def require_login_uid(tier: Tier) -> None:
         pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
     for one in tier.capture.tiers:
         if one.is_on and "pl_set_loginuid" in one.detail:
-            pytest.skip(f"{one.name}: {one.detail.rpartition('; ')[2]}")
+            pytest.skip(f"{one.name}: {next(part for part in one.detail.split('; ') if 'pl_set_loginuid' in part)}")
 
 
 IDS = ("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid")

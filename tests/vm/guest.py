@@ -91,9 +91,16 @@ def shared_root(work: Path) -> Iterator[Path]:
 
 
 def machine(
-    directory: Path, work: Path, socket: Path, script: str, cpus: int, memory_mib: int, has_virtual_time: bool
+    directory: Path,
+    work: Path,
+    socket: Path,
+    script: str,
+    cpus: int,
+    memory_mib: int,
+    has_virtual_time: bool,
+    parameters: Sequence[str],
 ) -> list[str]:
-    """Return QEMU's command line; `script` may have arguments of init behind it."""
+    """Return QEMU's command line; `script` may have arguments of init behind it, `parameters` are the kernel's."""
     emulator = find("qemu-system-x86_64", package="qemu-system-x86")
     initramfs = directory / "initramfs"
     # The kernel starts either /init of an initramfs, which is told what to go on with, or init= of the root.
@@ -110,7 +117,7 @@ def machine(
         # To load the BPF programs then takes less than half the time.
         processor += ",erms=off,fsrm=off"
         boot += " clearcpuid=112"
-    append = f"{boot} {first}-- {then}{directory} {script}"
+    append = f"{' '.join([boot, *parameters])} {first}-- {then}{directory} {script}"
     if len(append) > 2000:
         raise NotPossibleError("the kernel's command line is too long: a shorter path for the checkout is needed")
     return [
@@ -139,6 +146,7 @@ def run(
     memory_mib: int = 3072,
     has_systemd: bool = False,
     has_virtual_time: bool = False,
+    parameters: Sequence[str] = (),
     watch: Callable[[bytes, float], bool] | None = None,
 ) -> int:
     """Run `command` in a guest, its output on stdout as it comes; return its exit code, NO_CODE if none came back.
@@ -147,6 +155,7 @@ def run(
         directory: of the kernel, see `debian.kernel`.
         has_systemd: the host's systemd is the first process, and the command a service of it.
         has_virtual_time: the guest's clock counts its instructions, so the load of this machine does not matter there.
+        parameters: further parameters of the guest's kernel, such as "preempt=full".
         watch: called with each piece of output, or with none, and with the seconds of this machine's CPUs that the
             guest has used; true ends the guest.
 
@@ -161,7 +170,8 @@ def run(
         with shared_root(work) as socket:
             first = f"{script}{' systemd' if has_systemd else ''}"
             process = subprocess.Popen(
-                machine(directory, work, socket, first, cpus, memory_mib, has_virtual_time), stdin=subprocess.DEVNULL
+                machine(directory, work, socket, first, cpus, memory_mib, has_virtual_time, parameters),
+                stdin=subprocess.DEVNULL,
             )
             try:
                 with (work / "out").open("rb") as out:
@@ -250,6 +260,10 @@ def main() -> int:
         "--virtual-time", action="store_true",
         help="the guest's clock counts instructions: 10^9 are a second, and nothing waits; takes one CPU of the host",
     )  # fmt: skip
+    parser.add_argument(
+        "--boot", action="append", metavar="PARAMETER", default=[],
+        help="a parameter of the guest's kernel, such as preempt=full; may be given again",
+    )  # fmt: skip
     parser.add_argument("--systemd", action="store_true", help="the command is a service of systemd, as process 1")
     parser.add_argument(
         "--only", choices=("shared", "alone"), help="those tests that may run beside others, or those that may not"
@@ -271,7 +285,7 @@ def main() -> int:
             command = options.command or tests(options.cpus, options.only)
             code = run(
                 directory, command, timeout_s=options.timeout, cpus=options.cpus,
-                has_systemd=options.systemd, has_virtual_time=options.virtual_time,
+                has_systemd=options.systemd, has_virtual_time=options.virtual_time, parameters=options.boot,
             )  # fmt: skip
         except NotPossibleError as error:
             print(f"vm: NO GUEST: {error}", file=sys.stderr)

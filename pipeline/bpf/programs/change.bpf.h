@@ -100,4 +100,24 @@ static __always_inline __attribute__((unused)) void pl_pid_changed(u32 index, st
 		pl_session_changed(index, task);
 }
 
+/* The terminal `tty` is hung up: its other end was closed, a line dropped, or vhangup(). __tty_hangup() calls
+ * tty_ldisc_hangup() when no process of the session has the terminal any more, and before the terminal forgets its
+ * session. The record of the session's leader stands for all. */
+static __always_inline __attribute__((unused)) void pl_hung_up(u32 index, struct tty_struct *tty)
+{
+	struct tty_struct___before_5_14 *older = (void *)tty;
+	struct pid *session;
+	void *link;
+
+	if (bpf_core_field_exists(older->session))
+		session = PL_GET(older, session);
+	else
+		session = PL_GET(tty, ctrl.session);
+	link = PL_GET(session, tasks[PIDTYPE_TGID].first);
+	if (link)
+		pl_session_changed(index,
+				   PL_AS(struct task_struct,
+					 link - bpf_core_field_offset(struct task_struct, pid_links[PIDTYPE_TGID])));
+}
+
 #endif

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Changes of credentials and session, seen in the kernel functions that make them. Attach kind: fexit. It costs time
- * only in those functions. The tier needs pl_commit_creds; the loader skips any other program if this kernel lacks its
- * function or has inlined it.
+/* Changes of credentials and session, seen in the kernel functions that make them. Attach kind: fexit, and fentry for
+ * one program. It costs time only in those functions. The tier needs pl_commit_creds; the loader skips any other
+ * program if this kernel lacks its function or has inlined it.
  *
  * Trampolines can be preempted, so each program has a buffer of its own (no program interrupts itself). */
 #include "program.bpf.h"
-#define PL_CHANGE_BUFFERS 7
+#define PL_CHANGE_BUFFERS 8
 #include "change.bpf.h"
 
 /* Every change of credentials ends here, always for the current thread. */
@@ -58,6 +58,13 @@ SEC("fexit/tty_open_proc_set_tty")
 int pl_tty_open(void *ctx)
 {
 	pl_session_changed(4, pl_current());
+	return 0;
+}
+
+SEC("fentry/tty_ldisc_hangup")
+int pl_tty_hangup(void *ctx)
+{
+	pl_hung_up(7, PL_AS(struct tty_struct, (void *)*(u64 *)ctx));
 	return 0;
 }
 

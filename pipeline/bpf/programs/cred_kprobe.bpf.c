@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Changes of credentials and session, seen as the kernel functions that make them return. Attach kind: kretprobe, for
- * kernels without trampolines. Like cred_fentry.bpf.c, but the arguments of the functions are no longer there. */
+ * kernels without trampolines; kprobe for one program. Like cred_fentry.bpf.c, but the arguments of functions that
+ * return are no longer there. */
 #include "program.bpf.h"
 /* Programs of this kind run with preemption disabled and never interrupt each other on the same CPU. */
 #define PL_CHANGE_BUFFERS 1
@@ -33,10 +34,30 @@ PL_AFTER_SESSION(pl_clear_tty, proc_clear_tty) /* the end of setsid() */
 PL_AFTER_SESSION(pl_tty_ioctl, tty_jobctrl_ioctl)
 PL_AFTER_SESSION(pl_tty_open, tty_open_proc_set_tty)
 
+/* The first argument of a function, at its entry. */
+static __always_inline void *pl_first_argument(void *ctx)
+{
+	struct pt_regs *x86 = ctx;
+	struct pt_regs___aarch64 *arm64 = ctx;
+
+	if (bpf_core_field_exists(x86->di))
+		return (void *)BPF_CORE_READ(x86, di);
+	if (bpf_core_field_exists(arm64->orig_x0))
+		return (void *)BPF_CORE_READ(arm64, regs[0]);
+	return NULL;
+}
+
+SEC("kprobe/tty_ldisc_hangup")
+int pl_tty_hangup(void *ctx)
+{
+	pl_hung_up(0, PL_AS(struct tty_struct, pl_first_argument(ctx)));
+	return 0;
+}
+
 #ifdef PL_OLD
 
-/* The process that change_pid() moves; 0: none. There is one at a time on the host, because callers of change_pid() hold
- * tasklist_lock. */
+/* The process that change_pid() moves; 0: none. There is one at a time on the host, because callers of change_pid()
+ * hold tasklist_lock. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -46,13 +67,13 @@ struct {
 
 /* The first argument, on the kernels that this set is for: since Linux 6.15 there is another before it. */
 SEC("kprobe/change_pid")
-int pl_move_pid(struct pt_regs *ctx)
+int pl_move_pid(void *ctx)
 {
 	u32 zero = 0;
 	u64 *moved = bpf_map_lookup_elem(&pl_moved_map, &zero);
 
 	if (moved)
-		*moved = ctx->di;
+		*moved = (u64)pl_first_argument(ctx);
 	return 0;
 }
 

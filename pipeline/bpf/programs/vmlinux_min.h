@@ -130,8 +130,15 @@ struct upid {
 	int nr;
 	struct pid_namespace *ns;
 };
+struct hlist_node {
+	struct hlist_node *next;
+};
+struct hlist_head {
+	struct hlist_node *first;
+};
 struct pid {
 	unsigned int level;
+	struct hlist_head tasks[4];
 	struct upid numbers[0];
 };
 
@@ -242,6 +249,12 @@ struct mm_struct {
 
 struct tty_struct {
 	char name[64];
+	struct {
+		struct pid *session;
+	} ctrl;
+};
+struct tty_struct___before_5_14 {
+	struct pid *session;
 };
 /* Without CONFIG_TASK_IO_ACCOUNTING it has no such fields. */
 struct task_io_accounting {
@@ -352,6 +365,7 @@ struct task_struct {
 	struct list_head sibling;
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
+	struct hlist_node pid_links[4];
 	struct list_head thread_node;
 	u64 utime;
 	u64 stime;
