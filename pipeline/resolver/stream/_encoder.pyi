@@ -55,7 +55,17 @@ class Encoder:
     def end_adoption(self) -> None: ...
     def settled(self) -> list[int]: ...
     def take(self) -> list[Message]: ...
-    def add(self, tables: Any, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0) -> None: ...
+    def add(
+        self,
+        tables: Any,
+        topic: int,
+        kind: int,
+        row: int,
+        time_boot_ns: int,
+        detail: int = 0,
+        *,
+        changed_after_boot_ns: int = 0,
+    ) -> None: ...
     def add_many(
         self,
         tables: Any,
