@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -327,6 +329,28 @@ def test_a_read_visits_a_bounded_number_of_tasks(sampled: Sampled, actor: Actor)
     sampled.reader.poll()
     (record,) = sampled.reader.of(actor.pid, CRED)
     assert record.task["egid"] == 1063
+
+
+def test_with_rare_passes_the_limits_are_as_far_apart(sampled: Sampled, actor: Actor) -> None:
+    """Passes that would take too much CPU time become less frequent, and records say so."""
+    steps = itertools.count()
+    sampler = Sampler(sampled.capture.fds.sample_link, 0.05, cpu_clock=lambda: 0.0015 * next(steps))
+    sampled.passes(actor.pid)
+    records: list[Record] = []
+    changes: dict[int, tuple[int, int]] = {}
+    while len(records) < 5:
+        due = time.monotonic() + sampler.advance()
+        while time.monotonic() < due:
+            began, egid = now_boot_ns(), 2000 + len(changes)
+            actor.do(f"libc.setegid({egid}); time.sleep(0.01)")
+            changes[egid] = began, now_boot_ns()
+        sampled.reader.poll()
+        records = sampled.reader.of(actor.pid, CRED)
+    assert sampler.interval_s == pytest.approx(0.5)
+    for record in records:
+        (after, until), (began, ended) = span(record), changes[int(record.task["egid"])]
+        assert after < ended and began < until
+    assert all(until - after > 0.4e9 for after, until in map(span, records[2:]))
 
 
 def test_it_runs_as_the_default_and_needs_the_task_iterator() -> None:
