@@ -5,7 +5,7 @@ The runtime directory of an instance is ``$PROCLINE_RUNTIME_DIR/NAME`` if the va
 
     control index hot cold names args envs keys   segments, written by the resolver
     supervisor.lock writer.lock              flocks: one supervisor, one writer
-    processes tiers retention                JSON for `stat`, `doctor` and others, written by the supervisor
+    processes tiers retention sampling       JSON for `stat`, `doctor` and others, written by the supervisor
     sessions                                 JSON, ssh sessions, written by the resolver
     users/                                   JSON, names of users and groups, written by the resolver
     containers/                              JSON, names and labels of containers, written by the resolver

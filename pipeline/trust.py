@@ -22,12 +22,12 @@ import errno
 import os
 import stat
 
-from pipeline.errors import UntrustedError
+from pipeline.errors import ProclineError, UntrustedError
 
 TYPE_CHECKING = False  # see paths.py
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO of another user must not block a reader before the owner is checked.
@@ -217,6 +217,16 @@ def read(path: str | os.PathLike[str]) -> bytes:
     above, name = _split(path)
     with Directory(above) as directory:
         return directory.read(name)
+
+
+def read_json(path: str | os.PathLike[str], *, otherwise: object = None) -> Any:
+    """Return what a file has as JSON; `otherwise` if it cannot be read, is not trusted, or has something else."""
+    import json  # deferred: a reader that asks about one process needs none
+
+    try:
+        return json.loads(read(path))
+    except (OSError, ValueError, ProclineError):
+        return otherwise
 
 
 def check_socket(path: str | os.PathLike[str]) -> None:

@@ -76,11 +76,13 @@ SETTINGS_LAYOUT = Layout(
     root_dentry        u8   -      its directory, also a kernel address; 0: paths begin at the global root
     page_bytes         u4   bytes  of a page of memory, in which the kernel counts resident memory
     pad                u4   -
-    reserved           3u8  -
+    began_boot_ns      u8   ns (boot)  when the programs began to record
+    recent_boot_ns     u8   ns (boot)  a time shortly ago; read and written by the program of `sampled` only
+    reserved           u8   -
     """,
 )  # fmt: skip
 PID_ENTRY_LAYOUT = Layout(
-    "PID_ENTRY", "pl_pid", 144,
+    "PID_ENTRY", "pl_pid", 152,
     """
     Map `pid_cache`, an array of places. The words of `pid_owners` (mapped, u8, PID_WAYS of them a set) say which
     place belongs to which tgid; the protocol is in pids.bpf.h.
@@ -92,6 +94,7 @@ PID_ENTRY_LAYOUT = Layout(
                                    (fork_boot_ns is 0 then)
     fork_boot_ns   u8   ns (boot)  when the fork was seen; 0: older than the capture
     exit_boot_ns   u8   ns (boot)  0: alive
+    same_boot_ns   u8   ns (boot)  last comparison that found the process as this entry says (`sampled`); 0: none
     cap_effective  u8   mask       credentials as in TASK, as of the last event of the process
     cap_permitted  u8   mask
     cgroup_id      u8   -

@@ -21,6 +21,7 @@ from typing import Self
 
 from pipeline.bpf import features, host, libbpf, syscall, words
 from pipeline.errors import LoadError, UnsupportedError
+from pipeline.host.boot import now_boot_ns
 from pipeline.records.capture_fds import NO_FD, CaptureFds
 from pipeline.records.declared import STRING_MAX
 
@@ -335,6 +336,7 @@ class Capture:
     def _begin(self) -> None:
         """Make the programs record. This is the last step, so that all kinds of events begin at the same time."""
         settings = words.settings_words(self.fds.settings)
+        words.settings_longs(self.fds.settings)[words.BEGAN_BOOT_NS] = now_boot_ns()
         settings[words.FLAGS] = words.CAPTURE_ON | (words.KERNEL_ENTERS if self.lacks else 0)
         if self.fds.iter_link != NO_FD:
             # Stores this process's root directory, and enters the processes that exist already into the caches.

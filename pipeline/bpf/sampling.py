@@ -28,6 +28,9 @@ class Sampler:
         interval_s: a change is seen within this time, unless that would take more than CPU_SHARE.
         create: returns a descriptor of a new pass.
         clock, cpu_clock: seconds that have passed, and that this thread has run.
+
+    Attributes:
+        interval_s: a change is seen within this time at the moment: what was asked for, or more.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Sampler:
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self._link_fd = link_fd
-        self._interval_s = interval_s * _EARLY
+        self.interval_s = self._least_s = interval_s
         self._create = create
         self._clock, self._cpu_clock = clock, cpu_clock
         self._fd: int | None = None
@@ -66,13 +69,15 @@ class Sampler:
             is_last = not os.read(self._fd, 1)
         except OSError:
             self.close()
-            self._due_s = now + self._interval_s
+            self._due_s = now + self._least_s * _EARLY
             raise
         self._cpu_s += self._cpu_clock() - before
         if not is_last:
             return 0.0
         self.close()
-        self._due_s = self._began_s + max(self._interval_s, self._cpu_s / CPU_SHARE)
+        affordable_s = self._cpu_s / CPU_SHARE
+        self.interval_s = max(self._least_s, affordable_s)
+        self._due_s = self._began_s + max(self._least_s * _EARLY, affordable_s)
         return max(0.0, self._due_s - self._clock())
 
     def close(self) -> None:

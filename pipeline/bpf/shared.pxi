@@ -38,13 +38,16 @@ cdef extern from *:
         __u64 root_dentry
         __u32 page_bytes
         __u32 pad
-        __u64 reserved[3]
+        __u64 began_boot_ns
+        __u64 recent_boot_ns
+        __u64 reserved
 
     struct pl_pid:
         __u64 cookie
         __u64 start_boot_ns
         __u64 fork_boot_ns
         __u64 exit_boot_ns
+        __u64 same_boot_ns
         __u64 cap_effective
         __u64 cap_permitted
         __u64 cgroup_id

@@ -20,6 +20,8 @@ ENVS_BYTES = SETTINGS_LAYOUT.word("envs_bytes")
 WAKEUP_FILL_BYTES = SETTINGS_LAYOUT.word("wakeup_fill_bytes")
 FLAGS = SETTINGS_LAYOUT.word("flags")
 PAGE_BYTES = SETTINGS_LAYOUT.word("page_bytes")
+#: Word of SETTINGS, counted in u8.
+BEGAN_BOOT_NS = SETTINGS_LAYOUT.word("began_boot_ns")
 #: Word of each CPU_STATE, counted in u4.
 RING = CPU_STATE_LAYOUT.word("ring")
 
@@ -27,6 +29,11 @@ RING = CPU_STATE_LAYOUT.word("ring")
 def settings_words(fd: int) -> memoryview:
     """Map `pl_settings` for writing; format ``I``."""
     return _mapped(fd, SETTINGS_LAYOUT.size)
+
+
+def settings_longs(fd: int) -> memoryview:
+    """Map `pl_settings` for writing; format ``Q``."""
+    return settings_words(fd).cast("B").cast("Q")
 
 
 def cpu_words(fd: int, word: int) -> memoryview:

@@ -245,7 +245,8 @@ class EventObject(_Fields):
     read_bytes: int | None
     write_bytes: int | None
     # end of the generated part
-    # Fields of reparent, of agents' events, and of a snapshot.
+    # Fields of cred and sid, of reparent, of agents' events, and of a snapshot.
+    changed_after_ns: int | None
     new_parent: Ancestor | None
     context: dict[str, object]
     row: int

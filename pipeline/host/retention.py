@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 
 from pipeline import trust
-from pipeline.errors import ProclineError
 
 FILE = "retention"
 
@@ -27,10 +26,7 @@ def is_of_recording(directory: Path) -> bool:
 
 def read(directory: Path) -> float | None:
     """Return how long an exited process is kept, in seconds; infinite in a recording, None if it is unknown."""
-    try:
-        found = json.loads(trust.read(directory / FILE))
-    except (OSError, ValueError, ProclineError):
-        return None
+    found = trust.read_json(directory / FILE, otherwise="")
     if found is None:
         return float("inf")
     return float(found) if isinstance(found, int | float) else None

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline import paths, trust
-from pipeline.errors import ProclineError
 
 _OFF = "off: "
 #: Tiers that record a change of credentials when it happens. The tier "sampled" finds it later, by a comparison.
@@ -25,10 +24,7 @@ def describe(tiers: Mapping[str, object]) -> bytes:
 
 def read(directory: str | os.PathLike[str]) -> dict[str, str]:
     """Return what each tier of an instance records, or why it is off; empty if that is unknown."""
-    try:
-        found = json.loads(trust.read(Path(directory) / paths.TIERS))
-    except (OSError, ValueError, ProclineError):
-        return {}
+    found = trust.read_json(Path(directory) / paths.TIERS)
     return {str(tier): str(detail) for tier, detail in found.items()} if isinstance(found, dict) else {}
 
 

@@ -279,6 +279,16 @@ MEMBER_LAYOUT = Layout(
     member_pad        u4  -  not used
     """,
 )  # fmt: skip
+SAMPLED_LAYOUT = Layout(
+    "SAMPLED", "pl_sampled", 8,
+    """
+    The strings of a CRED or SID record with FLAG_SAMPLED. The change happened after this time and before the record's.
+    """,
+    """
+    changed_after_boot_ns  u8  ns (boot)  the last comparison that found the process as recorded; before the first one
+                                      the start of the process, or of the capture if that is later
+    """,
+)  # fmt: skip
 CAPS_LAYOUT = Layout(
     "CAPS", "pl_caps", 16,
     """
@@ -304,6 +314,7 @@ LAYOUTS = {
         SENDER_LAYOUT,
         NAMED_CGROUP_LAYOUT,
         MEMBER_LAYOUT,
+        SAMPLED_LAYOUT,
         CAPS_LAYOUT,
     )
 }

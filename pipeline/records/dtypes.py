@@ -15,6 +15,7 @@ NAMED_CGROUP = np.dtype(declared.NAMED_CGROUP_LAYOUT.dtype())
 MEMBER = np.dtype(declared.MEMBER_LAYOUT.dtype())
 COST = np.dtype(declared.COST_LAYOUT.dtype())
 SENDER = np.dtype(declared.SENDER_LAYOUT.dtype())
+SAMPLED = np.dtype(declared.SAMPLED_LAYOUT.dtype())
 CAPS = np.dtype(declared.CAPS_LAYOUT.dtype())
 
 #: Body dtype by kind; kinds that are not here have none.

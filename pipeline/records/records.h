@@ -201,6 +201,11 @@ struct pl_member {
 };
 _Static_assert(sizeof(struct pl_member) == 16, "pl_member");
 
+struct pl_sampled {
+	__u64 changed_after_boot_ns;
+};
+_Static_assert(sizeof(struct pl_sampled) == 8, "pl_sampled");
+
 struct pl_caps {
 	__u64 caps_attempted;
 	__u64 caps_used;

@@ -13,6 +13,7 @@ cdef extern from *:
     typedef struct pl_sender pl_sender_any __attribute__((aligned(1)));
     typedef struct pl_named_cgroup pl_named_cgroup_any __attribute__((aligned(1)));
     typedef struct pl_member pl_member_any __attribute__((aligned(1)));
+    typedef struct pl_sampled pl_sampled_any __attribute__((aligned(1)));
     typedef struct pl_caps pl_caps_any __attribute__((aligned(1)));
     """
     ctypedef struct pl_head_any:
@@ -136,6 +137,9 @@ cdef extern from *:
         uint64_t member_id
         uint32_t member_hierarchy
         uint32_t member_pad
+
+    ctypedef struct pl_sampled_any:
+        uint64_t changed_after_boot_ns
 
     ctypedef struct pl_caps_any:
         uint64_t caps_attempted

@@ -61,6 +61,8 @@ def event_line(event: Mapping[str, Any], width: int | None) -> Line:
         what = command(entry, shows_end=False)
         if kind != "exec":
             _changes(line, event, kind)
+            if is_wide:
+                _uncertainty(line, event)
         elif is_wide:
             behind = _former(event)
     least = _COMMAND_WIDTH_MIN if is_wide else _COMMAND_WIDTH_MIN // 2
@@ -108,6 +110,13 @@ def _changes(line: Line, event: Mapping[str, Any], kind: str) -> None:
             continue
         if value is not None:
             line.add(f"{field}={value} ", Style.CHANGED)
+
+
+def _uncertainty(line: Line, event: Mapping[str, Any]) -> None:
+    """Add how much earlier than its time a change can have happened, if a comparison found it."""
+    time_ns, after_ns = event.get("time_ns"), event.get("changed_after_ns")
+    if time_ns and after_ns:
+        line.add(f"(up to {duration(max(0, time_ns - after_ns))} earlier) ", Style.FAINT)
 
 
 def _facts(event: Mapping[str, Any]) -> str:

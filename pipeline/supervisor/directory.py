@@ -6,6 +6,7 @@
     processes        0644  see pipeline.host.processes
     tiers            0644  JSON: the state of each tier of the capture, by name
     retention        0644  see pipeline.host.retention
+    sampling         0644  see pipeline.host.sampling_interval
     frames/          0700  only the daemon's own processes send frames
     stream/          0755  the socket in it has a mode of its own
     requests/        0755  the socket in it has a mode of its own

@@ -49,6 +49,7 @@ class Feed:
         update_counts: updates the counts that the source cannot update by itself; called every few seconds.
         sample: compares processes with their last records, if it is time; returns the seconds until it is to be called
             again. It raises OSError if the kernel does not run the comparison.
+        sampling_interval_s: returns within how many seconds that finds a change at the moment; None: it finds none.
         close: closes the source.
         boot_id: 16 bytes, the boot of the records if it is not this one; else empty.
         boot_unix_ns: Unix time of that boot's clock zero; 0 if it is this boot.
@@ -64,6 +65,7 @@ class Feed:
     tiers: Mapping[str, object] = field(default_factory=dict)
     update_counts: Callable[[], None] = lambda: None
     sample: Callable[[], float] = lambda: math.inf
+    sampling_interval_s: Callable[[], float | None] = lambda: None
     close: Callable[[], None] = lambda: None
     boot_id: bytes = b""
     boot_unix_ns: int = 0
@@ -135,6 +137,7 @@ def _open_ebpf(config: Config) -> Feed:
         tiers=capture.tiers,
         update_counts=Misses(capture.program_fds, capture.fds.shared).update,
         sample=(lambda: math.inf) if sampler is None else sampler.advance,
+        sampling_interval_s=lambda: None if sampler is None else round(sampler.interval_s, 1),
         close=close,
     )
 

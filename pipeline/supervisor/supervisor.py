@@ -36,7 +36,7 @@ from pipeline import paths
 from pipeline.bpf.host import possible_cpus
 from pipeline.config.schema import Config
 from pipeline.errors import GivingUpError
-from pipeline.host import memory, notify, privileges, processes, retention, tiers
+from pipeline.host import memory, notify, privileges, processes, retention, sampling_interval, tiers
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
 from pipeline.shm.layout import control_header
@@ -133,6 +133,7 @@ class Supervisor:
         self._signals = 0
         self._is_ready = False
         self._can_sample = True
+        self._sampling_interval_s: float | None = None
         self._scarce: set[str] = set()  # what has failed for lack of resources, and has not succeeded since
         self._is_list_due = False
         self._vitals: Vitals | None = None
@@ -172,13 +173,16 @@ class Supervisor:
                 is_replay = self._config.source.startswith("replay:")
                 retention_s = None if is_replay else self._config.tables.retention_s
                 directory.write(retention.FILE, retention.describe(retention_s))
+                directory.write(sampling_interval.FILE, sampling_interval.describe(self._sampling_interval_s))
                 holes = () if self._record is None else self._record.begin(opened_boot_ns)
                 if self._config.shards.count == "auto" and feed.fds.rings:
                     self._shard_count = ShardCount(most_shards(self._config.shards, len(feed.fds.rings)))
                 self._place_resolver(directory, feed, holes, resolver)
                 self._place_shards(feed, feed.shard_count)
                 while not self._signals:
-                    self._step(directory, feed, vitals, self._sample(feed))
+                    pause_s = self._sample(feed)
+                    self._report_interval(directory, feed)
+                    self._step(directory, feed, vitals, pause_s)
                 notify.notify("STOPPING=1", "STATUS=draining")
                 is_clean = self._stop(directory, feed)
             except BaseException:
@@ -319,6 +323,14 @@ class Supervisor:
             return _CHECK_S
         self._can_sample = True
         return pause
+
+    def _report_interval(self, directory: InstanceDirectory, feed: Feed) -> None:
+        """Write within which time a change is found, if that has changed: with more processes it takes longer."""
+        interval_s = feed.sampling_interval_s()
+        if interval_s != self._sampling_interval_s:
+            with contextlib.suppress(OSError):  # without memory, readers see the former figure
+                directory.write(sampling_interval.FILE, sampling_interval.describe(interval_s))
+                self._sampling_interval_s = interval_s
 
     def _step(self, directory: InstanceDirectory, feed: Feed, vitals: VitalsReader, pause_s: float) -> None:
         """Start workers that are due, wait until something happens or a check is due, and react.

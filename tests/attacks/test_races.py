@@ -267,7 +267,7 @@ DIRECTORIES = ["", "default", *("default/" + name for name in
 FILES = ["default/" + name for name in (
     "control", "index", "hot", "cold", "costs", "names", "args", "envs", "keys", "supervisor.lock", "writer.lock",
     "processes",
-    "tiers", "retention", "sessions", "stream/journal", ".processes.new", ".control.new", "users/host.json",
+    "tiers", "retention", "sampling", "sessions", "stream/journal", ".processes.new", ".control.new", "users/host.json",
 )]
 SECRET = {{"default/" + name for name in ("args", "envs", "supervisor.lock", "writer.lock", "stream/journal")}}
 SOCKETS = {{

@@ -43,6 +43,7 @@ class Parts:
     named: np.void | None = None
     members: list[tuple[int, int]] = field(default_factory=list)
     caps: np.void | None = None
+    sampled: np.void | None = None
     cost: np.void | None = None
     sender: np.void | None = None
     directories: dict[str, bytes | None] = field(default_factory=dict)
@@ -130,6 +131,10 @@ def parse(head: np.void, data: bytes) -> Parts:
     if head["kind"] == declared.KIND_CAPS:
         assert head["var_bytes"] == dtypes.CAPS.itemsize
         return Parts(task, body, caps=np.frombuffer(data, dtypes.CAPS, 1, at)[0])
+    if head["flags"] & declared.FLAG_SAMPLED:
+        assert head["kind"] in (declared.KIND_CRED, declared.KIND_SID)
+        assert head["var_bytes"] == dtypes.SAMPLED.itemsize
+        return Parts(task, body, sampled=np.frombuffer(data, dtypes.SAMPLED, 1, at)[0])
     if head["kind"] == declared.KIND_EXIT and body is not None and body["exit_flags"] & declared.EXIT_COST:
         cost = np.frombuffer(data, dtypes.COST, 1, at)[0]
         at += dtypes.COST.itemsize

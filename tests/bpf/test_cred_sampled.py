@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +21,7 @@ from pipeline.bpf.declared import SAMPLE_PART
 from pipeline.bpf.loader import Capture
 from pipeline.bpf.sampling import Sampler
 from pipeline.errors import UnsupportedError
+from pipeline.host.boot import now_boot_ns
 from pipeline.records import declared
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
@@ -66,6 +73,108 @@ def test_a_change_is_one_record_that_says_how_it_was_found(sampled: Sampled, act
     assert entry is not None and entry["cookie"] == record.task["cookie"] != 0
     assert tuple(int(entry[name]) for name in IDS) == (1023, 1024, 1025, 1024, 0, 1021, 0, 1021)
     assert sampled.passes(actor.pid) == []
+
+
+@contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Let whatever opens a file wait; the first one sends SIGIO to this process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+    fd = os.open(file, os.O_RDWR)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    finally:
+        os.close(fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def span(record: Record) -> tuple[int, int]:
+    """The times between which the change of a record happened."""
+    return int(record.sampled["changed_after_boot_ns"]), int(record.head["time_boot_ns"])
+
+
+def test_a_record_says_when_its_change_could_have_happened(sampled: Sampled, actor: Actor) -> None:
+    times = [now_boot_ns()]
+    assert sampled.passes(actor.pid) == []
+    times.append(now_boot_ns())
+    actor.do("libc.setegid(1091)")
+    times.append(now_boot_ns())
+    (record,) = sampled.passes(actor.pid)
+    times.append(now_boot_ns())
+    after, until = span(record)
+    assert times[0] < after < times[1] and times[2] < until < times[3]
+    actor.do("libc.setegid(0)")
+    (record,) = sampled.passes(actor.pid)
+    assert span(record)[0] == until, "it was as recorded when the last change was recorded"
+
+
+def test_before_the_first_comparison_the_start_is_the_limit(actor: Actor) -> None:
+    """The start of the capture for an older process, otherwise that of the process."""
+    began = now_boot_ns()
+    one = Sampled()
+    try:
+        actor.do("libc.setegid(1092)")
+        changed = now_boot_ns()
+        (record,) = one.passes(actor.pid)
+        assert began < span(record)[0] < changed
+        with Actor() as younger:
+            younger.do("libc.setegid(1093)")
+            (record,) = one.passes(younger.pid)
+            assert span(record)[0] == int(record.head["start_boot_ns"])
+    finally:
+        one.capture.close()
+
+
+def test_every_change_is_between_its_limits_however_many_readers_compare(sampled: Sampled, actor: Actor) -> None:
+    """Passes at any moment of a change, two at a time, some of which are cut short."""
+    sampled.passes(actor.pid)
+    is_over = threading.Event()
+
+    def compare() -> None:
+        while not is_over.is_set():
+            fd = syscall.iter_create(sampled.capture.fds.sample_link)
+            os.read(fd, 1)
+            os.close(fd)
+
+    readers = [threading.Thread(target=compare) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    changes: dict[int, tuple[int, int]] = {}
+    try:
+        while len(sampled.reader.of(actor.pid, CRED)) < 50:
+            began, egid = now_boot_ns(), 2000 + len(changes)
+            actor.do(f"libc.setegid({egid})")
+            changes[egid] = began, now_boot_ns()
+            sampled.reader.poll()
+    finally:
+        is_over.set()
+        for reader in readers:
+            reader.join()
+    for record in sampled.reader.of(actor.pid, CRED):
+        (after, until), (began, ended) = span(record), changes[int(record.task["egid"])]
+        assert after < ended and began < until
+
+
+def test_what_a_pass_leaves_out_keeps_its_limit(sampled: Sampled, actor: Actor, tmp_path: Path) -> None:
+    """A pass in the middle of an exec reports nothing, and confirms nothing: an exec that fails has no record."""
+    interpreter, script = tmp_path / "interpreter", tmp_path / "script"
+    interpreter.write_text("no program")
+    script.write_text(f"#!{interpreter}\n")
+    interpreter.chmod(0o755)
+    script.chmod(0o755)
+    sampled.passes(actor.pid)
+    actor.do("libc.setegid(1094)")
+    changed = now_boot_ns()
+    with held(interpreter):
+        actor.start(
+            f"try: os.execv({str(script)!r}, ['script'])\n"  #
+            "except OSError as error: failure = error.errno"
+        )
+        signal.sigwait({signal.SIGIO})
+        assert sampled.passes(actor.pid) == []
+    actor.finish()
+    (record,) = sampled.passes(actor.pid)
+    assert record.task["egid"] == 1094 and span(record)[0] < changed
 
 
 @pytest.mark.parametrize(
@@ -187,6 +296,7 @@ def test_a_full_ring_loses_nothing_for_good(actor: Actor) -> None:
             actor.do(f"os.sched_setaffinity(0, {{{min(allowed)}}})")
             actor.do("for i in range(100): libc.prctl(15, b'fill', 0, 0, 0)")
             actor.do("libc.setegid(1062)")
+            changed = now_boot_ns()
             before = int(maps.cpu_states(small.fds.shared)["lost_samples"][:, CRED].sum())
             syscall.run_iterator(small.fds.sample_link)
             assert int(maps.cpu_states(small.fds.shared)["lost_samples"][:, CRED].sum()) > before
@@ -194,7 +304,7 @@ def test_a_full_ring_loses_nothing_for_good(actor: Actor) -> None:
             assert reader.of(actor.pid, CRED) == []
             syscall.run_iterator(small.fds.sample_link)
             (record,) = reader.until(lambda: reader.of(actor.pid, CRED))
-            assert record.task["egid"] == 1062
+            assert record.task["egid"] == 1062 and span(record)[0] < changed
         finally:
             os.sched_setaffinity(0, allowed)
 
@@ -215,6 +325,28 @@ def test_a_read_visits_a_bounded_number_of_tasks(sampled: Sampled, actor: Actor)
     sampled.reader.poll()
     (record,) = sampled.reader.of(actor.pid, CRED)
     assert record.task["egid"] == 1063
+
+
+def test_with_rare_passes_the_limits_are_as_far_apart(sampled: Sampled, actor: Actor) -> None:
+    """Passes that would take too much CPU time become less frequent, and records say so."""
+    steps = itertools.count()
+    sampler = Sampler(sampled.capture.fds.sample_link, 0.05, cpu_clock=lambda: 0.0015 * next(steps))
+    sampled.passes(actor.pid)
+    records: list[Record] = []
+    changes: dict[int, tuple[int, int]] = {}
+    while len(records) < 5:
+        due = time.monotonic() + sampler.advance()
+        while time.monotonic() < due:
+            began, egid = now_boot_ns(), 2000 + len(changes)
+            actor.do(f"libc.setegid({egid}); time.sleep(0.01)")
+            changes[egid] = began, now_boot_ns()
+        sampled.reader.poll()
+        records = sampled.reader.of(actor.pid, CRED)
+    assert sampler.interval_s == pytest.approx(0.5)
+    for record in records:
+        (after, until), (began, ended) = span(record), changes[int(record.task["egid"])]
+        assert after < ended and began < until
+    assert all(until - after > 0.4e9 for after, until in map(span, records[2:]))
 
 
 def test_it_runs_as_the_default_and_needs_the_task_iterator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from pipeline.bpf import build, features, host, libbpf, loader, maps, probe, syscall
 from pipeline.errors import LoadError, UnsupportedError
+from pipeline.host.boot import now_boot_ns
 from pipeline.records.capture_fds import NO_FD
 from tests.bpf.run_time import run_time_measured
 
@@ -91,6 +92,7 @@ def test_closing_leaves_no_descriptor_where_the_newer_set_is_rejected(monkeypatc
 def test_the_tiers_that_are_in_use() -> None:
     """Credential changes have several tiers: test_cred_tiers.py tests those."""
     sizes = {"ring_bytes": 8192, "args_bytes": 100, "envs_bytes": 200, "wakeup_fill_bytes": 300}
+    before = now_boot_ns()
     with loader.Capture(**sizes, credentials="off") as capture:
         assert set(capture.fds.rings) == set(host.online_cpus()) | ({capture.spare_ring} - {None})
         assert capture.ring_count == max(host.possible_cpus()) + 1
@@ -99,6 +101,7 @@ def test_the_tiers_that_are_in_use() -> None:
         assert limits == (100, 200, 300, maps.CAPTURE_ON | (maps.KERNEL_ENTERS if capture.lacks else 0))
         assert settings["root_dentry"]
         assert settings["page_bytes"] == mmap.PAGESIZE
+        assert before < settings["began_boot_ns"] < now_boot_ns()
         assert {tier.name for tier in capture.tiers if tier.is_on} == {"core", "context", "iter"}
         names = {program.name for program in capture.programs}
         assert names == {

@@ -94,6 +94,17 @@ def test_long_passes_become_rare_instead_of_costly() -> None:
     assert gap > 2
 
 
+def test_the_interval_is_the_one_that_was_asked_for_or_longer() -> None:
+    kernel = Kernel(parts=40)
+    sampler = kernel.sampler()
+    assert sampler.interval_s == 2.0, "nothing is known yet"
+    kernel.run(sampler, 10)
+    assert sampler.interval_s == pytest.approx(40 * CPU_OF_A_PART_S / 2 / CPU_SHARE)
+    kernel.parts = 1
+    kernel.run(sampler, 10)
+    assert sampler.interval_s == 2.0, "there are fewer processes again"
+
+
 def test_an_error_is_reported_and_the_next_pass_is_tried_after_the_interval() -> None:
     kernel = Kernel(parts=1)
     kernel.refuses = True

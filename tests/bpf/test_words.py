@@ -22,7 +22,9 @@ def test_settings_are_stored_where_the_programs_read_them(fd: int) -> None:
     stored = words.settings_words(fd)
     stored[words.ARGS_BYTES], stored[words.ENVS_BYTES] = 2, 3
     stored[words.WAKEUP_FILL_BYTES], stored[words.FLAGS] = 5, words.CAPTURE_ON
+    words.settings_longs(fd)[words.BEGAN_BOOT_NS] = 7 << 32 | 8
     read = maps.settings(fd)[0]
+    assert read["began_boot_ns"] == 7 << 32 | 8
     assert [int(read[name]) for name in ("args_bytes", "envs_bytes", "wakeup_fill_bytes", "flags")] == [2, 3, 5, 1]
     assert not read["root_mnt"] and not read["reserved"].any()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bpf.sampling import CPU_SHARE
+from pipeline.host.boot import now_boot_ns
 from pipeline.load.measuring import cpu_ns
 from tests.actor import Actor
 from tests.live.agreement import assert_agrees
@@ -62,6 +63,40 @@ def test_a_change_is_seen_and_marked_as_sampled(watch: Watch, actor: Actor) -> N
     assert event["time_ns"] <= changed_ns + (INTERVAL_S + PATIENCE_S / 2) * 1e9
     shown = watch.daemon.cli("resolve", str(actor.pid)).stdout
     assert "found by a comparison" in shown
+
+
+def test_each_change_is_between_the_limits_of_its_event(watch: Watch, actor: Actor) -> None:
+    """Changes at any moment of the interval between two comparisons, of both kinds."""
+    entry = watch.until(actor.pid, uid=0)
+    began_ns = entry.start_time_ns - entry.start_boot_ns  # on the clock of events, which no change of the clock moves
+    changes = {}
+    for number in range(1, 31):
+        before = now_boot_ns()
+        actor.do(f"os.setresgid({number}, 0, 0)")
+        changes[number] = before, now_boot_ns()
+        time.sleep(0.3)
+    watch.until(actor.pid, gid=number)
+    eventually(lambda: watch.events_of("cred", pid=actor.pid, gid=number) or False)
+    events = watch.events(actor.pid, "cred")
+    assert len(events) > 2
+    for event in events:
+        (before, after), limit = changes[event["gid"]], event["changed_after_ns"]
+        assert limit - began_ns < after and before < event["time_ns"] - began_ns
+        assert limit >= entry.start_time_ns
+    seen = len(watch.events(actor.pid, "sid"))
+    before = now_boot_ns()
+    actor.do("os.setsid()")
+    after = now_boot_ns()
+    (event,) = eventually(lambda: watch.events(actor.pid, "sid")[seen:] or False)
+    assert event["changed_after_ns"] - began_ns < after and before < event["time_ns"] - began_ns
+    actor.do("libc.prctl(15, b'renamed', 0, 0, 0)")
+    (event,) = eventually(lambda: watch.events(actor.pid, "comm") or False)
+    assert "changed_after_ns" not in event, "it is exact"
+
+
+def test_statistics_say_how_soon_a_change_is_found(watch: Watch) -> None:
+    eventually(lambda: watch.table.stats()["sampling_interval_s"] == INTERVAL_S)
+    assert "found within 2 s, by comparison" in watch.daemon.cli("stat").stdout
 
 
 def test_session_terminal_and_namespaces(watch: Watch, actor: Actor) -> None:

@@ -196,6 +196,7 @@ def expected(
     details: dict[str, Any] | None = None,
     package: dict[str, Any] | None = None,
     sha256: str | None = None,
+    changed_after: int = 0,
 ) -> dict[str, Any]:
     """The twin of Encoder.event. `names` are the users and groups that apply to the row, `details` its container's,
     `package` and `sha256` its executable's."""
@@ -289,6 +290,8 @@ def expected(
             "major_faults", "voluntary_switches", "involuntary_switches",
         )  # fmt: skip
         event |= when(layout.KNOWN_IO, "read_bytes", "write_bytes")
+    if event["event"] in ("cred", "sid"):
+        event["changed_after_ns"] = unix(changed_after)
     return event
 
 

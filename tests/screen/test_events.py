@@ -37,6 +37,13 @@ def test_a_change_shows_what_changed() -> None:
     assert "ppid=1 sh -x" in shown(event="reparent", ppid=1)
 
 
+def test_a_change_that_a_comparison_found_shows_how_exact_its_time_is() -> None:
+    change: Any = {"event": "sid", "sid": 7, "time_ns": BOOT_NS, "changed_after_ns": BOOT_NS - 1_800_000_000}
+    assert "sid=7 (up to 1.8 s earlier) sh -x" in shown(**change)
+    assert "earlier" not in event_line({**change, "pid": 7, "comm": "sh"}, 60).plain, "no room"
+    assert "earlier" not in shown(**change | {"changed_after_ns": None})
+
+
 def test_earlier_images_of_a_process_are_named_once() -> None:
     images = [(7, "sh"), (7, "py"), (40, "bash"), (40, "login"), (1, "init")]
     lineage = [{"pid": pid, "comm": comm} for pid, comm in images]

@@ -50,6 +50,7 @@ def opener(config: Config) -> Feed:
         shard_count=config.shards.resolve(4),
         update_counts=look,
         sample=sample,
+        sampling_interval_s=sampling_interval_s,
         close=lambda: [file.close() for file in files] and None,
     )
 
@@ -68,6 +69,12 @@ def sample() -> float:
     if Path(root, "refuse").exists():
         raise OSError(12, "Cannot allocate memory")
     return _SAMPLE_S
+
+
+def sampling_interval_s() -> float | None:
+    """Return what a test has chosen."""
+    chosen = Path(os.environ["PROCLINE_RUNTIME_DIR"], "interval")
+    return float(chosen.read_text()) if chosen.exists() else None
 
 
 def main() -> int:

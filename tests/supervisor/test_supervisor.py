@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.host import processes, retention
+from pipeline.host import processes, retention, sampling_interval
 from pipeline.supervisor.vitals import read_vitals
 from tests.supervisor.run_supervisor import CHECK_S, HANG_S
 from tests.waiting import until
@@ -126,7 +126,7 @@ def test_directories_have_the_modes_that_keep_frames_private(start: Callable[...
     assert modes["frames"] == 0o700
     assert modes["stream"] == modes["requests"] == 0o755
     assert modes["supervisor.lock"] == 0o600
-    assert modes["processes"] == modes["tiers"] == modes["retention"] == 0o644
+    assert modes["processes"] == modes["tiers"] == modes["retention"] == modes["sampling"] == 0o644
     assert retention.read(run.directory) == 300.0
     assert run.directory.stat().st_mode & 0o7777 == 0o755
 
@@ -488,6 +488,20 @@ def test_the_source_is_checked_periodically(start: Callable[..., Run], root: Pat
     run = start().ready().checked(times=3)
     times = [float(line) for line in (root / "looks").read_text().splitlines()]
     assert times[-1] - times[-2] > 0.1, "at the pace of a daemon that is ready"
+    assert run.stop() == 0
+
+
+def test_readers_can_see_within_which_time_a_change_is_found(start: Callable[..., Run], root: Path) -> None:
+    run = start().ready()
+    file = run.directory / sampling_interval.FILE
+    assert file.read_text() == "null\n" and sampling_interval.read(run.directory) is None
+    for text in ("2.0", "7.5"):
+        (root / "chosen").write_text(text)
+        (root / "chosen").rename(root / "interval")
+        run.until(lambda text=text: sampling_interval.read(run.directory) == float(text))
+    written = file.stat().st_ino
+    run.checked(times=2)
+    assert file.stat().st_ino == written, "written again only if it has changed"
     assert run.stop() == 0
 
 

@@ -14,6 +14,7 @@ struct pl_change_record {
 };
 struct pl_change_scratch {
 	struct pl_change_record record;
+	struct pl_sampled sampled; /* directly behind the record, of which it is a part with PL_FLAG_SAMPLED */
 	struct pl_pid pid;
 };
 /* One element for each program that can interrupt, or be preempted by, another program of its object. */

@@ -3,13 +3,16 @@
  * processes of the host: a task iterator compares every process with its last record. Attach kind: iter.
  *
  * User space runs it again and again (pipeline/bpf/sampling.py). Only differences are recorded, in the ring of the CPU
- * that runs the iterator, with PL_FLAG_SAMPLED: the time of such a record is when the change was found. The program
+ * that runs the iterator, with PL_FLAG_SAMPLED: the time of such a record is when the change was found, and the record
+ * says after which time it happened. The program
  * writes one byte for every PL_SAMPLE_PART tasks that it visits. A reader that reads one byte at a time therefore
  * visits that many tasks with each read. */
 #define PL_GLOBAL static __noinline /* preemption is disabled while a task is compared */
 #include "program.bpf.h"
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
+
+#define PL_CLOCK_TASKS 64 /* tasks that are visited with one reading of the clock */
 
 /* Whether the process is in the middle of an exec. Then its credentials change before its exec record is made, which
  * reports them. */
@@ -71,6 +74,19 @@ static __always_inline void pl_finish_change(struct pl_head *head, void *context
 	pl_read_task(changed->buf, changed->task, changed->entry);
 	pl_forget();
 	pl_refresh_pid(changed->entry, head, &changed->buf->record.task);
+	pl_forget();
+	changed->entry->same_boot_ns = head->time_boot_ns;
+}
+
+/* What differs between a process and its entry has changed after this time. Only comparisons make it younger: other
+ * records read the process before their own time. */
+static __always_inline u64 pl_unchanged_until(const struct pl_pid *entry, const struct pl_settings *settings)
+{
+	u64 same = *(const volatile u64 *)&entry->same_boot_ns;
+
+	if (same)
+		return same;
+	return entry->start_boot_ns > settings->began_boot_ns ? entry->start_boot_ns : settings->began_boot_ns;
 }
 
 static __always_inline void pl_compare(struct pl_change_scratch *buf, struct task_struct *task,
@@ -79,11 +95,22 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	struct pl_changed changed = { .buf = buf, .task = task };
 	struct pl_head *head = &buf->record.head;
 	struct pl_pid *entry;
+	u64 recent;
 	u8 kind;
 
 	entry = pl_find_pid(pl_scoped_tgid(task), task->start_boottime);
 	/* Without an entry there is nothing to compare with; its next record enters the process. */
-	if (!entry || pl_is_as_recorded(entry, task) || pl_is_in_exec(task))
+	if (!entry)
+		return;
+	/* Both before the process is read: it can change, and another reader of the iterator can record that. */
+	recent = *(volatile u64 *)&settings->recent_boot_ns;
+	buf->sampled.changed_after_boot_ns = pl_unchanged_until(entry, settings);
+	pl_forget();
+	if (pl_is_as_recorded(entry, task)) {
+		entry->same_boot_ns = recent;
+		return;
+	}
+	if (pl_is_in_exec(task))
 		return;
 	pl_fill_head(head, task);
 	pl_read_task(buf, task, entry);
@@ -100,7 +127,8 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	head->flags |= PL_FLAG_SAMPLED;
 	changed.entry = entry;
 	/* Without room for the whole record the entry stays as it is, and the next pass finds the difference again. */
-	pl_send_finished(head, sizeof(buf->record), 0, kind, settings, pl_finish_change, &changed);
+	pl_send_finished(head, sizeof(buf->record) + sizeof(buf->sampled), sizeof(buf->sampled), kind, settings,
+			 pl_finish_change, &changed);
 }
 
 SEC("iter/task")
@@ -113,6 +141,9 @@ int pl_each_sample(struct bpf_iter__task *ctx)
 	u32 zero = 0;
 	char dot = '.';
 
+	/* Every reader reads the clock, and uses what any of them has read: it is a time before the comparison. */
+	if (settings && ctx->meta->seq_num % PL_CLOCK_TASKS == 0)
+		settings->recent_boot_ns = bpf_ktime_get_boot_ns();
 	if (ctx->meta->seq_num % PL_SAMPLE_PART == PL_SAMPLE_PART - 1)
 		bpf_seq_write(seq, &dot, sizeof(dot));
 	if (!task || task->pid != task->tgid || task->flags & PF_KTHREAD || !pl_is_recording(settings) ||

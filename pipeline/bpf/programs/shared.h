@@ -64,7 +64,9 @@ struct pl_settings {
 	__u64 root_dentry;
 	__u32 page_bytes;
 	__u32 pad;
-	__u64 reserved[3];
+	__u64 began_boot_ns;
+	__u64 recent_boot_ns;
+	__u64 reserved;
 };
 _Static_assert(sizeof(struct pl_settings) == 64, "pl_settings");
 
@@ -73,6 +75,7 @@ struct pl_pid {
 	__u64 start_boot_ns;
 	__u64 fork_boot_ns;
 	__u64 exit_boot_ns;
+	__u64 same_boot_ns;
 	__u64 cap_effective;
 	__u64 cap_permitted;
 	__u64 cgroup_id;
@@ -95,7 +98,7 @@ struct pl_pid {
 	__u32 net_ns;
 	char tty[16];
 };
-_Static_assert(sizeof(struct pl_pid) == 144, "pl_pid");
+_Static_assert(sizeof(struct pl_pid) == 152, "pl_pid");
 
 struct pl_image {
 	__u64 exec_boot_ns;

@@ -367,6 +367,7 @@ static __always_inline void pl_init_pid(struct pl_pid *entry, const struct pl_he
 	entry->start_boot_ns = head->start_boot_ns;
 	entry->fork_boot_ns = 0;
 	entry->exit_boot_ns = 0;
+	entry->same_boot_ns = 0;
 	pl_refresh_pid(entry, head, task);
 }
 

@@ -237,9 +237,11 @@ class CredEvent(_Numbered, _Process):
     """
 
     event: Literal["cred"]
+    changed_after_ns: int | None  # None: it happened at time_ns
 
 
 class _Sent(TypedDict, total=False):
+    changed_after_ns: int | None  # of sid only
     context: dict[str, object]
 
 

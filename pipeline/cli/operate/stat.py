@@ -18,7 +18,7 @@ from pipeline.screen.sizes import counted, size
 from pipeline.screen.styles import Style
 from pipeline.screen.tables import Column, table
 from pipeline.screen.terminal import Screen
-from pipeline.screen.times import duration
+from pipeline.screen.times import duration, period
 from pipeline.shm.reader import control_fields
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def _summary(stats: Mapping[str, Any], before: Mapping[str, Any] | None, period_
         )  # fmt: skip
     if memory := stats.get("memory"):
         yield labelled("tables", _tables(memory))
+    if found_within_s := stats.get("sampling_interval_s"):
+        yield labelled("changes", Line(f"found within {period(found_within_s)}", (", by comparison", Style.FAINT)))
     readers = stats.get("readers")
     if readers is not None:
         at_least = "" if stats.get("readers_complete", True) else "at least "

@@ -26,12 +26,12 @@ from pipeline.records._records cimport (
     PL_EXIT_NO_REAPER, PL_EXIT_NS_DIES, PL_FLAG_CGROUP_MADE, PL_FLAG_HEAD_ONLY, PL_FLAG_KEYED, PL_FLAG_PARTIAL,
     PL_FLAG_SAMPLED, PL_KIND_CAPS, PL_KIND_CGROUP, PL_KIND_COMM, PL_KIND_COUNT, PL_KIND_CRED, PL_KIND_EXEC,
     PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID, pl_caps_any, pl_cost_any, pl_exec_any, pl_exit_any, pl_fork_any,
-    pl_head_any, pl_task_any,
+    pl_head_any, pl_sampled_any, pl_task_any,
 )
 from pipeline.resolver.apply._execs cimport END_FLAGS, Execs, INODE_OTHER, INODE_UNCLEAR
 from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER, add_sender
 from pipeline.resolver.apply._record cimport (
-    cost_groups, cost_of, find_container, knows_args, knows_envs, parsed_record, sender_of, strings_bytes,
+    cost_groups, cost_of, find_container, knows_args, knows_envs, parsed_record, sampled_of, sender_of, strings_bytes,
 )
 from pipeline.resolver.apply._rows cimport UNKNOWN_OWNERS, ended_process
 from pipeline.resolver.merge._queues cimport Batch, columns, pending_event
@@ -691,9 +691,18 @@ cdef class Events(Execs):
             and head.var_bytes >= sizeof(pl_caps_any)
         ):
             self.put_caps(self.image_at(row, head.time_boot_ns), record.strings)
+        self.emit_change(record, row)
+
+    cdef void emit_change(self, const parsed_record *record, uint32_t row) noexcept nogil:
+        cdef const pl_head_any *head = record.head
+        cdef const pl_sampled_any *sampled = sampled_of(record)
+        if self.encodes and sampled != NULL:
+            self.encoder.changed_after_boot_ns = sampled.changed_after_boot_ns
         self.emit(
             PL_TOPIC_CRED if head.kind == PL_KIND_CRED else PL_TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0
         )
+        if self.encodes:
+            self.encoder.changed_after_boot_ns = 0
 
     cdef uint32_t enter_changed(self, const parsed_record *record) noexcept nogil:
         """Enter a process that only this change shows; return its row, or 0 if it has ended or there is no room."""

@@ -8,8 +8,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE, PL_FLAG_CONTAINER,
-    PL_EXIT_COST, PL_EXIT_IO, PL_EXIT_SENDER, PL_KIND_CAPS, PL_KIND_EXEC, PL_KIND_EXIT, pl_caps_any, pl_cost_any,
-    pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_sender_any, pl_task_any,
+    PL_EXIT_COST, PL_EXIT_IO, PL_EXIT_SENDER, PL_FLAG_SAMPLED, PL_KIND_CAPS, PL_KIND_CRED, PL_KIND_EXEC, PL_KIND_EXIT,
+    PL_KIND_SID, pl_caps_any, pl_cost_any, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_sampled_any,
+    pl_sender_any, pl_task_any,
 )
 from pipeline.shm.layout._layout cimport (
     PL_KNOWN_ARGS, PL_KNOWN_COST, PL_KNOWN_ENVS, PL_KNOWN_IO, PL_ROW_ARGS_TRUNCATED,
@@ -113,6 +114,17 @@ cdef inline const pl_sender_any *sender_of(const parsed_record *record) noexcept
     return <const pl_sender_any *>(record.strings + sizeof(pl_cost_any))
 
 
+cdef inline const pl_sampled_any *sampled_of(const parsed_record *record) noexcept nogil:
+    """When the change of a record could have happened; NULL: at its time, or unknown, as in older recordings."""
+    if (
+        not record.head.flags & PL_FLAG_SAMPLED or record.strings == NULL
+        or (record.head.kind != PL_KIND_CRED and record.head.kind != PL_KIND_SID)
+        or record.head.var_bytes < sizeof(pl_sampled_any)
+    ):
+        return NULL
+    return <const pl_sampled_any *>record.strings
+
+
 cdef inline uint32_t cost_groups(const pl_exit_any *body) noexcept nogil:
     """KNOWN_* of what COST says."""
     return PL_KNOWN_COST | (PL_KNOWN_IO if body.exit_flags & PL_EXIT_IO else 0)
@@ -140,6 +152,8 @@ cdef inline void find_container(parsed_record *record) noexcept nogil:
         used = sizeof(pl_caps_any)
     elif record.head.kind == PL_KIND_EXIT and cost_of(record) != NULL:
         used = sizeof(pl_cost_any) + (sizeof(pl_sender_any) if sender_of(record) != NULL else 0)
+    elif sampled_of(record) != NULL:
+        used = sizeof(pl_sampled_any)
     used = min(used, <uint64_t>record.head.var_bytes)
     record.container = record.strings + used
     record.container_bytes = <uint32_t>(record.head.var_bytes - used)

@@ -36,7 +36,7 @@ from pipeline.resolver.stream._entity cimport pl_entity
 from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
 from pipeline.resolver.stream._row_filters cimport RowFilters
 from pipeline.records._records cimport (
-    PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK,
+    PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID,
 )
 from pipeline.shm.names._path_parts cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
@@ -81,7 +81,8 @@ cdef enum:
     # the ones behind them. A message has consecutive numbers, and costs as much as encoding this many events.
     NEAR_EVENTS = 8
 
-#: Keys of an event, in this order; an exit event also has those of `EXIT_FIELDS`, a reparent event `new_parent`.
+#: Keys of an event, in this order; an exit event also has those of `EXIT_FIELDS`, a reparent event `new_parent`, a cred
+#: or sid event `changed_after_ns`.
 FIELDS = _EVENT_FIELDS
 
 #: The audit ids of a process without a login session.
@@ -527,6 +528,18 @@ cdef inline void put_known_strings(Encoder self, TableWriter tables, uint32_t ro
         strings.hash = known_of(self.hashes, hot, cold, row, strings.file)
 
 
+cdef inline bint is_change(uint32_t topic, uint32_t kind) noexcept nogil:
+    """Whether an event is of a kind that a comparison can find, so that it has `changed_after_ns`."""
+    return topic == PL_TOPIC_CRED or (topic == PL_TOPIC_CONTEXT and kind == PL_KIND_SID)
+
+
+cdef inline uint32_t own_fields(uint32_t topic, uint32_t kind) noexcept nogil:
+    """How many fields an event has beyond FIELDS."""
+    if topic == PL_TOPIC_EXIT:
+        return EXIT_FIELDS
+    return topic == PL_TOPIC_REPARENT or is_change(topic, kind)
+
+
 cdef inline char *put_event(
     Encoder self, char *p, open_part *part, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row,
     uint64_t time_boot_ns, uint32_t detail, const row_strings *strings
@@ -540,7 +553,7 @@ cdef inline char *put_event(
     cdef const name_table *names = self._names_of(tables, row) if self.names is not None else NULL
 
     # The groups of entry_fields.py, in its order. Groups that are only copied are in event_fields.pxi.
-    p = pl_map(p, EVENT_FIELDS + (1 if topic == PL_TOPIC_REPARENT else EXIT_FIELDS if topic == PL_TOPIC_EXIT else 0))
+    p = pl_map(p, EVENT_FIELDS + own_fields(topic, kind))
     p = pl_key(p, "event")
     p = pl_key(p, "reparent") if topic == PL_TOPIC_REPARENT else pl_name(p, kind_names[kind])
     p = pl_uint(pl_key(p, "seq"), self.topic_seq[topic])
@@ -579,6 +592,8 @@ cdef inline char *put_event(
     if p != NULL and topic == PL_TOPIC_EXIT:
         # Without costs, their memory may not exist either.
         p = put_cost(p, &tables.costs[row] if known & PL_KNOWN_COST else &no_costs, known, flags, boot_unix_ns)
+    if p != NULL and is_change(topic, kind):
+        p = put_time(pl_key(p, "changed_after_ns"), self.changed_after_boot_ns, boot_unix_ns)
     if p != NULL and topic == PL_TOPIC_REPARENT:
         p = pl_key(p, "new_parent")
         p = self._ancestor(tables, part, p, detail) if detail else pl_nil(p)
@@ -809,12 +824,15 @@ cdef class Encoder:
         return messages
 
     def add(
-        self, TableWriter tables, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0
+        self, TableWriter tables, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0,
+        *, changed_after_boot_ns: int = 0,
     ) -> None:
         """Number and encode one event as the applier does; for the resolver's less frequent paths and for tests."""
         if not 0 <= topic < PL_TOPIC_COUNT or not 0 <= kind < PL_KIND_COUNT or row <= 0:
             raise ValueError(f"no event: topic {topic}, kind {kind}, row {row}")
+        self.changed_after_boot_ns = changed_after_boot_ns
         self.event(tables, topic, kind, row, time_boot_ns, detail)
+        self.changed_after_boot_ns = 0
 
     def put(self, topic: int, fields) -> bool:
         """Number an event that is not about a process, and encode it if it has a subscriber; returns whether it has."""

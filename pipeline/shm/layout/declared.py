@@ -176,7 +176,7 @@ SLOT_STREAM = 14  #: identifies this space of numbers
 SLOT_ORDER = 15  #: events of all topics so far
 
 #: Major and minor version of the public stream. Raise the minor one when a release adds a field.
-STREAM_VERSION = (1, 8)
+STREAM_VERSION = (1, 9)
 #: Topics of the public stream, in the order of COMMIT.topic_seq.
 TOPICS = (
     "proc.fork", "proc.exec", "proc.exit", "proc.cred", "proc.context", "proc.reparent", "sys.loss", "sys.stats",

@@ -309,6 +309,9 @@ write_bytes              exit      uint   costs.write_bytes known IO
     bytes written to files on storage, also if they are still in the page cache
     >>> 0
 [last]
+changed_after_ns         some      int    computed
+    `cred` and `sid` only, since 1.9: a comparison found the change, which happened after this time and before
+    `time_ns`; null: `time_ns` is exact, or `marks` has `change_sampled` and this is not known
 new_parent               some      map    computed  `reparent` only: like one of `lineage`
 context                  some      map    computed
     context events only: the keys of its kind; `target`, where it has one, like one of `lineage`; `error`: null,
@@ -339,6 +342,7 @@ FIELDS: tuple[EntryField, ...] = parse(TABLE)
 
 #: Keys of an entry's JSON form, in this order; each is also an attribute of `Entry` (see ``named`` above).
 ENTRY_FIELDS = tuple(field.name for field in FIELDS if field.shown in ("both", "entry", "exit"))
-#: Keys of an event, in this order; an exit event also has EXIT_FIELDS, a reparent event `new_parent`.
+#: Keys of an event, in this order; an exit event also has EXIT_FIELDS, a reparent event `new_parent`, a cred or sid
+#: event `changed_after_ns`.
 EVENT_FIELDS = tuple(field.name for field in FIELDS if field.shown in ("both", "event"))
 EXIT_FIELDS = tuple(field.name for field in FIELDS if field.shown == "exit")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict, cast
 import numpy as np
 
 from pipeline.errors import LayoutError
-from pipeline.host import processes, retention
+from pipeline.host import processes, retention, sampling_interval
 from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.horizon import horizon
@@ -39,6 +39,7 @@ class Stats(TypedDict):
     started_ns: int | None
     retention_s: float | None
     complete_from_ns: int | None
+    sampling_interval_s: float | None
     heartbeat_age_ns: int
     behind_ns: int
     events: dict[str, int]
@@ -85,6 +86,7 @@ def statistics(table: TableReader) -> Stats:
         "started_ns": began_ns + int(header["boot_unix_ns"]) if began_ns else None,
         "retention_s": None if kept_s is None or math.isinf(kept_s) else kept_s,
         "complete_from_ns": None if reach is None else reach.time_ns,
+        "sampling_interval_s": sampling_interval.read(Path(table.directory)),
         "heartbeat_age_ns": view.age_ns,
         "behind_ns": behind_ns,
         "events": by_kind["events"],

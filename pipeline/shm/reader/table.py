@@ -589,7 +589,9 @@ class ProcessTable(TableReader, metaclass=_Public):
         tables; if `readers_complete` is false, it is a lower limit (a user holds other locks on the tables).
         `started_ns` is when the capture began (Unix time), so an older process has no creator; `retention_s` is how
         long an exited process is kept, and `complete_from_ns` since when all of them are here. Each of these three is
-        None if it is not known, as in a recording.
+        None if it is not known, as in a recording. `sampling_interval_s` is within which time a comparison finds a
+        change of credentials or session: `capture.sampling_interval_s`, or more with many processes; None if the
+        instance sees such changes when they happen, or not at all.
 
         Raises:
             StaleError, NotRunningError: the instance has been stopped, or is being replaced. Statistics are available

@@ -14,7 +14,7 @@ from pipeline.shm.reader.table import FIELDS as ENTRY_FIELDS
 
 COST = {field.name for field in DECLARED if field.shown == "exit"}
 #: What only some kinds have.
-EXTRA = {"ExitEvent": COST, "ReparentEvent": {"new_parent"}}
+EXTRA = {"ExitEvent": COST, "ReparentEvent": {"new_parent"}, "CredEvent": {"changed_after_ns"}}
 
 
 @pytest.mark.parametrize("kind", [each for each in get_args(ProcessEvent) if each is not SnapshotEvent])

@@ -305,7 +305,7 @@ INNER = st.one_of(
 SIMILAR = st.fixed_dictionaries(
     {"event": LEAVES, "seq": st.integers(1, 300), "order": st.integers(0, 2**40), "uid": LEAVES, "comm": LEAVES,
      "argv": INNER, "file": INNER, "marks": INNER, "lineage": ANCESTORS},
-    optional={"new_parent": INNER, "context": INNER},
+    optional={"changed_after_ns": LEAVES, "new_parent": INNER, "context": INNER},
 )  # fmt: skip
 
 

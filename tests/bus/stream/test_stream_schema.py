@@ -34,7 +34,8 @@ def test_every_key_is_described() -> None:
     assert validation.known_keys("fork") == set(FIELDS)
     assert validation.known_keys("exit") == {*FIELDS, *EXIT_FIELDS}
     assert validation.known_keys("reparent") == {*FIELDS, "new_parent"}
-    assert validation.known_keys("context_event") == {*FIELDS, "context"}
+    assert validation.known_keys("cred") == {*FIELDS, "changed_after_ns"}
+    assert validation.known_keys("context_event") == {*FIELDS, "changed_after_ns", "context"}
     assert validation.known_keys("snapshot") > set(ENTRY_FIELDS)
     assert validation.known_keys("header") == set(Header._fields)
     assert validation.known_keys("file") == set(entry_extra.shown_file(NO_FILE))

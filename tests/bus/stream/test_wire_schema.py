@@ -36,7 +36,7 @@ def names(cells: list[list[str]], column: int = 0) -> list[str]:
 
 
 def test_the_fields_of_an_event_are_all_there_in_their_order() -> None:
-    assert names(rows("field")) == [*FIELDS, *EXIT_FIELDS, "new_parent", "context"]
+    assert names(rows("field")) == [*FIELDS, *EXIT_FIELDS, "changed_after_ns", "new_parent", "context"]
 
 
 def test_the_keys_of_a_file_are_all_there() -> None:

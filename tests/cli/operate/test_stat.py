@@ -29,6 +29,16 @@ def test_a_narrow_screen_keeps_the_memory(procline: Command, table: type[FakeTab
     assert any(line.split() == ["resolver", "1.50", "s", "-", "3", "MiB"] for line in lines)
 
 
+def test_how_soon_a_comparison_finds_a_change(
+    procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "changes" not in procline("stat").out
+    usual = FakeTable.stats
+    monkeypatch.setattr(table, "stats", lambda self: usual(self) | {"sampling_interval_s": 7.5})
+    assert "  changes   found within 7.5 s, by comparison\n" in procline("stat").out
+    assert "compared with their last records" in " ".join(procline("help", "changes").out.split())
+
+
 def test_losses_and_problems_stand_out_only_if_there_are_any(
     procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ from tests.resolver.story import (
     instance,
     task_of,
 )
+from tests.resolver.stream_rows import take
 
 
 @pytest.fixture
@@ -1030,9 +1031,13 @@ def told():
         world.tables.close()
 
 
-def sampled(event: Event) -> Event:
-    """The same record as the comparison of live processes makes it."""
+def sampled(event: Event, changed_after_boot_ns: int | None = None) -> Event:
+    """The same record as the comparison of live processes makes it; without the limit as in an older recording."""
     event.head["flags"] |= declared.FLAG_SAMPLED
+    if changed_after_boot_ns is not None:
+        event.strings = np.array([(changed_after_boot_ns,)], dtypes.SAMPLED).tobytes()
+        event.head["var_bytes"] = len(event.strings)
+        event.head["record_bytes"] += len(event.strings)
     return event
 
 
@@ -1050,6 +1055,33 @@ def test_a_change_that_a_comparison_found_is_marked_until_one_is_seen_exactly(to
     sampled(told.story.change(3, kind, uid=6)).apply(told.applier)
     told.exec(3, b"/bin/a")
     assert told.proc(3).uid == 6 and not flag(told.proc(3), "CHANGE_SAMPLED"), "the exec read them itself"
+
+
+@pytest.mark.parametrize("kind", [declared.KIND_CRED, declared.KIND_SID])
+def test_an_event_says_after_which_time_its_change_happened(kind):
+    """Only the event of the record that says so, whether it is the only one of its frame or not."""
+    with instance() as directory:
+        world = World(directory, boot_unix_ns=10**18)
+        encoder = Encoder(bytes(16))
+        encoder.topics_mask = 0xFF
+        world.applier = Applier(world.tables, encoder)
+        world.init()
+        world.fork(1, 3)
+        encoder.take()
+        found = [
+            sampled(world.story.change(3, kind, uid=4), 500),
+            world.story.change(3, kind, uid=5),
+            sampled(world.story.change(3, kind, uid=6), 600),
+            sampled(world.story.change(3, kind, uid=7)),
+            world.story.change(3, declared.KIND_COMM, comm=b"q"),
+        ]
+        apply_batch(world.applier, *found)
+        sampled(world.story.change(3, kind, uid=8), 700).apply(world.applier)
+        events = sorted(take(encoder), key=lambda event: event["order"])
+        assert [event.get("changed_after_ns", "no key") for event in events] == [
+            10**18 + 500, None, 10**18 + 600, None, "no key", 10**18 + 700,
+        ]  # fmt: skip
+        world.tables.close()
 
 
 def test_a_comparison_that_finds_what_is_known_makes_no_event(told):

@@ -55,6 +55,10 @@ FILE_FIELDS = tuple(field.name for field in DECLARED_FILE_FIELDS)
 #: Topic and kind of the events that apply emits.
 EMITTED = [(FORK, 1), (EXEC, 2), (EXIT, 3), (CRED, 4), (CONTEXT, 5), (CONTEXT, 6), (CONTEXT, 7), (REPARENT, 3)]
 
+#: What only some kinds have.
+OWN_FIELDS = {
+    "exit": EXIT_FIELDS, "reparent": ("new_parent",), "cred": ("changed_after_ns",), "sid": ("changed_after_ns",),
+}  # fmt: skip
 
 HOST = {"user": {0: "root", 1: "daemon", 256: "gr\u00fc\u00df"}, "group": {0: "root", 255: "\udcff"}}
 INSIDE = {"user": {0: "inside", 128: "app"}, "group": {127: "apps"}}
@@ -94,11 +98,12 @@ def test_an_event_equals_that_of_the_slow_twin(rng: random.Random, depth: int, e
             topic, kind = rng.choice(EMITTED)
             time = rng.choice((0, 1, rng.getrandbits(60)))
             detail = rng.choice(rows) if topic == REPARENT and rng.random() < 0.8 else None
-            made.add(writer, topic, kind, row.number, time, detail.number if detail else 0)
+            after = rng.choice((0, 1, rng.getrandbits(60)))
+            made.add(writer, topic, kind, row.number, time, detail.number if detail else 0, changed_after_boot_ns=after)
             seqs[topic] += 1
             event = expected(
                 row, topic=topic, kind=kind, seq=seqs[topic], order=n + 1, time=time, depth=depth, envs=envs,
-                names=names_of(row), file_form=file,
+                names=names_of(row), file_form=file, changed_after=after,
             )  # fmt: skip
             if topic == REPARENT:
                 event["new_parent"] = ancestor(detail) if detail else None
@@ -108,8 +113,7 @@ def test_an_event_equals_that_of_the_slow_twin(rng: random.Random, depth: int, e
         for event in got:
             assert tuple(event)[: len(FIELDS)] == FIELDS
             assert event["file"] is None or tuple(event["file"]) == FILE_FIELDS
-            rest = EXIT_FIELDS if event["event"] == "exit" else ("new_parent",) if event["event"] == "reparent" else ()
-            assert tuple(event)[len(FIELDS) :] == rest
+            assert tuple(event)[len(FIELDS) :] == OWN_FIELDS.get(event["event"], ())
 
 
 def test_an_exit_without_costs_takes_no_memory_for_them() -> None:

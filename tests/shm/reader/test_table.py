@@ -19,7 +19,7 @@ from pipeline.errors import (
     ProcessMissingParentNodeError,
     ProcessWrongParentNodeError,
 )
-from pipeline.host import processes
+from pipeline.host import processes, sampling_interval
 from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
@@ -101,6 +101,7 @@ def test_statistics(shm_dir: Path) -> None:
     now = now_boot_ns()
     tables.commit(1, watermark_boot_ns=now - 10**9, counters=values, heads_live=5, heads_exited=2, rows_used=9)
     (shm_dir / processes.FILE).write_bytes(processes.describe({"supervisor": os.getpid()}))
+    (shm_dir / sampling_interval.FILE).write_bytes(sampling_interval.describe(7.5))
     with ProcessTable.attach(path=shm_dir) as table:
         stats = table.stats()
     for what in ("events", "lost"):
@@ -110,7 +111,7 @@ def test_statistics(shm_dir: Path) -> None:
         assert stats[name] == counters[name]
     assert stats["entries"] == {"live": 5, "exited": 2, "images": 9}
     assert 10**9 <= stats["watermark_lag_ns"] < 10**10
-    assert stats["readers"] == 1 and stats["state"] == "ready"
+    assert stats["readers"] == 1 and stats["state"] == "ready" and stats["sampling_interval_s"] == 7.5
     (daemon,) = stats["processes"]
     assert (daemon["role"], daemon["pid"]) == ("supervisor", os.getpid()) and daemon["cpu_seconds"] > 0
     shown = {f"{what}_{kind}" for what in ("events", "lost") for kind in KIND_NAMES}
