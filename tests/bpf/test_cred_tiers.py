@@ -215,7 +215,7 @@ def test_a_terminal_that_a_member_of_its_session_hangs_up(tier: Tier, actor: Act
 
 
 def test_a_signal_runs_no_program_where_the_method_finds_hangups(tier: Tier, actor: Actor) -> None:
-    """Of these methods, `syscalls` does not find them."""
+    """Only `syscalls` does not find them."""
     finds = "cred_syscalls" not in in_force(tier.capture)
     with run_time_measured():
         actor.do("for _ in range(100): os.kill(os.getpid(), 28)")  # SIGWINCH, which is ignored
@@ -407,8 +407,25 @@ TWO = """
 #include <bpf/bpf_helpers.h>
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 SEC("tp_btf/%s") int pl_one(void *ctx) { return 0; }
-SEC("tp_btf/no_such_tracepoint") int pl_two(void *ctx) { return 0; }
+SEC("tp_btf/%s") int %s(void *ctx) { return 0; }
 """
+
+
+def use_objects_with_two(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, missing: Callable[[str], NoReturn], *words: str
+) -> None:
+    """Let the loader find its objects in the directory, and beside them one of two programs, `two`."""
+    source = directory / "two.bpf.c"
+    source.write_text(TWO % words)
+    (directory / "vmlinux_min.h").write_bytes((build.PROGRAMS / "vmlinux_min.h").read_bytes())
+    try:
+        build.compile_object(source, directory / "two.bpf.o")
+    except build.BuildError as error:
+        missing(str(error))
+    for name in ("procline", "context", "iter"):
+        (directory / f"{name}.bpf.o").write_bytes((features.OBJECTS / f"{name}.bpf.o").read_bytes())
+    monkeypatch.setattr(features, "OBJECTS", directory)
+    monkeypatch.delenv(features.FORCE, raising=False)
 
 
 @pytest.mark.newer_programs("the programs of this test's directory")
@@ -416,23 +433,28 @@ SEC("tp_btf/no_such_tracepoint") int pl_two(void *ctx) { return 0; }
 def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], place: str, is_on: bool
 ) -> None:
-    source = tmp_path / "two.bpf.c"
-    source.write_text(TWO % place)
-    (tmp_path / "vmlinux_min.h").write_bytes((build.PROGRAMS / "vmlinux_min.h").read_bytes())
-    try:
-        build.compile_object(source, tmp_path / "two.bpf.o")
-    except build.BuildError as error:
-        missing(str(error))
-    for name in ("procline", "context", "iter"):
-        (tmp_path / f"{name}.bpf.o").write_bytes((features.OBJECTS / f"{name}.bpf.o").read_bytes())
-    monkeypatch.setattr(features, "OBJECTS", tmp_path)
-    monkeypatch.delenv(features.FORCE, raising=False)
+    use_objects_with_two(monkeypatch, tmp_path, missing, place, "no_such_tracepoint", "pl_two")
     monkeypatch.setattr(loader, "TIERS", (loader.TierKind("two", "tp_btf", "something", "pl_one"), *loader.TIERS))
     with Capture(ring_bytes=4096, credentials="off") as capture:
         tier = next(tier for tier in capture.tiers if tier.name == "two")
         assert tier.is_on == is_on
         assert ("pl_two" if is_on else "pl_one") in tier.detail
         assert ("pl_one" in {program.name for program in capture.programs}) == is_on
+
+
+@pytest.mark.newer_programs("the programs of this test's directory")
+@pytest.mark.parametrize(("place", "finds"), [("sched_process_exec", True), ("no_such_tracepoint", False)])
+def test_signals_run_a_program_where_the_method_has_no_place_for_hangups(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], place: str, finds: bool
+) -> None:
+    use_objects_with_two(monkeypatch, tmp_path, missing, "sched_process_exec", place, "pl_tty_hangup")
+    kind = loader.TierKind("two", "tp_btf", "something", "pl_one")
+    monkeypatch.setattr(loader, "CREDENTIALS", {"fentry": kind})
+    with Capture(ring_bytes=4096) as capture:
+        assert [one.is_attached("pl_on_signal") for one in capture._tier_objects].count(True) == (not finds)
+        details = {one.name: one.detail for one in capture.tiers}
+        assert ("hangups" in details["context"], "hangups" in details["two"]) == (not finds, finds)
+        assert ("no attach point for pl_tty_hangup" in details["two"]) == (not finds)
 
 
 @pytest.mark.newer_programs("the method syscalls")

@@ -61,7 +61,7 @@ cdef class Encoder:
         self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
     ) noexcept nogil
 
-    # Of the next event, if a comparison found its change: the change happened after this time. 0: the event is exact.
+    # If a comparison found the change of the next event, it happened after this time. 0: the event is exact.
     cdef uint64_t changed_after_boot_ns
 
     # The 16 numbers that a commit stores.
