@@ -80,6 +80,8 @@ def test_an_instance_that_does_not_run_names_those_that_do(shm_dir: Path, monkey
     assert str(caught.value).endswith("; PROCLINE_RUNTIME_DIR is set")
     with monkeypatch.context() as without:
         without.delenv(paths.RUNTIME_DIR_VARIABLE)
+        for name in ("RUN", "FALLBACK"):  # this host's own may have instances
+            without.setattr(paths, name, str(shm_dir / "empty"))
         with pytest.raises(NotRunningError, match=r"another runtime directory, set PROCLINE_RUNTIME_DIR$"):
             ProcessTable.attach("procline-test-no-such-instance")
     Tables(shm_dir / "web").row(7)
