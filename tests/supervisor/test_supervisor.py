@@ -61,7 +61,8 @@ class Run:
 
     def checks(self) -> int:
         """How often the supervisor has checked its workers: it updates the counts of the source each time."""
-        return len((self.root / "looks").read_text().splitlines())
+        file = self.root / "looks"  # the first check, which makes it, may come after it is ready
+        return len(file.read_text().splitlines()) if file.exists() else 0
 
     def checked(self, times: int) -> Run:
         """Wait until the supervisor has checked its workers this many times more."""
