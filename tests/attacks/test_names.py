@@ -40,6 +40,8 @@ def test_a_user_does_not_choose_its_name(daemon: Daemon) -> None:
         assert len(pids) == 5
         for pid in pids:
             eventually(partial(check, table, pid))
+        # Events can come later than the tables show their processes.
+        recorder.wait_for(lambda events: set(pids) <= {each["pid"] for each in events if each["event"] == "exec"})
         events = [event for event in recorder.stop() if event["uid"] == NOBODY]
     assert set(pids) <= {event["pid"] for event in events if event["event"] == "exec"}
     # A name that is not known yet is None.
