@@ -27,10 +27,13 @@ class KernelWriter(RingWriter):
     def commit(self, position: int, record: bytes) -> None:
         """Fill the record that was reserved at `position`, and end its reservation."""
         self._fill(position, record)
+        # Release: a reader that sees the header without the busy bit sees the whole record.
+        self._words.store32(self._offset(position), len(record))
 
     def discard(self, position: int, record: bytes) -> None:
         """Do the same, but have readers skip the record."""
-        self._fill(position, record, RING_DISCARD_BIT)
+        self._fill(position, record)
+        self._words.store32(self._offset(position), len(record) | RING_DISCARD_BIT)
 
     def write_discarded(self, record: bytes) -> int | None:
         """Write a whole record that readers skip; return its position, or None if the ring is full."""

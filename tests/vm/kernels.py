@@ -170,6 +170,7 @@ def examine(*, has_features: bool) -> dict[str, Any]:
     from pipeline.bpf.loader import CREDENTIALS, Capture
 
     began = time.monotonic()
+    methods = {kind.name: method for method, kind in CREDENTIALS.items()}
     row: dict[str, Any] = {"release": os.uname().release, "is_rt": "PREEMPT_RT" in os.uname().version}
     with Capture(
         ring_bytes=RING_BYTES, credentials="auto", capabilities_usage="on", signal_senders="on", calls="on"
@@ -184,8 +185,9 @@ def examine(*, has_features: bool) -> dict[str, Any]:
         row["differs"] = differences(capture)
         row["changes"] = changes(capture)
     if has_features:
-        row["features"] = {name: bool(row["tiers"].get(name)) for name in FEATURES}
-        row["features"] |= {f"cred_{method}": loads(method) for method in CREDENTIALS}
+        row["features"] = {
+            name: bool(row["tiers"].get(name)) or (name in methods and loads(methods[name])) for name in FEATURES
+        }
         print(f"methods after {time.monotonic() - began:.0f} s", flush=True)
     row["is_exact"] = is_counted(row) and is_counted(threaded) and not row["differs"] and not unseen(row)
     return row
@@ -359,9 +361,6 @@ def write(row: dict[str, Any]) -> None:
     PAGE.write_text(f"{head}{BEGIN}\n\n{table(rows)}\n{END}{tail}")
 
 
-_SHOWN = {True: "yes", False: "no", None: "not tried"}
-
-
 def series(row: dict[str, Any]) -> str:
     """Return major and minor version."""
     return ".".join(row["release"].split(".")[:2])
@@ -378,7 +377,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         shown = ", ".join(f"{recorded[kind]:,} of {made[kind]:,}" for kind in made)
         missing = sum(made[kind] - recorded[kind] for kind in made)
         lines.append(
-            f"| {row['release']} | {row['from']} | {row.get('date', '')} | "
+            f"| {row['release']} | {row['from']} | {row['date']} | "
             f"{'older' if row['lacks'] else 'newer'} set | {shown} | "
             f"{sum(lost.values()) if missing else 'none'} | {'; '.join(row['differs']) or 'yes'} |"
         )
@@ -393,7 +392,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     short = [f"{series(row)}{' rt' if row['is_rt'] else ''}" for row in rows]
     lines += ["", f"| | {' | '.join(short)} |", "| --- " * (len(rows) + 1) + "|"]
     for name, meaning in FEATURES.items():
-        has = [_SHOWN[row.get("features", {}).get(name)] for row in rows]
+        has = ["yes" if row["features"][name] else "no" for row in rows]
         lines.append(f"| {meaning} | {' | '.join(has)} |")
     lacking = [(row["release"], row["lacks"]) for row in rows if row["lacks"]]
     lines += ["", *(f"- {release} lacks {', '.join(lacks)}." for release, lacks in lacking)]

@@ -178,8 +178,8 @@ cdef class Applier(Events):
             is_exact: of each process: whether its start is in ns.
             source, flags: of all of them.
             before_boot_ns: a process that started before gets ROW_BEFORE_CAPTURE as well.
-            insert: is called with the number of a process whose record has FLAG_PARTIAL, or a cookie that is not that
-                of the row. It finds out the rest, and returns the result for that process.
+            insert: a function of the number of a process. It is called if the record of the process has FLAG_PARTIAL,
+                or has another cookie than the row. It reads what is missing, and returns the result for the process.
             show_life: is called for each process.
 
         Returns:

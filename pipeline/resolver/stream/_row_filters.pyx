@@ -3,8 +3,9 @@
 `pipeline.bus.stream.narrowing` describes the filters. They decide by the same fields that the event would have, and by
 parts of texts, so they can only pass too many events. The subscriber compares those that arrive.
 
-Users who want to slow the resolver down can choose both the values and the texts. So the work for one event is bounded:
-the search for a value takes linear time, and an event whose texts exceed `PL_SEARCH_BYTES` passes without a search.
+A user can choose both the values and the texts, and could try to slow the resolver down with them. So the work for one
+event is bounded. The search for a value takes linear time. An event whose texts exceed `PL_SEARCH_BYTES` passes without
+a search.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

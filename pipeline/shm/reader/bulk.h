@@ -548,8 +548,9 @@ static inline int pl_memo_copy(const struct pl_memo *memo, uint64_t link, uint32
 	return 1;
 }
 
-/* Fill in the chains of pids from number `i` on, one after another. Return the number of the first pid whose chain the
- * caller must continue, `n` if there is none: at walk->link, or with the look-up of the pid if that is 0. */
+/* Fill in the chains of pids from number `i` on, one after another. Return the number of the first pid whose chain is
+ * not complete; `n` if there is none. The caller continues that chain at stuck->link, or looks the pid up if that is
+ * 0. */
 static inline __attribute__((always_inline)) ptrdiff_t
 pl_walk_chains(const struct pl_tables *from, struct pl_memo *memo, const uint32_t *pids, ptrdiff_t i, ptrdiff_t n,
 	       const ptrdiff_t offset, uint32_t *out, uint32_t depth, uint8_t *found, struct pl_walk *stuck,
@@ -620,7 +621,7 @@ struct pl_lanes {
 	uint32_t at[PL_LANES]; /* number of the pid */
 	uint32_t count;
 	uint32_t steps; /* that each of them has made at most */
-	uint32_t failed; /* 1 + number of the lane whose hop failed; 0: none */
+	uint32_t failed; /* number of the lane whose hop failed, plus 1; 0: no hop failed */
 };
 
 /* What pl_chain_begin has found. */

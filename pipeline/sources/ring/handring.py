@@ -70,18 +70,18 @@ class RingWriter:
             return None
         position = self.producer_pos
         self._fill(position, record)
+        # Release: a reader that sees the header sees the whole record.
+        self._words.store32(self._offset(position), len(record))
         self._advance(end)
         return position
 
-    def _fill(self, position: int, record: bytes, flag: int = 0) -> None:
-        """Store a record and then its header, whose length has `flag`."""
+    def _fill(self, position: int, record: bytes) -> None:
+        """Store a record without its header."""
         start = self._offset(position + RING_HEADER_BYTES)
         first = min(len(record), 2 * PAGE_BYTES + self.data_bytes - start)
         self._file[start : start + first] = record[:first]
         if first < len(record):
             self._file[2 * PAGE_BYTES : 2 * PAGE_BYTES + len(record) - first] = record[first:]
-        # Release: a reader that sees the header without the busy bit sees the whole record.
-        self._words.store32(self._offset(position), len(record) | flag)
 
     def _advance(self, end: int) -> None:
         # Release: a reader that sees the position sees every record before it.
