@@ -81,9 +81,9 @@ KEPT, CPIDS = 2048, 1024
 #: Losses by kind, as a shard sends them.
 LOST: dict[str, int] = dict.fromkeys(KIND_NAMES[1:], 0)
 JSON_FIELDS = ("pid", "ppid", "comm", "path", "argv", "uid", "gid", "start_time_ns")
-#: Where a type has `tp_getattro`: behind 18 words of its head and its other slots, in CPython 3.11 to 3.14.
+#: Where a type has `tp_getattro`: behind 18 words of its header and its other slots, in CPython 3.11 to 3.14.
 GETATTRO_OFFSET = 18 * 8
-COLUMNS = ("head", "task", "fork", "exec", "exit", "blob")
+COLUMNS = ("header", "task", "fork", "exec", "exit", "blob")
 
 
 class Bench:

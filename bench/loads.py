@@ -150,16 +150,16 @@ class Load:
         pids = (first_pid + np.arange(len(starts)) % pid_range).astype(np.uint32)
         self.processes = Processes(pids, starts)
         parent = rng.integers(0, len(parents.tgid), len(starts))
-        self.head, self.task = np.zeros(n, dtypes.HEAD), np.zeros(n, dtypes.TASK)
-        self.head["time_boot_ns"], self.head["kind"] = times, self.kind
-        self.head["tgid"] = self.head["tid"] = pids[who]
-        self.head["start_boot_ns"] = starts[who]
-        self.head["ppid"] = parents.tgid[parent[who]]
-        self.head["parent_start_boot_ns"] = parents.start_boot_ns[parent[who]]
+        self.header, self.task = np.zeros(n, dtypes.HEADER), np.zeros(n, dtypes.TASK)
+        self.header["time_boot_ns"], self.header["kind"] = times, self.kind
+        self.header["tgid"] = self.header["tid"] = pids[who]
+        self.header["start_boot_ns"] = starts[who]
+        self.header["ppid"] = parents.tgid[parent[who]]
+        self.header["parent_start_boot_ns"] = parents.start_boot_ns[parent[who]]
         for name in ("uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"):
             self.task[name] = 1000
         self.task["auid"], self.task["audit_session"], self.task["sid"] = 1000, 1, 2
-        self.task["ns_pid"], self.task["pid_ns"] = self.head["tgid"], PID_NS
+        self.task["ns_pid"], self.task["pid_ns"] = self.header["tgid"], PID_NS
         self.task["mnt_ns"], self.task["net_ns"], self.task["user_ns"] = 2, 3, 4
         self.task["cgroup_id"], self.task["comm"], self.task["tty"] = 4711, b"worker", b"pts0"
         self._bodies(strings)
@@ -173,8 +173,8 @@ class Load:
             self.rank[at] = np.arange(len(at))
             self.body[kind] = np.zeros(len(at), dtype)
         forks = self.kind == declared.KIND_FORK
-        self.body[declared.KIND_FORK]["creator_tgid"] = self.head["ppid"][forks]
-        self.body[declared.KIND_FORK]["creator_start_boot_ns"] = self.head["parent_start_boot_ns"][forks]
+        self.body[declared.KIND_FORK]["creator_tgid"] = self.header["ppid"][forks]
+        self.body[declared.KIND_FORK]["creator_start_boot_ns"] = self.header["parent_start_boot_ns"][forks]
         self.body[declared.KIND_EXIT]["reaper_tgid"] = PARENTS.tgid[0]
         self.body[declared.KIND_EXIT]["reaper_start_boot_ns"] = PARENTS.start_boot_ns[0]
         body = self.body[declared.KIND_EXEC]
@@ -190,8 +190,8 @@ class Load:
         sizes = np.zeros(declared.KIND_COUNT, np.uint32)
         for kind, dtype in _KINDS.items():
             sizes[kind] = dtype.itemsize
-        self.head["var_bytes"] = [len(blob) for blob in self.blobs]
-        self.head["record_bytes"] = 64 + 160 + self.head["var_bytes"] + sizes[self.kind]
+        self.header["var_bytes"] = [len(blob) for blob in self.blobs]
+        self.header["record_bytes"] = 64 + 160 + self.header["var_bytes"] + sizes[self.kind]
 
     def messages(self, rings: int, round_events: int = ROUND_EVENTS) -> Messages:
         """Return the messages of the load."""
@@ -215,16 +215,16 @@ class Load:
                 ends = np.cumsum(np.bincount(part, minlength=rings))
                 for ring in np.unique(part).tolist():
                     rows = begin + order[ends[ring - 1] if ring else 0 : ends[ring]]
-                    head = self.head[rows]
-                    head["time_boot_ns"] += shift_ns
-                    head["start_boot_ns"] += shift_ns
-                    spans = 8 + (head["record_bytes"].astype(np.uint64) + 7 & ~np.uint64(7))
+                    header = self.header[rows]
+                    header["time_boot_ns"] += shift_ns
+                    header["start_boot_ns"] += shift_ns
+                    spans = 8 + (header["record_bytes"].astype(np.uint64) + 7 & ~np.uint64(7))
                     to = position[ring] + np.cumsum(spans)
-                    head["ring_pos"], head["ring_seq"] = to - spans, seq[ring] + np.arange(len(rows))
-                    mine = {kind: self.rank[rows[head["kind"] == kind]] for kind in _KINDS}
+                    header["ring_pos"], header["ring_seq"] = to - spans, seq[ring] + np.arange(len(rows))
+                    mine = {kind: self.rank[rows[header["kind"] == kind]] for kind in _KINDS}
                     encoder.add(
                         ring=ring, seq=sent[ring], from_pos=position[ring], to_pos=int(to[-1]), count=len(rows),
-                        lost={}, head=head.tobytes(), task=self.task[rows].tobytes(),
+                        lost={}, header=header.tobytes(), task=self.task[rows].tobytes(),
                         fork=self.body[declared.KIND_FORK][mine[declared.KIND_FORK]].tobytes(),
                         exec=self.body[declared.KIND_EXEC][mine[declared.KIND_EXEC]].tobytes(),
                         exit=self.body[declared.KIND_EXIT][mine[declared.KIND_EXIT]].tobytes(),
@@ -233,6 +233,6 @@ class Load:
                     position[ring], seq[ring], sent[ring] = int(to[-1]), seq[ring] + len(rows), sent[ring] + 1
                 messages.append(encoder.take())
                 last = min(begin + round_events, self.count) - 1
-                messages.youngest_ns.append(int(self.head["time_boot_ns"][last] + shift_ns))
+                messages.youngest_ns.append(int(self.header["time_boot_ns"][last] + shift_ns))
             yield messages
             shift_ns += self.period_ns

@@ -110,12 +110,13 @@ class Changes:
     def _frame(self, kinds: Array, pids: Array, starts: Array, execs: list[tuple[bytes, bytes]]) -> bytes:
         declared, dtypes = self.declared, self.dtypes
         n = len(kinds)
-        head, task = np.zeros(n, dtypes.HEAD), np.zeros(n, dtypes.TASK)
-        head["kind"], head["time_boot_ns"], head["start_boot_ns"] = kinds, self.now + 1000 * np.arange(1, n + 1), starts
-        head["tgid"] = head["tid"] = pids
+        header, task = np.zeros(n, dtypes.HEADER), np.zeros(n, dtypes.TASK)
+        header["kind"], header["start_boot_ns"] = kinds, starts
+        header["time_boot_ns"] = self.now + 1000 * np.arange(1, n + 1)
+        header["tgid"] = header["tid"] = pids
         passing = pids >= PASSING_PIDS[0]
-        head["ppid"] = np.where(passing, LIVE_PIDS[0] + pids % len(LIVE_PIDS), 0)
-        head["parent_start_boot_ns"] = np.where(passing, self.start[LIVE_PIDS[0]], 0)
+        header["ppid"] = np.where(passing, LIVE_PIDS[0] + pids % len(LIVE_PIDS), 0)
+        header["parent_start_boot_ns"] = np.where(passing, self.start[LIVE_PIDS[0]], 0)
         for name in ("uid", "euid", "gid", "fsgid"):
             task[name] = self.rng.integers(0, 1 << 20, n)
         task["comm"], task["ns_pid"], task["cgroup_id"] = b"c%d" % self.sent, 1, 4711
@@ -124,15 +125,16 @@ class Changes:
         }
         sizes = np.zeros(declared.KIND_COUNT, np.uint32)
         sizes[[declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_EXIT]] = 32, 128, 32
-        head["var_bytes"][kinds == declared.KIND_EXEC] = [len(strings) for _, strings in execs]
-        head["record_bytes"] = 224 + head["var_bytes"] + sizes[head["kind"]]
-        spans = 8 + (head["record_bytes"].astype(np.uint64) + 7 & ~np.uint64(7))
+        header["var_bytes"][kinds == declared.KIND_EXEC] = [len(strings) for _, strings in execs]
+        header["record_bytes"] = 224 + header["var_bytes"] + sizes[header["kind"]]
+        spans = 8 + (header["record_bytes"].astype(np.uint64) + 7 & ~np.uint64(7))
         ends = self.position + np.cumsum(spans)
-        head["ring_pos"], head["ring_seq"] = ends - spans, self.records + np.arange(n)
+        header["ring_pos"], header["ring_seq"] = ends - spans, self.records + np.arange(n)
         message = self.encoder.encode(
-            ring=0, seq=self.sent, from_pos=self.position, to_pos=int(ends[-1]), count=n, lost={}, head=head.tobytes(),
-            task=task.tobytes(), fork=bytes(32 * counts[declared.KIND_FORK]), exec=b"".join(body for body, _ in execs),
-            exit=bytes(32 * counts[declared.KIND_EXIT]), blob=b"".join(strings for _, strings in execs),
+            ring=0, seq=self.sent, from_pos=self.position, to_pos=int(ends[-1]), count=n, lost={},
+            header=header.tobytes(), task=task.tobytes(), fork=bytes(32 * counts[declared.KIND_FORK]),
+            exec=b"".join(body for body, _ in execs), exit=bytes(32 * counts[declared.KIND_EXIT]),
+            blob=b"".join(strings for _, strings in execs),
         )  # fmt: skip
         self.position, self.sent, self.records = int(ends[-1]), self.sent + 1, self.records + n
         self.now += 1000 * n
@@ -160,10 +162,10 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
         """Pass one frame through the merger; return its times, which can be modified, and its batch."""
         buffer = bytearray(message)
         frame = decode_frame(buffer)
-        head = np.frombuffer(buffer, frame.head.dtype, frame.count, buffer.index(frame.head.tobytes()))
+        header = np.frombuffer(buffer, frame.header.dtype, frame.count, buffer.index(frame.header.tobytes()))
         merger.add(frame)
         merger.advance(changes.now + 10**9, merger.received_pos)
-        return head["time_boot_ns"], merger.take(1 << 20)
+        return header["time_boot_ns"], merger.take(1 << 20)
 
     def images() -> None:
         _, batch = take(changes.images(64))

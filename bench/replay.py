@@ -80,17 +80,17 @@ class Resolver:
 
     def enter(self, processes: Processes = PARENTS, *, is_chain: bool = False) -> None:
         """Add processes to the tables as a snapshot does; with `is_chain` each is the child of the one before."""
-        head, task, body = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.TASK), np.zeros(1, dtypes.EXEC)
-        head["time_boot_ns"] = 1_500_000_000
+        header, task, body = np.zeros(1, dtypes.HEADER), np.zeros(1, dtypes.TASK), np.zeros(1, dtypes.EXEC)
+        header["time_boot_ns"] = 1_500_000_000
         task["pid_ns"], task["cgroup_id"], task["comm"] = PID_NS, 4711, b"make"
         strings = b"/usr/bin/makemake\0-j\0"
         body["inode"], body["path_bytes"], body["args_bytes"], body["args_full_bytes"] = 9, 13, 8, 8
         for i, (tgid, start) in enumerate(zip(processes.tgid, processes.start_boot_ns, strict=True)):
-            head["tgid"], head["start_boot_ns"], task["ns_pid"] = tgid, start, tgid
+            header["tgid"], header["start_boot_ns"], task["ns_pid"] = tgid, start, tgid
             if is_chain and i:
-                head["ppid"] = processes.tgid[i - 1]
-                head["parent_start_boot_ns"] = processes.start_boot_ns[i - 1]
-            self.applier.insert_snapshot(head, task, body, strings)
+                header["ppid"] = processes.tgid[i - 1]
+                header["parent_start_boot_ns"] = processes.start_boot_ns[i - 1]
+            self.applier.insert_snapshot(header, task, body, strings)
 
     def restart(self) -> None:
         """Begin with all rings at position 0 again, as after a new capture."""

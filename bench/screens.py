@@ -63,7 +63,7 @@ def filled(live: int, exited: int) -> replay.Resolver:
     resolver.applier.cgroups.name(CGROUP + 1, b"/system.slice/docker-" + CONTAINER + b".scope", CONTAINER)
     resolver.enter()
     load = loads.Load(story(live, exited), strings=loads.compiler_runs(), pid_range=total)
-    load.task["cgroup_id"] = CGROUP + (load.head["tgid"] % 8 == 0)
+    load.task["cgroup_id"] = CGROUP + (load.header["tgid"] % 8 == 0)
     resolver.take_in(load.messages(1))
     resolver.check()
     names = resolver.directory / DIRECTORY

@@ -86,8 +86,8 @@ class MiniResolver:
 
 
 _KINDS = {declared.KIND_FORK: "fork", declared.KIND_EXEC: "exec", declared.KIND_EXIT: "exit"}
-#: Times and cookies of processes other than pid 1, by column. In the columns of a head, `ppid` says whose the time is.
-_SHIFTED = {"head": ("time_boot_ns", "start_boot_ns"), "task": ("cookie",), "exec": ("prev_cookie",)}
+#: Times and cookies of processes other than pid 1, by column. In the column of headers, `ppid` says whose the time is.
+_SHIFTED = {"header": ("time_boot_ns", "start_boot_ns"), "task": ("cookie",), "exec": ("prev_cookie",)}
 
 
 class Lap:
@@ -99,7 +99,7 @@ class Lap:
     def __init__(self, made: list[Event]) -> None:
         self._at = 0
         self._span_ns = made[-1].time - made[0].time + 1_000_000
-        columns = {"head": [event.head for event in made], "task": [event.task for event in made]}
+        columns = {"header": [event.header for event in made], "task": [event.task for event in made]}
         bodies = {kind: [event.body for event in made if event.kind == kind] for kind in _KINDS}
         columns |= {name: bodies[kind] for kind, name in _KINDS.items()}
         self._columns = {name: np.concatenate(parts) for name, parts in columns.items()}
@@ -107,15 +107,15 @@ class Lap:
         used = dict.fromkeys(_KINDS, 0)
         self._events = []
         for at, event in enumerate(made):
-            head, task = (self._columns[name][at : at + 1] for name in ("head", "task"))
+            header, task = (self._columns[name][at : at + 1] for name in ("header", "task"))
             place = used[event.kind]
             used[event.kind] += 1
             body = self._columns[_KINDS[event.kind]][place : place + 1]
-            self._events.append(Event(head, task, body, event.strings))
+            self._events.append(Event(header, task, body, event.strings))
         #: Each time that is shifted, and where.
-        head, fork, exit_ = (self._columns[name] for name in ("head", "fork", "exit"))
+        header, fork, exit_ = (self._columns[name] for name in ("header", "fork", "exit"))
         self._places = [
-            (head, "parent_start_boot_ns", head["ppid"] != 1),
+            (header, "parent_start_boot_ns", header["ppid"] != 1),
             (fork, "creator_start_boot_ns", fork["creator_tgid"] != 1),
             (exit_, "reaper_start_boot_ns", exit_["reaper_tgid"] != 1),
         ]

@@ -20,19 +20,19 @@ class Tasks:
     """Processes in the order of their pids; row i of every column is one process. Without kernel threads.
 
     Attributes:
-        head, task, exec: shape (n,), dtypes HEAD, TASK, EXEC. `head.time_boot_ns` is when the process was read; kind is
-            0. In EXEC, the file, the path and the lengths of both string areas are filled; nothing is filled if the
-            leader has ended (FLAG_LEADER_DEAD).
+        header, task, exec: shape (n,), dtypes HEADER, TASK, EXEC. `header.time_boot_ns` is when the process was read;
+            kind is 0. In EXEC, the file, the path and the lengths of both string areas are filled; nothing is filled
+            if the leader has ended (FLAG_LEADER_DEAD).
         paths: path of each executable, as in EXEC.
     """
 
-    head: npt.NDArray[np.void]
+    header: npt.NDArray[np.void]
     task: npt.NDArray[np.void]
     exec: npt.NDArray[np.void]
     paths: list[bytes]
 
     def __len__(self) -> int:
-        return len(self.head)
+        return len(self.header)
 
 
 def read_tasks(link_fd: int) -> Tasks:
@@ -53,7 +53,6 @@ def parse_tasks(data: bytes) -> Tasks:
     Raises:
         ValueError: a record is not as long as it says.
     """
-    heads, tasks, execs, paths = split(data)
-    return Tasks(
-        np.frombuffer(heads, dtypes.HEAD), np.frombuffer(tasks, dtypes.TASK), np.frombuffer(execs, dtypes.EXEC), paths
-    )
+    *columns, paths = split(data)
+    header, task, exec_ = map(np.frombuffer, columns, (dtypes.HEADER, dtypes.TASK, dtypes.EXEC))
+    return Tasks(header, task, exec_, paths)

@@ -1,6 +1,6 @@
 """`FrameSender`: send records as frames, from any tracer that knows which pids in a pid namespace fork, exec and exit.
 
-A tracer in a container sees the pids of its own pid namespace. The HEAD of a record contains these pids, and `pid_ns`
+A tracer in a container sees the pids of its own pid namespace. The HEADER of a record contains these pids, and `pid_ns`
 in its TASK names the pid namespace. All other facts are in the same records as those of every source
 (`pipeline.sources.proc_connector.proc_records` makes them from ``/proc`` or from a hand-made ProcInfo). If the tracer
 knows the id of the container, the id follows the strings of each record.
@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 
 from pipeline.bus.frames.encode import FrameEncoder, record_span
 from pipeline.records import declared, dtypes
-from pipeline.records.declared import HEAD_LAYOUT
+from pipeline.records.declared import HEADER_LAYOUT
 
-_RECORD_BYTES, _VAR_BYTES = HEAD_LAYOUT.span("record_bytes"), HEAD_LAYOUT.span("var_bytes")
-_RING_POS = HEAD_LAYOUT.span("ring_pos")
-_KIND, _FLAGS = HEAD_LAYOUT.offset("kind"), HEAD_LAYOUT.offset("flags")
+_RECORD_BYTES, _VAR_BYTES = HEADER_LAYOUT.span("record_bytes"), HEADER_LAYOUT.span("var_bytes")
+_RING_POS = HEADER_LAYOUT.span("ring_pos")
+_KIND, _FLAGS = HEADER_LAYOUT.offset("kind"), HEADER_LAYOUT.offset("flags")
 _BODY_COLUMN = {declared.KIND_FORK: "fork", declared.KIND_EXEC: "exec", declared.KIND_EXIT: "exit"}
 
 
@@ -58,7 +58,8 @@ class FrameSender:
             watermark_boot_ns: no older record will follow; None: unknown.
             lost: number of events that the tracer could not report so far.
         """
-        columns: dict[str, bytearray] = {name: bytearray() for name in ("head", "task", "fork", "exec", "exit", "blob")}
+        names = ("header", "task", "fork", "exec", "exit", "blob")
+        columns: dict[str, bytearray] = {name: bytearray() for name in names}
         from_pos = self.position
         for record in records:
             self._append(columns, record)
@@ -66,30 +67,30 @@ class FrameSender:
             self._encoder.encode(
                 ring=self._ring, seq=self._frames, from_pos=from_pos, to_pos=self.position, count=len(records),
                 lost={"unknown": lost} if lost else {}, watermark_boot_ns=watermark_boot_ns,
-                head=columns["head"], task=columns["task"], fork=columns["fork"], exec=columns["exec"],
+                header=columns["header"], task=columns["task"], fork=columns["fork"], exec=columns["exec"],
                 exit=columns["exit"], blob=columns["blob"],
             )
         )  # fmt: skip
         self._frames += 1
 
     def _append(self, columns: dict[str, bytearray], record: bytes) -> None:
-        head = bytearray(record[: dtypes.HEAD.itemsize])
-        head[_RING_POS] = self.position.to_bytes(8, "little")
-        if not head[_FLAGS] & declared.FLAG_HEAD_ONLY and self._container_id:
-            head[_FLAGS] |= declared.FLAG_CONTAINER
+        header = bytearray(record[: dtypes.HEADER.itemsize])
+        header[_RING_POS] = self.position.to_bytes(8, "little")
+        if not header[_FLAGS] & declared.FLAG_HEAD_ONLY and self._container_id:
+            header[_FLAGS] |= declared.FLAG_CONTAINER
             for field in (_RECORD_BYTES, _VAR_BYTES):
-                length = int.from_bytes(head[field], "little") + len(self._container_id)
-                head[field] = length.to_bytes(4, "little")
+                length = int.from_bytes(header[field], "little") + len(self._container_id)
+                header[field] = length.to_bytes(4, "little")
             record += self._container_id
-        columns["head"] += head
-        at, end = dtypes.HEAD.itemsize, dtypes.HEAD.itemsize + dtypes.TASK.itemsize
-        if head[_FLAGS] & declared.FLAG_HEAD_ONLY:
+        columns["header"] += header
+        at, end = dtypes.HEADER.itemsize, dtypes.HEADER.itemsize + dtypes.TASK.itemsize
+        if header[_FLAGS] & declared.FLAG_HEAD_ONLY:
             columns["task"] += bytes(dtypes.TASK.itemsize)
         else:
             columns["task"] += record[at:end]
-            column = _BODY_COLUMN.get(head[_KIND])
-            at, end = end, end + (dtypes.BODIES[head[_KIND]].itemsize if column else 0)
+            column = _BODY_COLUMN.get(header[_KIND])
+            at, end = end, end + (dtypes.BODIES[header[_KIND]].itemsize if column else 0)
             if column:
                 columns[column] += record[at:end]
-            columns["blob"] += record[end : end + int.from_bytes(head[_VAR_BYTES], "little")]
-        self.position += record_span(int.from_bytes(head[_RECORD_BYTES], "little"))
+            columns["blob"] += record[end : end + int.from_bytes(header[_VAR_BYTES], "little")]
+        self.position += record_span(int.from_bytes(header[_RECORD_BYTES], "little"))

@@ -181,8 +181,8 @@ def gap(
 
 
 def _array(count: int, maps: bytes) -> bytes:
-    head: bytes = msgpack.Packer().pack_array_header(count)
-    return head + maps
+    header: bytes = msgpack.Packer().pack_array_header(count)
+    return header + maps
 
 
 def compressed(data: bytes) -> tuple[bytes, str]:

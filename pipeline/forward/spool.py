@@ -171,11 +171,11 @@ class Spool:
         """Begin a segment, into which `put` writes from now on."""
         before = self._segments.get(number - 1)
         segment = _Segment(number, self._path(number))
-        head = self._head()
+        header = self._head()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(segment.path, flags, 0o600)
         try:
-            if os.write(descriptor, head) < len(head):
+            if os.write(descriptor, header) < len(header):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             os.close(descriptor)
@@ -184,7 +184,7 @@ class Spool:
         if self._writing >= 0:
             os.close(self._writing)
         self._writing = descriptor
-        segment.bytes = len(head)
+        segment.bytes = len(header)
         self._segments[number] = segment
         self._active = number
         if before is not None:
@@ -301,10 +301,10 @@ class Spool:
         if self._reading is None or self._reading[1] != segment.number:
             self._close_reading()
             self._reading = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), segment.number
-        head = os.pread(self._reading[0], _PREFIX.size, offset)
-        if len(head) < _PREFIX.size:
+        header = os.pread(self._reading[0], _PREFIX.size, offset)
+        if len(header) < _PREFIX.size:
             return None
-        length, crc = _PREFIX.unpack(head)
+        length, crc = _PREFIX.unpack(header)
         if length > segment.bytes - offset:
             return None
         content = os.pread(self._reading[0], length, offset + _PREFIX.size)

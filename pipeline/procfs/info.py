@@ -147,7 +147,7 @@ def with_directories(name: bytes, directories: Sequence[bytes | None]) -> bytes:
 class ProcRecords(NamedTuple):
     """Processes as records, in the columns of a frame. Row i of each column is process i."""
 
-    head: npt.NDArray[np.void]  #: shape (n,), dtypes.HEAD
+    header: npt.NDArray[np.void]  #: shape (n,), dtypes.HEADER
     task: npt.NDArray[np.void]  #: shape (n,), dtypes.TASK
     exec: npt.NDArray[np.void]  #: shape (n,), dtypes.EXEC
     blob: bytes  #: path, name, arguments and environment of each process, concatenated in order
@@ -164,7 +164,7 @@ def _struct_of(dtype: np.dtype[np.void]) -> struct.Struct:
 
 
 # One pack per row is 20 times faster than assigning the fields of a numpy record.
-_HEAD = _struct_of(dtypes.HEAD)
+_HEADER = _struct_of(dtypes.HEADER)
 _TASK = _struct_of(dtypes.TASK)
 _EXEC = _struct_of(dtypes.EXEC)
 
@@ -179,11 +179,11 @@ def to_records(
 
     Args:
         infos: the processes. If a parent is among them, its start time is used for its children.
-        kind: kind of the HEADs. EXEC rows are made for every kind.
+        kind: kind of the HEADERs. EXEC rows are made for every kind.
         time_boot_ns: time of the records; None: the start of each process, from which on ``/proc`` describes it.
     """
     starts = {info.tgid: info.start_boot_ns for info in infos}
-    heads: list[bytes] = []
+    headers: list[bytes] = []
     tasks: list[bytes] = []
     execs: list[bytes] = []
     blob: list[bytes] = []
@@ -194,13 +194,13 @@ def to_records(
         envs = info.envs or b""
         var_bytes = len(path) + len(name) + len(args) + len(envs)
         is_exec = kind == declared.KIND_EXEC
-        heads.append(
-            _HEAD.pack(
+        headers.append(
+            _HEADER.pack(
                 info.start_boot_ns if time_boot_ns is None else time_boot_ns, 0, info.tgid, info.tgid,
                 info.start_boot_ns, info.ppid, kind,
                 declared.FLAG_PARTIAL | (declared.FLAG_LEADER_DEAD if info.is_leader_dead else 0), 0,
                 info.parent_start_boot_ns or starts.get(info.ppid, 0),
-                _HEAD.size + _TASK.size + (_EXEC.size if is_exec else 0) + var_bytes, var_bytes, 0,
+                _HEADER.size + _TASK.size + (_EXEC.size if is_exec else 0) + var_bytes, var_bytes, 0,
             )
         )  # fmt: skip
         tasks.append(
@@ -224,7 +224,7 @@ def to_records(
         )  # fmt: skip
         blob += (path, name, args, envs)
     return ProcRecords(
-        np.frombuffer(b"".join(heads), dtypes.HEAD),
+        np.frombuffer(b"".join(headers), dtypes.HEADER),
         np.frombuffer(b"".join(tasks), dtypes.TASK),
         np.frombuffer(b"".join(execs), dtypes.EXEC),
         b"".join(blob),

@@ -37,14 +37,14 @@ from pipeline.records.limits import PF_KTHREAD
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    #: head, task, exec, strings and is_exact of some processes, see `Survey`.
+    #: header, task, exec, strings and is_exact of some processes, see `Survey`.
     _Part = tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes], bool]
 
 
 class Tasks(Protocol):
-    """The result of the task iterator (bpf/iterator.py): HEAD, TASK and EXEC rows, and the path of each executable."""
+    """The result of the task iterator (bpf/iterator.py): HEADER, TASK and EXEC rows, and the executables' paths."""
 
-    head: npt.NDArray[np.void]
+    header: npt.NDArray[np.void]
     task: npt.NDArray[np.void]
     exec: npt.NDArray[np.void]
     paths: list[bytes]
@@ -59,7 +59,7 @@ _CGROUP_TRIES = 3
 class LiveProcess(NamedTuple):
     """One live process, in the form in which it is entered into the tables."""
 
-    head: np.void  #: HEAD; `time_boot_ns` is when the process was read
+    header: np.void  #: HEADER; `time_boot_ns` is when the process was read
     task: np.void  #: TASK
     exec: np.void  #: EXEC
     strings: bytes  #: path, name, args and envs, as long as `exec` says
@@ -72,7 +72,7 @@ class Survey:
     """Live processes in order of their start; row i of every column is one process.
 
     Attributes:
-        head, task, exec: shapes (n,), dtypes HEAD, TASK, EXEC. `head.time_boot_ns` is when the process was read.
+        header, task, exec: shapes (n,), dtypes HEADER, TASK, EXEC. `header.time_boot_ns` is when the process was read.
         strings: path, name, args and envs of each process, in that order and as long as `exec` says.
         is_exact: shape (n,), bool: start times are in ns; otherwise they are rounded down to a tick.
         cgroup_paths: cgroup id -> path, for the cgroups that ``/proc`` named; and set of cgroups of version 1 -> the
@@ -81,7 +81,7 @@ class Survey:
         digests: of arguments and environments before secrets were hidden (conceal.py); empty: nothing was hidden yet.
     """
 
-    head: npt.NDArray[np.void]
+    header: npt.NDArray[np.void]
     task: npt.NDArray[np.void]
     exec: npt.NDArray[np.void]
     strings: list[bytes]
@@ -92,13 +92,13 @@ class Survey:
     digests: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.head)
+        return len(self.header)
 
     def process(self, i: int) -> LiveProcess:
         """Return process i."""
         digest = self.digests[i] if self.digests else 0
         return LiveProcess(
-            self.head[i], self.task[i], self.exec[i], self.strings[i], bool(self.is_exact[i]), digest
+            self.header[i], self.task[i], self.exec[i], self.strings[i], bool(self.is_exact[i]), digest
         )  # fmt: skip
 
 
@@ -150,21 +150,22 @@ def _visited(
 ) -> tuple[_Part, dict[int, int]]:
     """Return the processes that the task iterator visits, and exact starts of others; fill `cgroup_paths`."""
     tasks = iterate()
-    head, task, exec_, paths = tasks.head, tasks.task, tasks.exec, tasks.paths
+    header, task, exec_, paths = tasks.header, tasks.task, tasks.exec, tasks.paths
     # A leader that has ended has no memory, so no image: /proc shows the image of the remaining threads.
-    leaderless = (head["flags"] & declared.FLAG_LEADER_DEAD) != 0
-    exact_starts = dict(zip(head["tgid"][leaderless].tolist(), head["start_boot_ns"][leaderless].tolist(), strict=True))
+    leaderless = (header["flags"] & declared.FLAG_LEADER_DEAD) != 0
+    without = header[leaderless]
+    exact_starts = dict(zip(without["tgid"].tolist(), without["start_boot_ns"].tolist(), strict=True))
     keep = ((task["task_flags"] & PF_KTHREAD) == 0) & ~leaderless
     if only is not None:
-        keep &= is_in(head["tgid"], np.fromiter(only, np.uint32, len(only)))
+        keep &= is_in(header["tgid"], np.fromiter(only, np.uint32, len(only)))
     rows = np.flatnonzero(keep)
-    head, task, exec_ = head[rows].copy(), task[rows].copy(), exec_[rows].copy()
-    exact_starts |= zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True)
+    header, task, exec_ = header[rows].copy(), task[rows].copy(), exec_[rows].copy()
+    exact_starts |= zip(header["ppid"].tolist(), header["parent_start_boot_ns"].tolist(), strict=True)
     texts = [paths[row] for row in rows.tolist()]
-    strings = _complete(reader, want, iterate, head, task, exec_, texts, show_life)
+    strings = _complete(reader, want, iterate, header, task, exec_, texts, show_life)
     if want & WANT_CGROUP:
-        _name_cgroups(reader, head, task, cgroup_paths, show_life)
-    return (head, task, exec_, strings, True), exact_starts
+        _name_cgroups(reader, header, task, cgroup_paths, show_life)
+    return (header, task, exec_, strings, True), exact_starts
 
 
 def _others(
@@ -196,21 +197,21 @@ def _complete(
     reader: ProcReader,
     want: int,
     iterate: TaskIterator,
-    head: npt.NDArray[np.void],
+    header: npt.NDArray[np.void],
     task: npt.NDArray[np.void],
     exec_: npt.NDArray[np.void],
     paths: list[bytes],
     show_life: Callable[[], object],
 ) -> list[bytes]:
     """Add the facts that only ``/proc`` has to the iterator's rows; returns each row's strings."""
-    tgids = np.ascontiguousarray(head["tgid"])
+    tgids = np.ascontiguousarray(header["tgid"])
     args, envs, directories = reader.read_images(tgids, want, show_life)
-    is_same = _same_images(head, task, exec_, iterate())
+    is_same = _same_images(header, task, exec_, iterate())
     scripts, again = scripts_of(paths, task.view(np.uint8), args, is_same.view(np.uint8), script_of, show_life)
     # An exec has happened or is under way, the process has ended, or the pid has another owner by now.
     for i in watched(again, show_life):
         info = reader.read(int(tgids[i]), want & (WANT_ARGS | WANT_ENVS | WANT_EXE))
-        if info is not None and info.start_ticks != int(head["start_boot_ns"][i]) // TICK_NS:
+        if info is not None and info.start_ticks != int(header["start_boot_ns"][i]) // TICK_NS:
             info = None
         args[i] = envs[i] = None
         directories[i] = NO_DIRECTORIES if info is None else info.directories
@@ -226,15 +227,15 @@ def _complete(
 
 
 def _same_images(
-    head: npt.NDArray[np.void], task: npt.NDArray[np.void], exec_: npt.NDArray[np.void], after: Tasks
+    header: npt.NDArray[np.void], task: npt.NDArray[np.void], exec_: npt.NDArray[np.void], after: Tasks
 ) -> npt.NDArray[np.bool_]:
     """Return which rows a later pass shows with the same image of the same process."""
-    if not len(after.head):
-        return np.zeros(len(head), np.bool_)
-    rows = np.minimum(np.searchsorted(after.head["tgid"], head["tgid"]), len(after.head) - 1)
-    later = after.head[rows]
-    is_same: npt.NDArray[np.bool_] = later["tgid"] == head["tgid"]
-    is_same &= later["start_boot_ns"] == head["start_boot_ns"]
+    if not len(after.header):
+        return np.zeros(len(header), np.bool_)
+    rows = np.minimum(np.searchsorted(after.header["tgid"], header["tgid"]), len(after.header) - 1)
+    later = after.header[rows]
+    is_same: npt.NDArray[np.bool_] = later["tgid"] == header["tgid"]
+    is_same &= later["start_boot_ns"] == header["start_boot_ns"]
     is_same &= after.task["comm"][rows] == task["comm"]
     is_same &= after.exec[rows] == exec_
     return is_same
@@ -242,14 +243,14 @@ def _same_images(
 
 def _name_cgroups(
     reader: ProcReader,
-    head: npt.NDArray[np.void],
+    header: npt.NDArray[np.void],
     task: npt.NDArray[np.void],
     cgroup_paths: dict[int, bytes],
     show_life: Callable[[], object],
 ) -> None:
     """Read the paths of each cgroup from one of its processes. If all have moved away, a later read names it."""
     tries: dict[tuple[int, int], int] = {}
-    places = zip(head["tgid"].tolist(), task["cgroup_id"].tolist(), task["cgroups_v1"].tolist(), strict=True)
+    places = zip(header["tgid"].tolist(), task["cgroup_id"].tolist(), task["cgroups_v1"].tolist(), strict=True)
     for tgid, cgroup_id, cgroups_v1 in watched(places, show_life):
         is_v1_named = cgroups_v1 <= declared.CGROUPS_V1_ROOTS or cgroups_v1 in cgroup_paths
         if is_v1_named and (not cgroup_id or cgroup_id in cgroup_paths):
@@ -276,10 +277,10 @@ def named_cgroups(info: ProcInfo) -> Iterator[tuple[int, bytes]]:
 def _columns(
     records: ProcRecords,
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes]]:
-    ends = np.cumsum(records.head["var_bytes"], dtype=np.int64)
-    starts = ends - records.head["var_bytes"]
+    ends = np.cumsum(records.header["var_bytes"], dtype=np.int64)
+    starts = ends - records.header["var_bytes"]
     strings = [records.blob[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-    return records.head, records.task, records.exec, strings
+    return records.header, records.task, records.exec, strings
 
 
 def _join(
@@ -289,17 +290,17 @@ def _join(
     cgroup_paths: dict[int, bytes],
 ) -> Survey:
     if not parts:
-        empty = [np.zeros(0, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)]
+        empty = [np.zeros(0, dtype) for dtype in (dtypes.HEADER, dtypes.TASK, dtypes.EXEC)]
         return Survey(empty[0], empty[1], empty[2], [], np.zeros(0, np.bool_), begin, end, cgroup_paths)
-    head = np.concatenate([part[0] for part in parts])
+    header = np.concatenate([part[0] for part in parts])
     exact = np.concatenate([np.full(len(part[0]), part[4]) for part in parts])
     strings = [text for part in parts for text in part[3]]
     # Oldest first, so that a parent is there before its children.
-    order = np.argsort(head["start_boot_ns"], kind="stable")
-    head = head[order]
-    head["var_bytes"] = [len(strings[i]) for i in order.tolist()]
+    order = np.argsort(header["start_boot_ns"], kind="stable")
+    header = header[order]
+    header["var_bytes"] = [len(strings[i]) for i in order.tolist()]
     return Survey(
-        head,
+        header,
         np.concatenate([part[1] for part in parts])[order],
         np.concatenate([part[2] for part in parts])[order],
         [strings[i] for i in order.tolist()],

@@ -14,5 +14,5 @@ cdef extern from *:
     #define pl_adds_up(flags, var_bytes, strings) \\
         ((strings) == (var_bytes) || (((flags) & PL_FLAG_CONTAINER) && (strings) < (var_bytes)))
     """
-    # Whether the strings of an exec record are as long as its HEAD says.
+    # Whether the strings of an exec record are as long as its HEADER says.
     bint pl_adds_up(uint8_t flags, uint32_t var_bytes, uint64_t strings) noexcept nogil

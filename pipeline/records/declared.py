@@ -4,7 +4,7 @@
 `pipeline.records.dtypes` has the numpy dtypes. A flag is a power of two, in the order of its value; the comment behind
 a constant is its meaning and goes into the header.
 
-A record is HEAD, then (unless FLAG_HEAD_ONLY) TASK, then the body of its kind, then `var_bytes` bytes of strings. The
+A record is HEADER, then (unless FLAG_HEAD_ONLY) TASK, then the body of its kind, then `var_bytes` bytes of strings. The
 same bytes travel from the BPF programs through the rings and the frames to the resolver; nothing in between encodes
 them again. All numbers are little-endian. 0 means unknown unless stated otherwise.
 
@@ -32,7 +32,7 @@ class Directory(NamedTuple):
     link: str
 
 
-# Kinds of records: HEAD.kind. They are also the positions of the loss counters; position 0 is unused.
+# Kinds of records: HEADER.kind. They are also the positions of the loss counters; position 0 is unused.
 KIND_FORK = 1  #: a process was made
 KIND_EXEC = 2  #: a process began to execute a program
 KIND_EXIT = 3  #: a process ended
@@ -49,13 +49,13 @@ KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "
 # Limits of strings
 STRING_MAX = 32768  #: bytes kept of the arguments, and of the environment
 
-# HEAD.flags
+# HEADER.flags
 FLAG_HEAD_ONLY = 1 << 0  #: the record did not fit and was written without TASK, body and strings
 FLAG_LEADER_DEAD = 1 << 1  #: the leader of the thread group had already ended
 FLAG_PARTIAL = 1 << 2  #: the source has no eBPF: TASK fields that are 0 are unknown
 FLAG_KEYED = 1 << 3  #: pids are index entries that the resolver assigned to (pid, pid namespace), see keyed_frames.py
 FLAG_CONTAINER = 1 << 4  #: the container id follows the strings that the body names, up to `var_bytes`
-FLAG_CGROUP_MADE = 1 << 5  #: CGROUP record: NAMED_CGROUP is a cgroup that was created; HEAD and TASK are of its creator
+FLAG_CGROUP_MADE = 1 << 5  #: CGROUP record: NAMED_CGROUP is a cgroup that was created; HEADER, TASK: its creator
 FLAG_SAMPLED = 1 << 6  #: CRED and SID records: a comparison found the change; it happened earlier
 
 # TASK.cgroups_v1
@@ -90,8 +90,8 @@ EXIT_SENDER = 1 << 5  #: SENDER follows COST
 #: is empty; NULs at the end are omitted. Append new ones, so that older recordings can still be read.
 DIRECTORIES: tuple[Directory, ...] = (Directory("cwd", "fs->pwd", "cwd"),)
 
-HEAD_LAYOUT = Layout(
-    "HEAD", "pl_head", 64,
+HEADER_LAYOUT = Layout(
+    "HEADER", "pl_header", 64,
     """
     First part of every record.
     """,
@@ -305,7 +305,7 @@ CAPS_LAYOUT = Layout(
 LAYOUTS = {
     layout.c_name[3:]: layout
     for layout in (
-        HEAD_LAYOUT,
+        HEADER_LAYOUT,
         TASK_LAYOUT,
         FORK_LAYOUT,
         EXEC_LAYOUT,

@@ -75,8 +75,8 @@ class Layout:
     """A struct: little-endian, without padding that is not declared.
 
     Args:
-        name: of the dtype and in texts, such as ``HEAD``.
-        c_name: of the C struct, such as ``pl_head``.
+        name: of the dtype and in texts, such as ``HEADER``.
+        c_name: of the C struct, such as ``pl_header``.
         size: bytes.
         about: what the struct is, a sentence for the reader of docs/.
         table: one line for each field: name, type, unit and meaning, two or more blanks apart. A line that is indented

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.records import declared
 
-HEAD = np.dtype(declared.HEAD_LAYOUT.dtype())
+HEADER = np.dtype(declared.HEADER_LAYOUT.dtype())
 TASK = np.dtype(declared.TASK_LAYOUT.dtype())
 FORK = np.dtype(declared.FORK_LAYOUT.dtype())
 EXEC = np.dtype(declared.EXEC_LAYOUT.dtype())

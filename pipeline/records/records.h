@@ -4,7 +4,7 @@
 #ifndef PROCLINE_RECORDS_H
 #define PROCLINE_RECORDS_H
 
-/* Kinds of records: HEAD.kind. They are also the positions of the loss counters; position 0 is unused. */
+/* Kinds of records: HEADER.kind. They are also the positions of the loss counters; position 0 is unused. */
 #define PL_KIND_FORK 1 /* a process was made */
 #define PL_KIND_EXEC 2 /* a process began to execute a program */
 #define PL_KIND_EXIT 3 /* a process ended */
@@ -18,14 +18,14 @@
 /* Limits of strings */
 #define PL_STRING_MAX 32768 /* bytes kept of the arguments, and of the environment */
 
-/* HEAD.flags */
+/* HEADER.flags */
 #define PL_FLAG_HEAD_ONLY (1 << 0) /* the record did not fit and was written without TASK, body and strings */
 #define PL_FLAG_LEADER_DEAD (1 << 1) /* the leader of the thread group had already ended */
 #define PL_FLAG_PARTIAL (1 << 2) /* the source has no eBPF: TASK fields that are 0 are unknown */
 /* pids are index entries that the resolver assigned to (pid, pid namespace), see keyed_frames.py */
 #define PL_FLAG_KEYED (1 << 3)
 #define PL_FLAG_CONTAINER (1 << 4) /* the container id follows the strings that the body names, up to `var_bytes` */
-/* CGROUP record: NAMED_CGROUP is a cgroup that was created; HEAD and TASK are of its creator */
+/* CGROUP record: NAMED_CGROUP is a cgroup that was created; HEADER, TASK: its creator */
 #define PL_FLAG_CGROUP_MADE (1 << 5)
 #define PL_FLAG_SAMPLED (1 << 6) /* CRED and SID records: a comparison found the change; it happened earlier */
 
@@ -61,7 +61,7 @@
 #define PL_DIRECTORY_COUNT 1
 #define PL_DIRECTORIES(X) X(0, fs->pwd)
 
-struct pl_head {
+struct pl_header {
 	__u64 time_boot_ns;
 	__u64 ring_seq;
 	__u32 tgid;
@@ -76,7 +76,7 @@ struct pl_head {
 	__u32 var_bytes;
 	__u64 ring_pos;
 };
-_Static_assert(sizeof(struct pl_head) == 64, "pl_head");
+_Static_assert(sizeof(struct pl_header) == 64, "pl_header");
 
 struct pl_task {
 	__u32 uid;

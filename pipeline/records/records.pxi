@@ -4,7 +4,7 @@ cdef extern from *:
     """
     #include <linux/types.h>
     #include "records.h"
-    typedef struct pl_head pl_head_any __attribute__((aligned(1)));
+    typedef struct pl_header pl_header_any __attribute__((aligned(1)));
     typedef struct pl_task pl_task_any __attribute__((aligned(1)));
     typedef struct pl_fork pl_fork_any __attribute__((aligned(1)));
     typedef struct pl_exec pl_exec_any __attribute__((aligned(1)));
@@ -16,7 +16,7 @@ cdef extern from *:
     typedef struct pl_sampled pl_sampled_any __attribute__((aligned(1)));
     typedef struct pl_caps pl_caps_any __attribute__((aligned(1)));
     """
-    ctypedef struct pl_head_any:
+    ctypedef struct pl_header_any:
         uint64_t time_boot_ns
         uint64_t ring_seq
         uint32_t tgid

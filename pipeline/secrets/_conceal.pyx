@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE, PL_FLAG_HEAD_ONLY,
-    PL_KIND_EXEC, pl_exec_any, pl_head_any,
+    PL_KIND_EXEC, pl_exec_any, pl_header_any,
 )
 from pipeline.bus.frames._frame cimport Frame
 from pipeline.shm.layout._hash cimport pl_hash64
@@ -205,14 +205,14 @@ cdef list _suspects(Frame frame, Literals literals):
         (number of the exec body, number of its record, offset of its strings in the blob); None: there is no such
         record.
     """
-    cdef const pl_head_any *heads = <const pl_head_any *>frame.heads.at
+    cdef const pl_header_any *headers = <const pl_header_any *>frame.headers.at
     cdef const pl_exec_any *bodies = <const pl_exec_any *>frame.execs.at
     cdef const pl_exec_any *body
     cdef uint32_t i, number = 0
     cdef uint64_t at = 0
     cdef list found = None
     for i in range(frame.count):
-        if heads[i].kind == PL_KIND_EXEC and not heads[i].flags & PL_FLAG_HEAD_ONLY:
+        if headers[i].kind == PL_KIND_EXEC and not headers[i].flags & PL_FLAG_HEAD_ONLY:
             body = &bodies[number]
             if body.envs_bytes or (
                 literals is not None
@@ -222,5 +222,5 @@ cdef list _suspects(Frame frame, Literals literals):
                     found = []
                 found.append((number, i, at))
             number += 1
-        at += heads[i].var_bytes
+        at += headers[i].var_bytes
     return found

@@ -135,8 +135,8 @@ class Concealer:
             if body["ssh_bytes"]:
                 kept = max(0, len(envs) - int(body["ssh_bytes"]))
                 if self._on_ssh_exec is not None:
-                    head = frame.head[record]
-                    self._on_ssh_exec(int(head["tgid"]), int(head["start_boot_ns"]), envs[kept:])
+                    header = frame.header[record]
+                    self._on_ssh_exec(int(header["tgid"]), int(header["start_boot_ns"]), envs[kept:])
                 envs = envs[:kept]
             new = self.strings(args, envs)
             if new != old:
@@ -169,7 +169,7 @@ class Concealer:
             if (args, envs) != before:
                 survey.strings[i] = text[:kept] + args + envs
                 row["args_bytes"], row["envs_bytes"] = len(args), len(envs)
-                survey.head[i]["var_bytes"] = len(survey.strings[i])
+                survey.header[i]["var_bytes"] = len(survey.strings[i])
 
     @staticmethod
     def _replace(frame: Frame, changes: dict[int, tuple[int, int, bytes, bytes]], digests: bytes) -> Frame:
@@ -181,7 +181,7 @@ class Concealer:
                 environment.
             digests: see `digest_of`; uint64 for each exec body.
         """
-        head, exec_, blob = frame.head.copy(), frame.exec.copy(), frame.blob
+        header, exec_, blob = frame.header.copy(), frame.exec.copy(), frame.blob
         pieces: list[bytes | memoryview] = []
         done = 0
         for number, (record, at, args, envs) in changes.items():
@@ -190,6 +190,6 @@ class Concealer:
             done = at + was
             exec_["args_bytes"][number], exec_["envs_bytes"][number] = len(args), len(envs)
             exec_["ssh_bytes"][number] = 0
-            head["var_bytes"][record] = int(head["var_bytes"][record]) + len(args) + len(envs) - was
+            header["var_bytes"][record] = int(header["var_bytes"][record]) + len(args) + len(envs) - was
         pieces.append(blob[done:])
-        return frame.replaced(head.tobytes(), exec_.tobytes(), b"".join(pieces), digests)
+        return frame.replaced(header.tobytes(), exec_.tobytes(), b"".join(pieces), digests)

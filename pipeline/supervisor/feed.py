@@ -206,9 +206,9 @@ def _open_replay(config: Config) -> Feed:
                 rings = max(rings, frame.ring + 1)
                 # The processes from before are recorded as execs, at their start. The first fork or exit shows that the
                 # capture had begun. Exits before it may be missing.
-                is_captured = (frame.head["kind"] == KIND_FORK) | (frame.head["kind"] == KIND_EXIT)
+                is_captured = (frame.header["kind"] == KIND_FORK) | (frame.header["kind"] == KIND_EXIT)
                 if is_captured.any():
-                    first = int(frame.head["time_boot_ns"][is_captured].min())
+                    first = int(frame.header["time_boot_ns"][is_captured].min())
                     began_boot_ns = min(began_boot_ns or first, first)
     if rings == 0:
         raise FrameError(f"{path} has no readable frame; record it again", peer=str(path), reason="empty")

@@ -22,11 +22,11 @@ BUSY, DISCARDED = 1 << 31, 1 << 30
 #: Other tests of this host may make tens of thousands of processes while a test does not read.
 RING_BYTES = 16 << 20
 
-_HEAD = {name: (offset, dtype.str[1:]) for name, (dtype, offset, *_) in dtypes.HEAD.fields.items()}
+_HEADER = {name: (offset, dtype.str[1:]) for name, (dtype, offset, *_) in dtypes.HEADER.fields.items()}
 
 
 def _field(data: bytes, name: str) -> int:
-    offset, form = _HEAD[name]
+    offset, form = _HEADER[name]
     return int.from_bytes(data[offset : offset + int(form[1:])], sys.byteorder)
 
 
@@ -56,15 +56,15 @@ class Record:
         ring: its number.
         data: as the ring has it.
         parts: for records that are not from a ring.
-        head: the same.
+        header: the same.
     """
 
     def __init__(
-        self, ring: int, data: bytes = b"", *, head: np.void | None = None, parts: Parts | None = None
+        self, ring: int, data: bytes = b"", *, header: np.void | None = None, parts: Parts | None = None
     ) -> None:
         self.ring = ring
-        if head is not None:
-            self.head = head
+        if header is not None:
+            self.header = header
         if parts is not None:
             self.parts = parts
         if data:
@@ -74,15 +74,15 @@ class Record:
             self._data = data[:size]
             self.kind, self.tgid = _field(data, "kind"), _field(data, "tgid")
         else:
-            self.kind, self.tgid = int(self.head["kind"]), int(self.head["tgid"])
+            self.kind, self.tgid = int(self.header["kind"]), int(self.header["tgid"])
 
     @cached_property
-    def head(self) -> np.void:
-        return np.frombuffer(self._data, dtypes.HEAD, 1)[0]
+    def header(self) -> np.void:
+        return np.frombuffer(self._data, dtypes.HEADER, 1)[0]
 
     @cached_property
     def parts(self) -> Parts:
-        return parse(self.head, self._data)
+        return parse(self.header, self._data)
 
     def __getattr__(self, name: str) -> Any:
         if name in _PARTS:
@@ -91,11 +91,11 @@ class Record:
 
     @property
     def is_about_a_cgroup(self) -> bool:
-        return bool(self.head["flags"] & declared.FLAG_CGROUP_MADE)
+        return bool(self.header["flags"] & declared.FLAG_CGROUP_MADE)
 
     @property
     def is_head_only(self) -> bool:
-        return bool(self.head["flags"] & declared.FLAG_HEAD_ONLY)
+        return bool(self.header["flags"] & declared.FLAG_HEAD_ONLY)
 
     def argv(self) -> list[bytes]:
         return self.args.split(b"\0")[:-1]
@@ -104,23 +104,23 @@ class Record:
 _PARTS = frozenset(Parts.__dataclass_fields__)
 
 
-def parse(head: np.void, data: bytes) -> Parts:
+def parse(header: np.void, data: bytes) -> Parts:
     """Split a record into its parts, and check every length in it."""
-    if head["flags"] & declared.FLAG_HEAD_ONLY:
-        assert len(data) == dtypes.HEAD.itemsize
-        assert head["var_bytes"] == 0
+    if header["flags"] & declared.FLAG_HEAD_ONLY:
+        assert len(data) == dtypes.HEADER.itemsize
+        assert header["var_bytes"] == 0
         return Parts()
-    at = dtypes.HEAD.itemsize
+    at = dtypes.HEADER.itemsize
     task = np.frombuffer(data, dtypes.TASK, 1, at)[0]
     at += dtypes.TASK.itemsize
-    body_dtype = dtypes.BODIES.get(int(head["kind"]))
+    body_dtype = dtypes.BODIES.get(int(header["kind"]))
     body = None
     if body_dtype is not None:
         body = np.frombuffer(data, body_dtype, 1, at)[0]
         at += body_dtype.itemsize
-    assert at + int(head["var_bytes"]) == len(data)
+    assert at + int(header["var_bytes"]) == len(data)
     strings = []
-    if head["kind"] == declared.KIND_CGROUP:
+    if header["kind"] == declared.KIND_CGROUP:
         named = np.frombuffer(data, dtypes.NAMED_CGROUP, 1, at)[0]
         at += dtypes.NAMED_CGROUP.itemsize
         members = np.frombuffer(data, dtypes.MEMBER, int(named["named_members"]), at)
@@ -128,14 +128,14 @@ def parse(head: np.void, data: bytes) -> Parts:
         assert at + int(named["named_path_bytes"]) == len(data)
         pairs = list(zip(members["member_hierarchy"].tolist(), members["member_id"].tolist(), strict=True))
         return Parts(task, body, path=data[at:], named=named, members=pairs)
-    if head["kind"] == declared.KIND_CAPS:
-        assert head["var_bytes"] == dtypes.CAPS.itemsize
+    if header["kind"] == declared.KIND_CAPS:
+        assert header["var_bytes"] == dtypes.CAPS.itemsize
         return Parts(task, body, caps=np.frombuffer(data, dtypes.CAPS, 1, at)[0])
-    if head["flags"] & declared.FLAG_SAMPLED:
-        assert head["kind"] in (declared.KIND_CRED, declared.KIND_SID)
-        assert head["var_bytes"] == dtypes.SAMPLED.itemsize
+    if header["flags"] & declared.FLAG_SAMPLED:
+        assert header["kind"] in (declared.KIND_CRED, declared.KIND_SID)
+        assert header["var_bytes"] == dtypes.SAMPLED.itemsize
         return Parts(task, body, sampled=np.frombuffer(data, dtypes.SAMPLED, 1, at)[0])
-    if head["kind"] == declared.KIND_EXIT and body is not None and body["exit_flags"] & declared.EXIT_COST:
+    if header["kind"] == declared.KIND_EXIT and body is not None and body["exit_flags"] & declared.EXIT_COST:
         cost = np.frombuffer(data, dtypes.COST, 1, at)[0]
         at += dtypes.COST.itemsize
         sender = None
@@ -144,7 +144,7 @@ def parse(head: np.void, data: bytes) -> Parts:
             at += dtypes.SENDER.itemsize
         assert at == len(data)
         return Parts(task, body, cost=cost, sender=sender)
-    if head["kind"] == declared.KIND_EXEC:
+    if header["kind"] == declared.KIND_EXEC:
         assert body is not None
         for field in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):
             strings.append(data[at : at + int(body[field])])
@@ -239,7 +239,7 @@ class Reader:
             for r in self.records.of_process.get(tgid, ())
             if kind in (None, r.kind) and not r.is_about_a_cgroup
         ]
-        return sorted(found, key=lambda r: (int(r.head["time_boot_ns"]), r.ring, int(r.head["ring_seq"])))
+        return sorted(found, key=lambda r: (int(r.header["time_boot_ns"]), r.ring, int(r.header["ring_seq"])))
 
     def one(self, tgid: int, kind: int, timeout_s: float = 60) -> Record:
         """Wait for the record of this kind of a process; fail if there are several."""

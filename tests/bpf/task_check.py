@@ -10,13 +10,13 @@ from tests.proc import namespace, stat, status
 
 
 def check_task(record: Record, pid: int) -> None:
-    """Compare HEAD and TASK with /proc for the live process."""
-    head, task, now, fields = record.head, record.task, status(pid), stat(pid)
+    """Compare HEADER and TASK with /proc for the live process."""
+    header, task, now, fields = record.header, record.task, status(pid), stat(pid)
     assert task is not None
-    assert (head["tgid"], head["tid"]) == (pid, pid)
-    assert head["ppid"] == int(now["PPid"][0])
-    assert is_same_start(int(head["start_boot_ns"]), int(fields[19]))
-    assert is_same_start(int(head["parent_start_boot_ns"]), int(stat(int(head["ppid"]))[19]))
+    assert (header["tgid"], header["tid"]) == (pid, pid)
+    assert header["ppid"] == int(now["PPid"][0])
+    assert is_same_start(int(header["start_boot_ns"]), int(fields[19]))
+    assert is_same_start(int(header["parent_start_boot_ns"]), int(stat(int(header["ppid"]))[19]))
     assert [task[f] for f in ("uid", "euid", "suid", "fsuid")] == [int(x) for x in now["Uid"]]
     assert [task[f] for f in ("gid", "egid", "sgid", "fsgid")] == [int(x) for x in now["Gid"]]
     assert task["cap_effective"] == int(now["CapEff"][0], 16)

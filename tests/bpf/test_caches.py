@@ -35,9 +35,9 @@ def test_exec_makes_an_image_and_points_the_process_to_it(
         entry = pids.get(pid)
         assert entry is not None
         assert entry["cookie"] == record.task["cookie"] != 0
-        assert entry["start_boot_ns"] == record.head["start_boot_ns"]
+        assert entry["start_boot_ns"] == record.header["start_boot_ns"]
         fork = reader.one(pid, declared.KIND_FORK)
-        assert entry["start_boot_ns"] < entry["fork_boot_ns"] <= fork.head["time_boot_ns"]
+        assert entry["start_boot_ns"] < entry["fork_boot_ns"] <= fork.header["time_boot_ns"]
         assert entry["exit_boot_ns"] == 0
         shared = ("uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "cap_effective", "cap_permitted")
         for field in (*shared, "auid", "audit_session", "cgroup_id"):
@@ -50,13 +50,13 @@ def test_exec_makes_an_image_and_points_the_process_to_it(
             assert image[field] == record.body[field], field
         assert image["tgid"] == pid
         assert image["comm"] == b"actions"
-        assert image["exec_boot_ns"] <= record.head["time_boot_ns"]
+        assert image["exec_boot_ns"] <= record.header["time_boot_ns"]
         assert bytes(image["path"])[: image["path_bytes"]] == record.path[:128]
         assert image["path_bytes"] == len(record.path)
     exit_ = reader.one(pid, declared.KIND_EXIT)
     entry = pids.get(pid)
     assert entry is not None
-    assert fork.head["time_boot_ns"] < entry["exit_boot_ns"] <= exit_.head["time_boot_ns"]
+    assert fork.header["time_boot_ns"] < entry["exit_boot_ns"] <= exit_.header["time_boot_ns"]
     assert entry["cookie"] == exit_.task["cookie"]
 
 
@@ -80,7 +80,7 @@ def test_the_forked_child_is_known_before_its_record(reader: Reader, pids: maps.
     for child in children:
         entry, record = pids.get(child), reader.one(child, declared.KIND_FORK)
         assert entry is not None
-        assert entry["fork_boot_ns"] <= record.head["time_boot_ns"]
+        assert entry["fork_boot_ns"] <= record.header["time_boot_ns"]
 
 
 def test_processes_older_than_the_capture_are_filled_in(pids: maps.PidMap, images: maps.HashMap) -> None:
@@ -100,7 +100,7 @@ def test_the_iterator_changes_no_cookie(capture: Capture, pids: maps.PidMap) -> 
     after = pids.get(os.getpid())
     assert before is not None and after is not None
     assert before["cookie"] == after["cookie"]
-    mine = tasks.task[tasks.head["tgid"] == os.getpid()]
+    mine = tasks.task[tasks.header["tgid"] == os.getpid()]
     assert mine["cookie"] == [before["cookie"]]
 
 

@@ -82,7 +82,7 @@ def test_a_held_capability_counts_as_used_from_its_first_check(asked: Reader, tm
 def test_a_thread_is_asked_for_its_process(asked: Reader) -> None:
     with Actor() as actor:
         (record,) = during(asked, actor, "in_thread(lambda: os.chroot('/'))")
-        assert record.head["tid"] == actor.pid and masks(record)[1] & 1 << SYS_CHROOT
+        assert record.header["tid"] == actor.pid and masks(record)[1] & 1 << SYS_CHROOT
         assert during(asked, actor, "os.chroot('/')") == []
 
 
@@ -95,7 +95,7 @@ def test_an_image_begins_with_nothing(asked: Reader) -> None:
             " 'import os; os.setresuid(0, 0, 0); os.chroot(\"/\")'])\nos.waitpid(child, 0)"
         )
         (pid,) = asked.until(
-            lambda: {r.tgid for r in asked.records if r.kind == declared.KIND_EXEC and r.head["ppid"] == actor.pid}
+            lambda: {r.tgid for r in asked.records if r.kind == declared.KIND_EXEC and r.header["ppid"] == actor.pid}
         )
         asked.ended(pid)
         records = asked.of(pid)

@@ -122,7 +122,7 @@ def test_sessions_groups_and_terminals(tier: Tier, actor: Actor) -> None:
     (child,) = (int(pid) for pid in Path(f"/proc/{actor.pid}/task/{actor.pid}/children").read_text().split())
     assert tier.during(actor, f"int80({SETPGID}, child, child)") == []
     (record,) = tier._reader.of(child, SID)
-    assert (record.task["pgid"], record.head["ppid"]) == (child, actor.pid)
+    assert (record.task["pgid"], record.header["ppid"]) == (child, actor.pid)
     actor.do("os.kill(child, 9); os.waitpid(child, 0)")
     (record,) = tier.during(actor, f"int80({SETSID})")
     assert (record.kind, record.task["sid"]) == (SID, actor.pid)

@@ -64,11 +64,11 @@ def sampled(live_kernel: None) -> Iterator[Sampled]:
 
 def test_a_change_is_one_record_that_says_how_it_was_found(sampled: Sampled, actor: Actor) -> None:
     (record,) = sampled.after(actor, "libc.setegid(1021); libc.setfsuid(1022); libc.setresuid(1023, 1024, 1025)")
-    assert record.kind == CRED and record.head["flags"] == declared.FLAG_SAMPLED
+    assert record.kind == CRED and record.header["flags"] == declared.FLAG_SAMPLED
     assert tuple(int(record.task[name]) for name in IDS) == (1023, 1024, 1025, 1024, 0, 1021, 0, 1021)
     now = status(actor.pid)
     assert [int(record.task[name]) for name in IDS] == [int(value) for value in now["Uid"] + now["Gid"]]
-    assert (record.head["tgid"], record.head["tid"], record.head["ppid"]) == (actor.pid, actor.pid, os.getpid())
+    assert (record.header["tgid"], record.header["tid"], record.header["ppid"]) == (actor.pid, actor.pid, os.getpid())
     entry = sampled.pids.get(actor.pid)
     assert entry is not None and entry["cookie"] == record.task["cookie"] != 0
     assert tuple(int(entry[name]) for name in IDS) == (1023, 1024, 1025, 1024, 0, 1021, 0, 1021)
@@ -90,7 +90,7 @@ def held(file: Path) -> Iterator[None]:
 
 def span(record: Record) -> tuple[int, int]:
     """The times between which the change of a record happened."""
-    return int(record.sampled["changed_after_boot_ns"]), int(record.head["time_boot_ns"])
+    return int(record.sampled["changed_after_boot_ns"]), int(record.header["time_boot_ns"])
 
 
 def test_a_record_says_when_its_change_could_have_happened(sampled: Sampled, actor: Actor) -> None:
@@ -120,7 +120,7 @@ def test_before_the_first_comparison_the_start_is_the_limit(actor: Actor) -> Non
         with Actor() as younger:
             younger.do("libc.setegid(1093)")
             (record,) = one.passes(younger.pid)
-            assert span(record)[0] == int(record.head["start_boot_ns"])
+            assert span(record)[0] == int(record.header["start_boot_ns"])
     finally:
         one.capture.close()
 
@@ -248,7 +248,7 @@ def test_the_exec_of_a_set_user_id_program_is_its_record_alone(sampled: Sampled,
             syscall.run_iterator(sampled.capture.fds.sample_link)
             sampled.reader.poll()
     sampled.reader.ended(shell.pid)
-    children = [r for r in sampled.reader.records if r.head["ppid"] == shell.pid]
+    children = [r for r in sampled.reader.records if r.header["ppid"] == shell.pid]
     execs = [r for r in children if r.kind == declared.KIND_EXEC and r.task["euid"] == 1051]
     assert len(execs) == 100
     assert [r for r in children if r.kind in (CRED, SID)] == []

@@ -52,7 +52,7 @@ def test_each_call_that_changes_ids(tier: Tier, actor: Actor, code: str, ids: tu
     now = status(actor.pid)
     assert [int(record.task[name]) for name in IDS] == [int(value) for value in now["Uid"] + now["Gid"]]
     assert int(record.task["cap_effective"]) == int(now["CapEff"][0], 16)
-    assert (record.head["tgid"], record.head["tid"], record.head["ppid"]) == (actor.pid, actor.pid, os.getpid())
+    assert (record.header["tgid"], record.header["tid"], record.header["ppid"]) == (actor.pid, actor.pid, os.getpid())
     entry = tier.pids.get(actor.pid)
     assert entry is not None and entry["cookie"] == record.task["cookie"] != 0
     assert tuple(int(entry[name]) for name in IDS) == ids
@@ -159,7 +159,7 @@ def test_sessions_and_groups(tier: Tier, actor: Actor) -> None:
         assert tier.during(other, failing) == []
     with Actor() as third:
         (record,) = tier.during(third, "in_thread(os.setsid)")
-        assert (record.head["tid"], record.task["sid"]) == (third.pid, third.pid)
+        assert (record.header["tid"], record.task["sid"]) == (third.pid, third.pid)
 
 
 def test_a_terminal_is_acquired_and_released(tier: Tier, actor: Actor) -> None:
@@ -286,7 +286,7 @@ def test_a_parent_sets_the_group_of_its_child(tier: Tier, actor: Actor) -> None:
     for n, child in enumerate(int(pid) for pid in task.read_text().split()):
         assert tier.during(actor, f"os.setpgid(children[{n}], children[{n}])") == []
         (record,) = tier._reader.of(child, SID)
-        assert (record.task["pgid"], record.head["ppid"]) == (child, actor.pid)
+        assert (record.task["pgid"], record.header["ppid"]) == (child, actor.pid)
     assert tier.during(actor, "os.setpgid(children[2], children[2])") == []
     actor.do("for child in children: os.kill(child, 9); os.waitpid(child, 0)")
 
@@ -323,7 +323,7 @@ def test_a_parent_sets_the_group_of_its_child_in_a_pid_namespace(tier: Tier) -> 
         (child,) = (int(pid) for pid in Path(f"/proc/{inner}/task/{inner}/children").read_text().split())
         outer.do("assert child != os.getpid(); os.setpgid(child, child)")
         record = tier._reader.until(lambda: tier._reader.of(child, SID))[0]
-        assert (record.task["pgid"], record.head["ppid"]) == (child, inner)
+        assert (record.task["pgid"], record.header["ppid"]) == (child, inner)
 
 
 @pytest.mark.parametrize("call", ["os.open(name, os.O_RDWR)", "libc.open(name.encode(), 2)"])

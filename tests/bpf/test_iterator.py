@@ -29,8 +29,8 @@ def link(capture: Capture, missing) -> int:
 
 def tasks_by_tgid(link: int) -> dict[int, Record]:
     tasks = iterator.read_tasks(link)
-    rows = zip(tasks.head, tasks.task, tasks.exec, tasks.paths, strict=True)
-    found = {int(head["tgid"]): Record(0, head=head, parts=Parts(task, body, path)) for head, task, body, path in rows}
+    rows = zip(tasks.header, tasks.task, tasks.exec, tasks.paths, strict=True)
+    found = {int(header["tgid"]): Record(0, header=header, parts=Parts(*rest)) for header, *rest in rows}
     assert len(found) == len(tasks)
     return found
 
@@ -46,8 +46,8 @@ def test_a_process_of_the_iterator_equals_proc(link: int, actions: Path) -> None
         assert (row.body["ctime_ns"], row.body["mode"]) == (file.st_ctime_ns, file.st_mode)
         assert row.body["args_full_bytes"] == len(Path(f"/proc/{pid}/cmdline").read_bytes())
         assert row.body["envs_full_bytes"] == len(b"A=b\0")
-        assert row.head["kind"] == 0
-        assert row.head["flags"] == 0
+        assert row.header["kind"] == 0
+        assert row.header["flags"] == 0
 
 
 def test_every_process_of_proc_is_there(link: int) -> None:
@@ -64,7 +64,7 @@ def test_a_process_with_an_ended_leader(link: int, actions: Path) -> None:
     assert child.stdout is not None
     child.stdout.readline()
     row = tasks_by_tgid(link)[child.pid]
-    assert row.head["flags"] == declared.FLAG_LEADER_DEAD
+    assert row.header["flags"] == declared.FLAG_LEADER_DEAD
     assert row.task["ns_pid"] == child.pid
     for name in ("pid", "mnt", "net", "user"):
         assert row.task[f"{name}_ns"] == namespace(os.getpid(), name), name
@@ -82,7 +82,7 @@ entry = maps.PidMap(owners, pids).get(pid)
 image = maps.proc_cache(images).get(int(entry["cookie"]))
 print(json.dumps({
     "capabilities": status.split("CapEff:")[1].split()[0],
-    "tasks": pid in tasks.head["tgid"].tolist(),
+    "tasks": pid in tasks.header["tgid"].tolist(),
     "rings": maps.cpu_states(shared)["ring"][:2].tolist(),
     "args_bytes": int(maps.settings(settings)["args_bytes"][0]),
     "inode": int(image["inode"]),

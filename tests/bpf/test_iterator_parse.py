@@ -10,17 +10,17 @@ from pipeline.records import dtypes
 
 
 def record(tgid: int, path: bytes) -> bytes:
-    head = np.zeros(1, dtypes.HEAD)
-    head["tgid"] = tgid
-    head["record_bytes"] = 352 + len(path)
+    header = np.zeros(1, dtypes.HEADER)
+    header["tgid"] = tgid
+    header["record_bytes"] = 352 + len(path)
     exec_ = np.zeros(1, dtypes.EXEC)
     exec_["path_bytes"] = len(path)
-    return head.tobytes() + bytes(160) + exec_.tobytes() + path
+    return header.tobytes() + bytes(160) + exec_.tobytes() + path
 
 
 def test_columns_and_paths() -> None:
     tasks = parse_tasks(record(7, b"/a") + record(8, b"") + record(9, b"/\xff"))
-    assert tasks.head["tgid"].tolist() == [7, 8, 9]
+    assert tasks.header["tgid"].tolist() == [7, 8, 9]
     assert tasks.exec["path_bytes"].tolist() == [2, 0, 2]
     assert tasks.paths == [b"/a", b"", b"/\xff"]
     assert len(tasks.task) == len(tasks) == 3

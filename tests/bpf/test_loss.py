@@ -47,7 +47,7 @@ class Switched:
 
 
 def between(records: list[Record], begin: int, end: int) -> list[Record]:
-    return [r for r in records if begin <= int(r.head["time_boot_ns"]) < end]
+    return [r for r in records if begin <= int(r.header["time_boot_ns"]) < end]
 
 
 def kinds(records: list[Record]) -> Counter[int]:
@@ -109,8 +109,8 @@ def test_a_header_only_record_identifies_its_process(live_kernel: None, actions:
         record = reader.one(child.pid, declared.KIND_EXEC)
         child.wait()
         assert record.is_head_only
-        assert record.head["ppid"] == os.getpid()
-        assert record.head["start_boot_ns"] == reader.one(child.pid, declared.KIND_FORK).head["start_boot_ns"]
+        assert record.header["ppid"] == os.getpid()
+        assert record.header["start_boot_ns"] == reader.one(child.pid, declared.KIND_FORK).header["start_boot_ns"]
         states = maps.cpu_states(capture.fds.shared)
         assert states["head_only"][record.ring][declared.KIND_EXEC] >= 1
 
@@ -135,7 +135,7 @@ def test_a_cpu_can_use_another_ring(live_kernel: None, actions: Path) -> None:
         reader.records.clear()
         pid = pinned(cpu, actions, "nothing")
         exit_ = reader.one(pid, declared.KIND_EXIT)
-        assert (exit_.ring, exit_.head["cpu"]) == (0, cpu)
+        assert (exit_.ring, exit_.header["cpu"]) == (0, cpu)
         assert not [r for r in reader.records if r.ring == cpu]
 
 

@@ -160,7 +160,8 @@ def test_a_full_set_is_counted_and_the_process_recorded(actions: Path) -> None:
                 assert pids.get(second) is None
                 # Its fork record still has its creator's image.
                 fork = reader.one(second, declared.KIND_FORK)
-                assert fork.task["cookie"] == reader.one(int(fork.head["ppid"]), declared.KIND_EXEC).task["cookie"] != 0
+                execed = reader.one(int(fork.header["ppid"]), declared.KIND_EXEC)
+                assert fork.task["cookie"] == execed.task["cookie"] != 0
                 assert reader.one(second, declared.KIND_EXIT).task["cookie"] == 0
             # The first has ended, so there is a free place.
             end(actions, second)

@@ -43,10 +43,10 @@ def test_23_forks_are_23_records_of_each_kind(reader: Reader, actions: Path) -> 
     for number, child in enumerate(children):
         fork, exit_ = reader.of(child)
         assert (fork.kind, exit_.kind) == (declared.KIND_FORK, declared.KIND_EXIT)
-        assert fork.head["ppid"] == pid
+        assert fork.header["ppid"] == pid
         assert fork.body["creator_tgid"] == fork.body["creator_tid"] == pid
-        assert fork.body["creator_start_boot_ns"] == fork.head["parent_start_boot_ns"]
-        assert fork.head["start_boot_ns"] == exit_.head["start_boot_ns"] <= fork.head["time_boot_ns"]
+        assert fork.body["creator_start_boot_ns"] == fork.header["parent_start_boot_ns"]
+        assert fork.header["start_boot_ns"] == exit_.header["start_boot_ns"] <= fork.header["time_boot_ns"]
         assert fork.task["comm"] == b"actions"
         assert exit_.body["exit_code"] == number << 8
     assert [r.kind for r in reader.of(pid)] == [declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_EXIT]
@@ -58,16 +58,16 @@ def test_time_and_cpu_are_those_of_the_event(reader: Reader, capture: Capture, a
     after = now_boot_ns()
     reader.ended(pid, *children)
     for record in reader.of([pid, *children]):
-        assert before <= record.head["time_boot_ns"] <= after
-        assert record.head["cpu"] == record.ring
-        assert record.head["ring_pos"] == 0
+        assert before <= record.header["time_boot_ns"] <= after
+        assert record.header["cpu"] == record.ring
+        assert record.header["ring_pos"] == 0
 
 
 def test_ring_numbers_have_no_gap(reader: Reader, actions: Path) -> None:
     pid, children = act(actions, "forks", "101")
     reader.ended(pid, *children)
     for ring in {r.ring for r in reader.records}:
-        numbers = [int(r.head["ring_seq"]) for r in reader.records if r.ring == ring]
+        numbers = [int(r.header["ring_seq"]) for r in reader.records if r.ring == ring]
         assert sorted(numbers) == list(range(min(numbers), min(numbers) + len(numbers)))
 
 
@@ -100,7 +100,7 @@ def test_fork_and_exit_records_equal_proc(reader: Reader, actions: Path) -> None
     with waiting(actions, "wait") as pid:
         fork = reader.one(pid, declared.KIND_FORK)
         exec_ = reader.one(pid, declared.KIND_EXEC)
-        assert fork.head["ppid"] == os.getpid()
+        assert fork.header["ppid"] == os.getpid()
         assert fork.task["exe_inode"] == Path("/proc/self/exe").resolve().stat().st_ino
         assert fork.task["comm"] == Path("/proc/self/comm").read_bytes().rstrip(b"\n")
     exit_ = reader.one(pid, declared.KIND_EXIT)
@@ -128,9 +128,9 @@ def test_exec_from_a_thread_keeps_the_process(reader: Reader, actions: Path) -> 
     assert tid != pid
     fork, first, second, exit_ = reader.of(pid)
     assert first.body["exec_tid"] == pid
-    assert second.head["tid"] == pid
+    assert second.header["tid"] == pid
     assert second.body["exec_tid"] == second.body["prev_tid"] == tid
-    assert len({int(r.head["start_boot_ns"]) for r in (fork, first, second, exit_)}) == 1
+    assert len({int(r.header["start_boot_ns"]) for r in (fork, first, second, exit_)}) == 1
     assert second.body["prev_cookie"] == first.task["cookie"] != second.task["cookie"]
     assert second.body["prev_inode"] == second.task["exe_inode"] == first.body["inode"]
     assert not reader.of(tid)
@@ -141,8 +141,8 @@ def test_exit_is_the_groups_not_the_leaders(reader: Reader, actions: Path) -> No
     assert code in codes_of_separate_ends()
     exit_ = reader.one(pid, declared.KIND_EXIT)
     assert exit_.body["exit_code"] == code << 8
-    assert exit_.head["tid"] != pid
-    assert exit_.head["flags"] == declared.FLAG_LEADER_DEAD
+    assert exit_.header["tid"] != pid
+    assert exit_.header["flags"] == declared.FLAG_LEADER_DEAD
     assert exit_.task["ns_pid"] == pid
 
 
@@ -173,7 +173,7 @@ def test_an_exit_has_the_facts_of_the_process_not_of_its_last_thread(
     for child in children:
         # A child has the facts of the thread that forked it; its parent is the process.
         fork = reader.one(child, declared.KIND_FORK)
-        assert (fork.task["comm"], fork.task["uid"], fork.head["ppid"]) == (b"own-name", 65534, pid)
+        assert (fork.task["comm"], fork.task["uid"], fork.header["ppid"]) == (b"own-name", 65534, pid)
         assert fork.task["net_ns"] != exec_.task["net_ns"]
         assert fork.body["creator_tgid"] == pid != fork.body["creator_tid"]
 
@@ -207,9 +207,9 @@ def test_exit_by_signal(reader: Reader, actions: Path, number: signal.Signals) -
 def test_clone_parent_makes_creator_and_parent_differ(reader: Reader, actions: Path) -> None:
     pid, (child, sibling) = act(actions, "clone-parent")
     fork = reader.one(sibling, declared.KIND_FORK)
-    assert fork.head["ppid"] == pid
+    assert fork.header["ppid"] == pid
     assert fork.body["creator_tgid"] == child
-    assert fork.body["creator_start_boot_ns"] == reader.one(child, declared.KIND_FORK).head["start_boot_ns"]
+    assert fork.body["creator_start_boot_ns"] == reader.one(child, declared.KIND_FORK).header["start_boot_ns"]
     assert fork.body["clone_flags"] == CLONE_PARENT
 
 
@@ -237,7 +237,7 @@ def test_child_in_a_pid_namespace(reader: Reader, actions: Path) -> None:
     assert fork.task["pid_ns"] != namespace(os.getpid(), "pid")
     assert exit_.body["exit_flags"] & declared.EXIT_NS_DIES
     assert exit_.body["reaper_tgid"] == 0
-    inner = [r for r in reader.records if r.kind == declared.KIND_FORK and r.head["ppid"] == child]
+    inner = [r for r in reader.records if r.kind == declared.KIND_FORK and r.header["ppid"] == child]
     assert [r.task["ns_pid"] for r in inner] == [2]
     reader.ended(inner[0].tgid)
     assert reader.one(inner[0].tgid, declared.KIND_EXIT).body["exit_code"] == signal.SIGKILL
@@ -248,8 +248,8 @@ def test_the_reaper_is_the_subreaper(reader: Reader, actions: Path) -> None:
     reader.ended(middle, grandchild, pid)
     exit_ = reader.one(middle, declared.KIND_EXIT)
     assert exit_.body["reaper_tgid"] == parent == pid
-    assert exit_.body["reaper_start_boot_ns"] == reader.one(pid, declared.KIND_FORK).head["start_boot_ns"]
-    assert reader.one(grandchild, declared.KIND_EXIT).head["ppid"] == pid
+    assert exit_.body["reaper_start_boot_ns"] == reader.one(pid, declared.KIND_FORK).header["start_boot_ns"]
+    assert reader.one(grandchild, declared.KIND_EXIT).header["ppid"] == pid
 
 
 def test_the_reaper_is_init_or_an_outer_subreaper(reader: Reader, actions: Path) -> None:
@@ -298,7 +298,7 @@ def test_cgroup_move(reader: Reader, actions: Path, group: Path) -> None:
         assert record.path == f"/{group.name}".encode()
     reader.ended(pid)
     made = next(r for r in reader.records if r.is_about_a_cgroup and r.path == record.path)
-    assert made.named["named_id"] == group.stat().st_ino and made.head["time_boot_ns"] < record.head["time_boot_ns"]
+    assert made.named["named_id"] == group.stat().st_ino and made.header["time_boot_ns"] < record.header["time_boot_ns"]
     assert (made.tgid, made.members) == (os.getpid(), [])
 
 
@@ -366,12 +366,12 @@ def test_a_child_is_in_its_creators_cgroups_of_version_1(reader: Reader, v1: Pat
         )
         children = reader.until(
             lambda: (
-                (two := [r for r in reader.records if r.kind == declared.KIND_FORK and r.head["ppid"] == actor.pid])
+                (two := [r for r in reader.records if r.kind == declared.KIND_FORK and r.header["ppid"] == actor.pid])
                 and len(two) == 2
                 and two
             )
         )
-        children.sort(key=lambda fork: int(fork.head["time_boot_ns"]))  # rings are read one after the other
+        children.sort(key=lambda fork: int(fork.header["time_boot_ns"]))  # rings are read one after the other
         assert children[0].task["cgroups_v1"] == moved.task["cgroups_v1"]
         assert children[1].task["cgroups_v1"] == Hierarchies().set_of_process(os.getpid())[0]
 

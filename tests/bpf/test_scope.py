@@ -117,7 +117,7 @@ open("/dev/shm/procline-test-%d" % os.getpid(), "w").write(orphan)
 
 
 def _numbers(record: Record) -> dict[str, int]:
-    found = {name: int(record.head[name]) for name in ("tgid", "tid", "ppid", "kind")}
+    found = {name: int(record.header[name]) for name in ("tgid", "tid", "ppid", "kind")}
     for part, names in (
         (record.task, ("sid", "pgid", "uid")),
         (record.body, ("creator_tgid", "creator_tid", "exec_tid", "prev_tid", "reaper_tgid")),
@@ -151,9 +151,9 @@ def main(credentials: str) -> None:
         reader.until(lambda: [r for r in reader.of(actor.pid) if r.kind == declared.KIND_EXIT])
         on = {tier.name for tier in capture.tiers if tier.is_on}
         print(json.dumps({
-            "records": [_numbers(r) for r in sorted(reader.records, key=lambda r: int(r.head["time_boot_ns"]))],
+            "records": [_numbers(r) for r in sorted(reader.records, key=lambda r: int(r.header["time_boot_ns"]))],
             "map": pids.tolist(), "last_pid": last.pid + 1,
-            "tasks": [[int(head["tgid"]), int(head["ppid"])] for head in tasks.head],
+            "tasks": [[int(header["tgid"]), int(header["ppid"])] for header in tasks.header],
             "actor": actor.pid, "orphan": orphan, "threaded": threaded.pid,
             "is_on": CREDENTIALS[credentials].name in on, "has_capability": CAPABILITY.name in on,
         }))  # fmt: skip

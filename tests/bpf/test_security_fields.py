@@ -98,7 +98,7 @@ def test_a_forked_child_has_the_states_of_its_parent(reader: Reader) -> None:
     child = subprocess.Popen(["/bin/sh", "-c", script], preexec_fn=set_filter, cwd="/usr")
     assert child.wait(timeout=60) == 0
     inner = reader.until(
-        lambda: [r for r in reader.records if r.kind == declared.KIND_FORK and int(r.head["ppid"]) == child.pid]
+        lambda: [r for r in reader.records if r.kind == declared.KIND_FORK and int(r.header["ppid"]) == child.pid]
     )[0]
     assert states(inner) == (2, 1 + SECCOMP_MODE_FILTER)
 

@@ -84,10 +84,10 @@ class Model:
             loads.build(_PART_EVENTS), strings=strings, seed=seed, gaps_ns=(mean_ns // 10, mean_ns * 19 // 10)
         )
         self.repetitions = max(1, round(hours * _HOUR_NS / int(self.load.period_ns)))
-        self.begin_boot_ns = int(self.load.head["time_boot_ns"][0])
+        self.begin_boot_ns = int(self.load.header["time_boot_ns"][0])
         self.events = self.load.count * self.repetitions
-        kinds, head = self.load.kind, self.load.head
-        forks, exits = head[kinds == loads.declared.KIND_FORK], head[kinds == loads.declared.KIND_EXIT]
+        kinds, header = self.load.kind, self.load.header
+        forks, exits = header[kinds == loads.declared.KIND_FORK], header[kinds == loads.declared.KIND_EXIT]
         forks, exits = np.sort(forks, order="start_boot_ns"), np.sort(exits, order="start_boot_ns")
         self._tgid, self._start = forks["tgid"], forks["start_boot_ns"]
         self._exit_ns = exits["time_boot_ns"]

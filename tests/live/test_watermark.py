@@ -81,14 +81,14 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
         positions.close()
         decoded = [frame for data in frames for frame in decode_frames(data) if frame.count]
         rings_of = np.concatenate([np.full(frame.count, frame.ring) for frame in decoded])
-        head = np.concatenate([frame.head for frame in decoded])
+        header = np.concatenate([frame.header for frame in decoded])
         for ring in rings.values():
             ring.close()
 
-    assert len(head) >= 21_000 and len(samples) > 1000
+    assert len(header) >= 21_000 and len(samples) > 1000
     checked = 0
     for number in rings:
-        mine = np.sort(head[rings_of == number], order="ring_pos")
+        mine = np.sort(header[rings_of == number], order="ring_pos")
         if not len(mine):
             continue
         # The oldest timestamp at or after each position.
@@ -100,6 +100,6 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
                 assert int(oldest[first]) >= sampled_ns - MERGE_SLACK_NS, (number, sampled_ns - int(oldest[first]))
     assert checked > 1000
     times = np.concatenate(applied)
-    assert len(times) == len(head)
+    assert len(times) == len(header)
     assert (np.diff(times.astype(np.int64)) >= 0).all(), "events were not in order of time"
     assert merger.take_counters().get("late", 0) == 0

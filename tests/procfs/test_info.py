@@ -38,11 +38,11 @@ def make(**facts: Any) -> ProcInfo:
 
 
 def test_head_identifies_the_process_and_is_partial() -> None:
-    head = to_record(make(), time_boot_ns=123).head[0]
-    assert head["time_boot_ns"] == 123
-    assert (head["tgid"], head["tid"], head["ppid"], head["start_boot_ns"]) == (100, 100, 1, 70_000_000)
-    assert (head["kind"], head["flags"]) == (declared.KIND_EXEC, declared.FLAG_PARTIAL)
-    assert to_record(make()).head[0]["time_boot_ns"] == 70_000_000
+    header = to_record(make(), time_boot_ns=123).header[0]
+    assert header["time_boot_ns"] == 123
+    assert (header["tgid"], header["tid"], header["ppid"], header["start_boot_ns"]) == (100, 100, 1, 70_000_000)
+    assert (header["kind"], header["flags"]) == (declared.KIND_EXEC, declared.FLAG_PARTIAL)
+    assert to_record(make()).header[0]["time_boot_ns"] == 70_000_000
 
 
 def test_task_has_each_value_in_its_field() -> None:
@@ -108,8 +108,8 @@ def test_exec_has_each_value_in_its_field() -> None:
     }
     assert {name: row[name] for name in expected} == expected
     assert records.blob == b"/jail/bin/xx\0\0y\0A=1\0"
-    assert records.head[0]["var_bytes"] == len(records.blob)
-    assert records.head[0]["record_bytes"] == 64 + 160 + 128 + len(records.blob)
+    assert records.header[0]["var_bytes"] == len(records.blob)
+    assert records.header[0]["record_bytes"] == 64 + 160 + 128 + len(records.blob)
 
 
 def test_states_and_the_working_directory_are_in_the_record() -> None:
@@ -154,26 +154,26 @@ def test_flags_of_the_executable() -> None:
 def test_other_kinds_carry_the_executable_in_task() -> None:
     records = to_record(make(exe_inode=5, exe_device=6), kind=declared.KIND_FORK)
     assert (records.task[0]["exe_inode"], records.task[0]["exe_dev"]) == (5, 6)
-    assert records.head[0]["record_bytes"] == 64 + 160
+    assert records.header[0]["record_bytes"] == 64 + 160
 
 
 def test_children_get_the_start_of_a_parent_in_the_same_batch() -> None:
     records = to_records([make(tgid=1, ppid=0, start_boot_ns=50), make(tgid=2, ppid=1), make(tgid=3, ppid=77)])
-    assert records.head["parent_start_boot_ns"].tolist() == [0, 50, 0]
-    assert records.head["tgid"].tolist() == [1, 2, 3]
+    assert records.header["parent_start_boot_ns"].tolist() == [0, 50, 0]
+    assert records.header["tgid"].tolist() == [1, 2, 3]
     assert (records.task.shape, records.exec.shape) == ((3,), (3,))
 
 
 def test_no_processes_make_empty_columns() -> None:
     records = to_records([])
-    assert (len(records.head), len(records.task), len(records.exec), records.blob) == (0, 0, 0, b"")
+    assert (len(records.header), len(records.task), len(records.exec), records.blob) == (0, 0, 0, b"")
 
 
 def test_record_dtypes_are_the_vocabularys() -> None:
     info = read_process(os.getpid(), WANT_ALL)
     assert info is not None
     records = to_record(info)
-    assert (records.head.dtype, records.task.dtype, records.exec.dtype) == (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)
+    assert (records.header.dtype, records.task.dtype, records.exec.dtype) == (dtypes.HEADER, dtypes.TASK, dtypes.EXEC)
     assert records.exec["inode"][0] == np.uint64(Path("/proc/self/exe").stat().st_ino)
 
 

@@ -311,7 +311,7 @@ def test_a_process_with_an_ended_leader_is_read_through_another_thread(reader: P
         assert (info.is_zombie, info.exe) == (False, own_exe())
         assert info.args[1:2] == [b"-c"] and info.mnt_ns == inode("/proc/self/ns/mnt")
         record = to_record(info)
-        assert record.head["flags"][0] == declared.FLAG_PARTIAL | declared.FLAG_LEADER_DEAD
+        assert record.header["flags"][0] == declared.FLAG_PARTIAL | declared.FLAG_LEADER_DEAD
 
 
 def test_terminal_is_named_by_its_number(reader: ProcReader) -> None:
@@ -575,10 +575,10 @@ def test_any_time_of_a_file_and_any_argument_area_fit_in_a_record(
     (tmp_path / "7/status").write_bytes(Path("/proc/self/status").read_bytes())
 
     def iterate() -> SimpleNamespace:  # two passes show different images, so the process is read again
-        columns = [np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)]
+        columns = [np.zeros(1, dtype) for dtype in (dtypes.HEADER, dtypes.TASK, dtypes.EXEC)]
         columns[0]["tgid"], columns[0]["start_boot_ns"] = 7, int(fields[19]) * boot.TICK_NS
         columns[2]["inode"] = next(inodes)
-        return SimpleNamespace(head=columns[0], task=columns[1], exec=columns[2], paths=[b"/bin/a"])
+        return SimpleNamespace(header=columns[0], task=columns[1], exec=columns[2], paths=[b"/bin/a"])
 
     inodes = iter((1, 2))
     with ProcReader(str(tmp_path), args_limit=10, envs_limit=10) as reader:

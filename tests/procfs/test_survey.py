@@ -58,13 +58,13 @@ class Host:
 
 class Tasks:
     def __init__(self, rows: list[dict]) -> None:
-        columns = [np.zeros(len(rows), dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)]
+        columns = [np.zeros(len(rows), dtype) for dtype in (dtypes.HEADER, dtypes.TASK, dtypes.EXEC)]
         self.paths = [row.get("path", b"/bin/a") for row in rows]
         for i, row in enumerate(rows):
             for column in columns:
                 for name in set(row) & set(column.dtype.names or ()):
                     column[name][i] = row[name]
-        self.head, self.task, self.exec = columns
+        self.header, self.task, self.exec = columns
 
 
 def process(tgid: int, **facts: object) -> dict:
@@ -85,7 +85,7 @@ def pieces(result: Survey, i: int = 0) -> list[bytes]:
     for name in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):
         found.append(result.strings[i][at : at + int(result.exec[name][i])])
         at += int(result.exec[name][i])
-    assert at == len(result.strings[i]) == result.head["var_bytes"][i]
+    assert at == len(result.strings[i]) == result.header["var_bytes"][i]
     return found
 
 
@@ -142,7 +142,7 @@ def test_a_process_that_is_missing_in_the_second_pass_stays_in_the_survey() -> N
     for left in ([], [process(9)]):
         host = Host([[process(5)], left], args={5: b"a\0"})
         result = host.survey()
-        assert result.head["tgid"].tolist()[0] == 5
+        assert result.header["tgid"].tolist()[0] == 5
         assert result.exec["exec_flags"][0] & declared.EXEC_ARGS_UNREADABLE
 
 
@@ -192,7 +192,7 @@ def test_after_a_move_another_process_names_the_cgroup() -> None:
 def test_a_process_that_the_iterator_hides_comes_from_proc() -> None:
     host = Host([[process(5)]], args={5: b"a\0"}, infos={1: info(1, exe=b"/sbin/init", argv=b"init\0")})
     result = host.survey()
-    assert result.head["tgid"].tolist() == [1, 5]
+    assert result.header["tgid"].tolist() == [1, 5]
     assert result.is_exact.tolist() == [False, True]
     assert pieces(result)[:3] == [b"/sbin/init", b"", b"init\0"]
 

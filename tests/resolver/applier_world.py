@@ -33,19 +33,19 @@ class World:
     def snapshot(self, tgid: int, path: bytes = b"/sbin/init", *, ticks: bool = False, args=(b"init",), **more) -> int:
         """Read /proc for a process now."""
         process = self.story.processes[tgid]
-        head = np.zeros(1, dtypes.HEAD)
-        head["tgid"] = head["tid"] = tgid
-        head["start_boot_ns"] = process.start // 10_000_000 * 10_000_000 if ticks else process.start
-        head["time_boot_ns"] = self.story.tick()
+        header = np.zeros(1, dtypes.HEADER)
+        header["tgid"] = header["tid"] = tgid
+        header["start_boot_ns"] = process.start // 10_000_000 * 10_000_000 if ticks else process.start
+        header["time_boot_ns"] = self.story.tick()
         if process.parent is not None:
-            head["ppid"] = process.parent.tgid
-            head["parent_start_boot_ns"] = 0 if ticks else process.parent.start
+            header["ppid"] = process.parent.tgid
+            header["parent_start_boot_ns"] = 0 if ticks else process.parent.start
         body = np.zeros(1, dtypes.EXEC)
         strings = b"".join(a + b"\0" for a in args)
         body["inode"], body["path_bytes"] = process.inode, len(path)
         body["args_bytes"] = body["args_full_bytes"] = len(strings)
         more.setdefault("flags", layout.ROW_BEFORE_CAPTURE)
-        return self.applier.insert_snapshot(head, task_of(process), body, path + strings, start_ticks=ticks, **more)
+        return self.applier.insert_snapshot(header, task_of(process), body, path + strings, start_ticks=ticks, **more)
 
     def init(self) -> None:
         """Add pid 1 as the snapshot at start finds it."""

@@ -73,7 +73,7 @@ class Shard:
             where = {"ring": 0, "from_pos": self._position, "seq": self._count}
             self._push.send(message_of(events, **where, watermark_boot_ns=boot.now_boot_ns()))
             self._count += len(events)
-            self._position += sum(8 + (int(event.head["record_bytes"][0]) + 7 & ~7) for event in events)
+            self._position += sum(8 + (int(event.header["record_bytes"][0]) + 7 & ~7) for event in events)
 
     def _run(self) -> None:
         while not self._stopping.wait(0.003):

@@ -275,7 +275,7 @@ class World:
             if name not in ("pid", "tid", "ancestor", "source", "fork_time")
         }  # fmt: skip
         self.applier.insert_snapshot(
-            entry_records.head(
+            entry_records.header(
                 declared.KIND_FORK, entry.pid, entry.tid, time_ns, time_ns, parent.pid if parent is not None else 0,
                 parent.start_boot_ns if parent is not None else 0,
             ),

@@ -37,27 +37,27 @@ BOOT_ID = bytes(range(16))
 class Event:
     """One record: columns of shape (1,), and its strings."""
 
-    head: npt.NDArray[np.void]
+    header: npt.NDArray[np.void]
     task: npt.NDArray[np.void]
     body: npt.NDArray[np.void] | None
     strings: bytes = b""
 
     @property
     def time(self) -> int:
-        return int(self.head["time_boot_ns"][0])
+        return int(self.header["time_boot_ns"][0])
 
     @property
     def kind(self) -> int:
-        return int(self.head["kind"][0])
+        return int(self.header["kind"][0])
 
     @property
     def is_head_only(self) -> bool:
-        return bool(self.head["flags"][0] & declared.FLAG_HEAD_ONLY)
+        return bool(self.header["flags"][0] & declared.FLAG_HEAD_ONLY)
 
     def apply(self, applier: Applier, *, digest: int = 0) -> int:
         task = None if self.is_head_only else self.task
         body = None if self.is_head_only else self.body
-        return applier.apply_records(self.head, task, body, self.strings, digest=digest)
+        return applier.apply_records(self.header, task, body, self.strings, digest=digest)
 
 
 @dataclass(eq=False)  # lists of processes are searched by identity, which is much faster than by all facts
@@ -219,11 +219,11 @@ class Story:
         ppid, parent_start = (up.tgid, up.start) if up is not None else (0, 0)
         record_bytes = 64 + 160 + BODY_BYTES.get(kind, 0) + len(strings)
         # In the order of the fields: numpy sets all of them at once four times as fast as one after the other.
-        head = np.array([(
+        header = np.array([(
             self.now, 0, process.tgid, process.tid or process.tgid, process.start, ppid, kind, 0, 0, parent_start,
             record_bytes, len(strings), 0,
-        )], dtypes.HEAD)  # fmt: skip
-        event = Event(head, task_of(process), body, strings)
+        )], dtypes.HEADER)  # fmt: skip
+        event = Event(header, task_of(process), body, strings)
         self.events.append(event)
         return event
 
@@ -252,10 +252,10 @@ def task_of(process: Process) -> npt.NDArray[np.void]:
 
 def head_only(event: Event) -> Event:
     """The same record as the kernel writes it when only the header fits."""
-    head = event.head.copy()
-    head["flags"] |= declared.FLAG_HEAD_ONLY
-    head["record_bytes"], head["var_bytes"] = 64, 0
-    return Event(head, np.zeros(1, dtypes.TASK), None)
+    header = event.header.copy()
+    header["flags"] |= declared.FLAG_HEAD_ONLY
+    header["record_bytes"], header["var_bytes"] = 64, 0
+    return Event(header, np.zeros(1, dtypes.TASK), None)
 
 
 def message_of(part: Iterable[Event], **where: Any) -> bytes:
@@ -270,13 +270,13 @@ def message_of(part: Iterable[Event], **where: Any) -> bytes:
         for name, kind in (("fork", 1), ("exec", 2), ("exit", 3))
     }
     # np.concatenate would compare the fields of all arrays.
-    head = np.frombuffer(bytearray().join(event.head.tobytes() for event in part), dtypes.HEAD)
+    header = np.frombuffer(bytearray().join(event.header.tobytes() for event in part), dtypes.HEADER)
     task = np.frombuffer(bytearray().join(event.task.tobytes() for event in part), dtypes.TASK)
-    return message_of_columns(head, task, **where, **columns, blob=b"".join(event.strings for event in part))
+    return message_of_columns(header, task, **where, **columns, blob=b"".join(event.strings for event in part))
 
 
 def message_of_columns(
-    head: npt.NDArray[np.void],
+    header: npt.NDArray[np.void],
     task: npt.NDArray[np.void],
     *,
     ring: int,
@@ -288,14 +288,14 @@ def message_of_columns(
     **columns: bytes,
 ) -> bytes:
     """A message of records in the form of its columns; their positions and numbers are filled in."""
-    ends = from_pos + np.cumsum(record_span(head["record_bytes"].astype(np.int64)))
-    head["ring_pos"] = np.concatenate([[from_pos], ends[:-1]])[: len(head)]
-    head["ring_seq"] = seq + np.arange(len(head))
+    ends = from_pos + np.cumsum(record_span(header["record_bytes"].astype(np.int64)))
+    header["ring_pos"] = np.concatenate([[from_pos], ends[:-1]])[: len(header)]
+    header["ring_seq"] = seq + np.arange(len(header))
     if to_pos is None:
         to_pos = int(ends[-1]) if len(ends) else from_pos
     message: bytes = FrameEncoder(boot_id=BOOT_ID, source="story").encode(
-        ring=ring, seq=seq, from_pos=from_pos, to_pos=to_pos, count=len(head), lost={}, malformed=malformed,
-        watermark_boot_ns=watermark_boot_ns, head=head.tobytes(), task=task.tobytes(), **columns,
+        ring=ring, seq=seq, from_pos=from_pos, to_pos=to_pos, count=len(header), lost={}, malformed=malformed,
+        watermark_boot_ns=watermark_boot_ns, header=header.tobytes(), task=task.tobytes(), **columns,
     )  # fmt: skip
     return message
 
@@ -309,7 +309,7 @@ def apply_frame(applier: Applier, frame: Frame, *, batch_events: int = 8192) -> 
     """Apply a frame that starts at position 0 of ring 0, as the daemon does; return how many events were applied."""
     merger = Merger(1, stall_ms=1e9, hold_ms=1e9)
     merger.add(frame)
-    merger.advance(int(frame.head["time_boot_ns"].max()) + 1_000_000_000, np.array([frame.to_pos], np.uint64))
+    merger.advance(int(frame.header["time_boot_ns"].max()) + 1_000_000_000, np.array([frame.to_pos], np.uint64))
     count = 0
     while (batch := merger.take(batch_events)) is not None:
         count += applier.apply(batch)
@@ -471,7 +471,7 @@ def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
 def enter_init(tables: TableWriter, applier: Applier, story: Story) -> None:
     """Add pid 1, which the story has, as the snapshot at start finds it."""
     process = story.processes[1]
-    head = np.zeros(1, dtypes.HEAD)
-    head["tgid"] = head["tid"] = 1
-    head["start_boot_ns"], head["time_boot_ns"] = process.start, process.start + 1
-    assert applier.insert_snapshot(head, task_of(process)) == 1
+    header = np.zeros(1, dtypes.HEADER)
+    header["tgid"] = header["tid"] = 1
+    header["start_boot_ns"], header["time_boot_ns"] = process.start, process.start + 1
+    assert applier.insert_snapshot(header, task_of(process)) == 1

@@ -40,23 +40,23 @@ def is_suspected(args: bytes, literals: Literals) -> bool:
 def frame_of(processes: list[tuple[bytes, bytes, bytes, bytes]]) -> Frame:
     """Return a frame with an exec record for each (path, name, args, envs), and a fork between them."""
     n = 2 * len(processes)
-    head, task = np.zeros(n, dtypes.HEAD), np.zeros(n, dtypes.TASK)
+    header, task = np.zeros(n, dtypes.HEADER), np.zeros(n, dtypes.TASK)
     fork, body = np.zeros(len(processes), dtypes.FORK), np.zeros(len(processes), dtypes.EXEC)
     blob = b""
     for i, strings in enumerate(processes):
-        head[2 * i]["kind"], head[2 * i + 1]["kind"] = declared.KIND_FORK, declared.KIND_EXEC
-        head[2 * i + 1]["var_bytes"] = sum(map(len, strings))
+        header[2 * i]["kind"], header[2 * i + 1]["kind"] = declared.KIND_FORK, declared.KIND_EXEC
+        header[2 * i + 1]["var_bytes"] = sum(map(len, strings))
         for name, text in zip(("path_bytes", "name_bytes", "args_bytes", "envs_bytes"), strings, strict=True):
             body[i][name] = len(text)
         blob += b"".join(strings)
-    head["record_bytes"] = 224 + np.where(head["kind"] == declared.KIND_FORK, 32, 128) + head["var_bytes"]
-    head["ring_pos"] = np.cumsum((head["record_bytes"] + 15) // 8 * 8, dtype=np.uint64) - (
-        (head["record_bytes"] + 15) // 8 * 8
+    header["record_bytes"] = 224 + np.where(header["kind"] == declared.KIND_FORK, 32, 128) + header["var_bytes"]
+    header["ring_pos"] = np.cumsum((header["record_bytes"] + 15) // 8 * 8, dtype=np.uint64) - (
+        (header["record_bytes"] + 15) // 8 * 8
     )
-    end = int(head["ring_pos"][-1]) + int(head["record_bytes"][-1] + 15) // 8 * 8
+    end = int(header["ring_pos"][-1]) + int(header["record_bytes"][-1] + 15) // 8 * 8
     data = FrameEncoder(boot_id=BOOT, source="test").encode(
-        ring=0, seq=0, from_pos=0, to_pos=end, count=n, lost={}, malformed=0, head=head.tobytes(), task=task.tobytes(),
-        fork=fork.tobytes(), exec=body.tobytes(), exit=b"", blob=blob,
+        ring=0, seq=0, from_pos=0, to_pos=end, count=n, lost={}, malformed=0, header=header.tobytes(),
+        task=task.tobytes(), fork=fork.tobytes(), exec=body.tobytes(), exit=b"", blob=blob,
     )  # fmt: skip
     return decode_frame(data)
 
@@ -84,7 +84,7 @@ def test_secrets_are_hidden_and_everything_else_is_as_before() -> None:
     frame = frame_of([plain, secret, plain])
     hidden = concealer(show_values=("PATH",)).sieve.frame(frame)
     assert strings_of(hidden) == [plain, (b"/bin/p", b"p", b"p\0--password=********\0-x\0", b"A\0PATH=/bin\0"), plain]
-    assert hidden.head["var_bytes"].sum() == len(hidden.blob)
+    assert hidden.header["var_bytes"].sum() == len(hidden.blob)
     assert b"hunter2" not in bytes(hidden.blob)
     # The original frame is a view of a message and must not change.
     assert strings_of(frame)[1] == secret
@@ -103,7 +103,7 @@ def test_the_client_from_sshd_is_passed_on_and_removed(is_raw: bool) -> None:
         [plain, (b"/bin/a", b"a", b"a\0", ssh), (b"/bin/b", b"b", b"b\0", b"A=1\0PATH=/bin\0" + ssh), plain]
     )
     told_of = with_ssh_bytes(frame, 0, len(ssh), len(ssh), 0)
-    frame = frame.replaced(frame.head.tobytes(), told_of, bytes(frame.blob), bytes(32))
+    frame = frame.replaced(frame.header.tobytes(), told_of, bytes(frame.blob), bytes(32))
     told: list[tuple[int, int, bytes]] = []
 
     def hiding(on_ssh_exec: Callable[[int, int, bytes], None] | None = None) -> Concealer:
@@ -116,13 +116,13 @@ def test_the_client_from_sshd_is_passed_on_and_removed(is_raw: bool) -> None:
     assert strings_of(hidden) == [
         plain, (b"/bin/a", b"a", b"a\0", b""), (b"/bin/b", b"b", b"b\0", b"A\0PATH=/bin\0"), plain,
     ]  # fmt: skip
-    assert hidden.head["var_bytes"].sum() == len(hidden.blob) and not hidden.exec["ssh_bytes"].any()
+    assert hidden.header["var_bytes"].sum() == len(hidden.blob) and not hidden.exec["ssh_bytes"].any()
     assert told == [(0, 0, ssh), (0, 0, ssh)]
     # Without a receiver the facts are dropped too. A record that claims more bytes than it has is cut, and nothing else
     # changes.
     hides = hiding()
     assert strings_of(hides.sieve.frame(frame)) == strings_of(hidden)
-    lying = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 9, 900, 9, 0), bytes(frame.blob), bytes(32))
+    lying = frame.replaced(frame.header.tobytes(), with_ssh_bytes(frame, 9, 900, 9, 0), bytes(frame.blob), bytes(32))
     assert [strings[2] for strings in strings_of(hides.sieve.frame(lying))] == [b"ls\0", b"a\0", b"b\0", b"ls\0"]
 
 
@@ -150,7 +150,7 @@ def test_the_setting_decides_which_variables_keep_their_value(
     made = Concealer.of(config, scrubber_of(config))
     ssh = b"SSH_CLIENT=192.0.2.7 1 22\0"
     frame = frame_of([(b"/p", b"p", b"p\0--password=x\0", b"TOKEN=x\0PATH=/bin\0" + ssh)])
-    frame = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, len(ssh)), bytes(frame.blob), bytes(8))
+    frame = frame.replaced(frame.header.tobytes(), with_ssh_bytes(frame, len(ssh)), bytes(frame.blob), bytes(8))
     args = {"scrubbed": b"p\0--password=********\0", "raw": b"p\0--password=x\0", "none": b"p\0"}[args_show]
     assert strings_of(made.sieve.frame(frame)) == [(b"/p", b"p", args, stored)]
     assert made.strings(b"p\0--password=x\0", b"TOKEN=x\0PATH=/bin\0") == (args, stored)
@@ -165,10 +165,10 @@ def test_surveys_are_concealed_in_place() -> None:
     body = np.zeros(1, dtypes.EXEC)
     text = b"/p" + b"p" + b"p\0--password=x\0" + b"TOKEN=x\0"
     body["path_bytes"], body["name_bytes"], body["args_bytes"], body["envs_bytes"] = 2, 1, 15, 8
-    survey = SimpleNamespace(strings=[text], exec=body, head=np.zeros(1, dtypes.HEAD))
+    survey = SimpleNamespace(strings=[text], exec=body, header=np.zeros(1, dtypes.HEADER))
     concealer().survey(survey)  # type: ignore[arg-type]
     assert survey.strings == [b"/pp" + b"p\0--password=********\0" + b"TOKEN\0"]
-    assert int(survey.head["var_bytes"][0]) == len(survey.strings[0])
+    assert int(survey.header["var_bytes"][0]) == len(survey.strings[0])
     assert (int(body["args_bytes"][0]), int(body["envs_bytes"][0])) == (22, 6)
     assert survey.digests == [digest(b"p\0--password=x\0", b"TOKEN=x\0")], "of what it was"
 
@@ -286,7 +286,7 @@ class Live:
         frame = self.concealer.sieve.frame(frame_of_events(happened, ring=0, from_pos=position, seq=self.told))
         self.told += len(happened)
         if since:
-            self.merger.resume(frame.head["ring_pos"][since : since + 1].copy(), np.zeros(1, np.uint64), 0)
+            self.merger.resume(frame.header["ring_pos"][since : since + 1].copy(), np.zeros(1, np.uint64), 0)
         self.merger.add(frame)
         self.merger.advance(self.story.tick() + MERGE_SLACK_NS + 1, self.merger.received_pos)
         batch = self.merger.take(8192)
@@ -307,15 +307,15 @@ class Live:
         body["args_bytes"] = body["args_full_bytes"] = len(args)
         body["envs_bytes"] = body["envs_full_bytes"] = len(envs or b"")
         body["exec_flags"] = declared.EXEC_ENVS_UNREADABLE if envs is None else 0
-        head = np.zeros(1, dtypes.HEAD)
-        head["tgid"] = head["tid"] = tgid
-        head["start_boot_ns"], head["time_boot_ns"] = process.start, self.story.tick()
+        header = np.zeros(1, dtypes.HEADER)
+        header["tgid"] = header["tid"] = tgid
+        header["start_boot_ns"], header["time_boot_ns"] = process.start, self.story.tick()
         assert process.parent is not None
-        head["ppid"], head["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
-        look = SimpleNamespace(strings=[path + args + (envs or b"")], exec=body, head=head)
+        header["ppid"], header["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
+        look = SimpleNamespace(strings=[path + args + (envs or b"")], exec=body, header=header)
         self.concealer.survey(look)  # type: ignore[arg-type]
         result = self.applier.insert_snapshot(
-            head,
+            header,
             task_of(process),
             body,
             look.strings[0],

@@ -61,9 +61,9 @@ def forget_lineages(TableWriter tables not None, uint32_t times) -> None:
         tables._forget_lineages()
 
 
-def intern2(Arena arena not None, bytes head not None, bytes data not None) -> int:
-    """Intern `head + data`; return a reference with one more holder, 0 when empty or the arena is full."""
-    return arena.intern2(<const char *>head, <uint32_t>len(head), <const char *>data, <uint32_t>len(data))
+def intern2(Arena arena not None, bytes header not None, bytes data not None) -> int:
+    """Intern `header + data`; return a reference with one more holder, 0 when empty or the arena is full."""
+    return arena.intern2(<const char *>header, <uint32_t>len(header), <const char *>data, <uint32_t>len(data))
 
 
 def hold(Arena arena not None, uint32_t ref) -> None:

@@ -27,13 +27,13 @@ def record(
 ) -> bytes:
     """Return one record; every free field is derived from `number`, so that a torn record is noticed."""
     fill = (number * 0x9E3779B97F4A7C15 & (1 << 64) - 1).to_bytes(8, "little")
-    head = np.frombuffer(fill * 8, dtypes.HEAD).copy()
+    header = np.frombuffer(fill * 8, dtypes.HEADER).copy()
     blob = b"".join(strings)
-    head["kind"] = kind
-    head["flags"] = declared.FLAG_HEAD_ONLY if head_only else 0
-    head["ring_seq"] = head["time_boot_ns"] = number
-    head["ring_pos"] = 0
-    head["var_bytes"] = 0 if head_only else len(blob)
+    header["kind"] = kind
+    header["flags"] = declared.FLAG_HEAD_ONLY if head_only else 0
+    header["ring_seq"] = header["time_boot_ns"] = number
+    header["ring_pos"] = 0
+    header["var_bytes"] = 0 if head_only else len(blob)
     parts = [fill * 20]
     if kind in dtypes.BODIES:
         body = np.frombuffer(fill * (dtypes.BODIES[kind].itemsize // 8), dtypes.BODIES[kind]).copy()
@@ -44,8 +44,8 @@ def record(
         parts.append(body.tobytes())
     parts.append(blob)
     rest = b"" if head_only else b"".join(parts)
-    head["record_bytes"] = dtypes.HEAD.itemsize + len(rest)
-    return head.tobytes() + rest
+    header["record_bytes"] = dtypes.HEADER.itemsize + len(rest)
+    return header.tobytes() + rest
 
 
 def strings_of(number: int, length: int) -> tuple[bytes, bytes, bytes, bytes]:
@@ -62,18 +62,18 @@ def records_in(frame: Frame) -> list[bytes]:
     columns = {declared.KIND_FORK: frame.fork, declared.KIND_EXEC: frame.exec, declared.KIND_EXIT: frame.exit}
     blob = 0
     for index in range(frame.count):
-        head = frame.head[index : index + 1].copy()
-        head["ring_pos"] = 0
-        kind = int(head["kind"][0])
-        whole = head.tobytes()
-        if head["flags"][0] & declared.FLAG_HEAD_ONLY:
+        header = frame.header[index : index + 1].copy()
+        header["ring_pos"] = 0
+        kind = int(header["kind"][0])
+        whole = header.tobytes()
+        if header["flags"][0] & declared.FLAG_HEAD_ONLY:
             assert not any(frame.task[index].tobytes())
         else:
             whole += frame.task[index].tobytes()
             if kind in at:
                 whole += columns[kind][at[kind]].tobytes()
                 at[kind] += 1
-            length = int(head["var_bytes"][0])
+            length = int(header["var_bytes"][0])
             whole += bytes(frame.blob[blob : blob + length])
             blob += length
         found.append(whole)

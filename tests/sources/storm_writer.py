@@ -13,7 +13,7 @@ import time
 
 from tests.sources.kernel_writer import KernelWriter
 
-HEAD = struct.Struct("<QQIIQIBBHQIIQ")
+HEADER = struct.Struct("<QQIIQIBBHQIIQ")
 KIND_FORK, KIND_EXEC, KIND_EXIT, KIND_COMM = 1, 2, 3, 5
 BODY_WORDS = {KIND_FORK: 4, KIND_EXIT: 4, KIND_COMM: 0}
 FACTOR = 0x9E3779B97F4A7C15
@@ -24,7 +24,7 @@ def make(number: int, kind: int, words: int) -> bytes:
     """A record in which every word after the header is number * FACTOR, with `words` words of strings."""
     fill = struct.pack("<Q", number * FACTOR & MASK)
     rest = fill * (20 + BODY_WORDS[kind] + words)
-    return HEAD.pack(number, number, 1, 1, number, 1, kind, 0, 0, 0, 64 + len(rest), 8 * words, 0) + rest
+    return HEADER.pack(number, number, 1, 1, number, 1, kind, 0, 0, 0, 64 + len(rest), 8 * words, 0) + rest
 
 
 def main(fd: int, first: int, count: int, seed: int) -> None:

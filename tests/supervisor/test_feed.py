@@ -32,9 +32,9 @@ def test_a_recording_has_its_own_boot_and_as_many_rings_as_occur_in_it(recording
     assert (feed.ring_count, feed.boot_id, feed.fds.rings, feed.shard_count) == (3, BOOT_ID, {}, 1)
     assert feed.source == f"replay:{recording}"
     ends = [
-        int(frame.head["time_boot_ns"][place])
+        int(frame.header["time_boot_ns"][place])
         for message in Recording(recording) for frame in decode_frames(message)
-        for place, kind in enumerate(frame.head["kind"].tolist()) if kind in {KIND_FORK, KIND_EXIT}
+        for place, kind in enumerate(frame.header["kind"].tolist()) if kind in {KIND_FORK, KIND_EXIT}
     ]  # fmt: skip
     assert feed.recorded_from_boot_ns == min(ends)
     feed.close()

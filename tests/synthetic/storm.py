@@ -35,7 +35,7 @@ class Storm:
     """A storm before it is divided into frames: its records ring by ring, in the order of each ring.
 
     Attributes:
-        head, task: shape (n,), `dtypes.HEAD` and `dtypes.TASK`, sorted by ring and place in it.
+        header, task: shape (n,), `dtypes.HEADER` and `dtypes.TASK`, sorted by ring and place in it.
         fork, exec, exit: bodies in the same order.
         strings: the strings of each exec body; they refer to a small number of different objects.
         ring_first: shape (rings + 1,), index of each ring's first record.
@@ -43,7 +43,7 @@ class Storm:
         tgid, start_boot_ns, exit_boot_ns: shape (processes,); exit 0: the process does not end.
     """
 
-    head: npt.NDArray[np.void]
+    header: npt.NDArray[np.void]
     task: npt.NDArray[np.void]
     fork: npt.NDArray[np.void]
     exec: npt.NDArray[np.void]
@@ -58,16 +58,16 @@ class Storm:
     def frames(self, *, frame_records: int = 2048, boot_id: bytes = BOOT_ID, source: str = "synthetic") -> list[bytes]:
         """Return the frames of all rings in the order in which shards would hand them over, with watermarks."""
         encoder = FrameEncoder(boot_id=boot_id, source=source)
-        kinds = self.head["kind"]
+        kinds = self.header["kind"]
         before = {kind: np.concatenate(([0], np.cumsum(kinds == kind))) for kind in dtypes.BODIES}
-        ends = record_ends(self.head)
+        ends = record_ends(self.header)
         cut: list[tuple[int, int, int, int, int]] = []
         for ring in range(len(self.ring_first) - 1):
             begin, end = int(self.ring_first[ring]), int(self.ring_first[ring + 1])
             watermark = WATERMARK_END_NS
             for first in reversed(range(begin, end, frame_records)):
                 last = min(first + frame_records, end)
-                oldest = int(self.head["time_boot_ns"][first:last].min())
+                oldest = int(self.header["time_boot_ns"][first:last].min())
                 cut.append((oldest, ring, first, last, watermark))
                 watermark = min(watermark, oldest)
         messages = []
@@ -77,7 +77,7 @@ class Storm:
                 encoder.encode(
                     ring=ring, seq=seq, count=last - first, lost={}, watermark_boot_ns=watermark,
                     from_pos=int(ends[first - 1]) if first > self.ring_first[ring] else 0, to_pos=int(ends[last - 1]),
-                    head=self.head[first:last], task=self.task[first:last], fork=self.fork[fork],
+                    header=self.header[first:last], task=self.task[first:last], fork=self.fork[fork],
                     exec=self.exec[exec_], exit=self.exit[exit_], blob=b"".join(self.strings[exec_]),
                 )
             )  # fmt: skip
@@ -238,22 +238,22 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
     is_exec = kind == declared.KIND_EXEC
     is_orphan = (parent[process] < 0) | (exit_ns[np.maximum(parent[process], 0)] <= time_ns)
 
-    head = np.zeros(len(process), dtypes.HEAD)
-    head["time_boot_ns"] = time_ns
-    head["ring_seq"] = np.arange(len(process)) - ring_first[ring]
-    head["tgid"] = head["tid"] = tgid[process]
-    head["start_boot_ns"] = start_ns[process]
-    head["ppid"] = np.where(is_orphan, INIT_TGID, tgid[np.maximum(parent[process], 0)])
-    head["parent_start_boot_ns"] = np.where(is_orphan, INIT_START_BOOT_NS, start_ns[np.maximum(parent[process], 0)])
-    head["kind"] = kind
-    head["cpu"] = ring
-    head["var_bytes"] = np.where(is_exec, lengths[used], 0)
+    header = np.zeros(len(process), dtypes.HEADER)
+    header["time_boot_ns"] = time_ns
+    header["ring_seq"] = np.arange(len(process)) - ring_first[ring]
+    header["tgid"] = header["tid"] = tgid[process]
+    header["start_boot_ns"] = start_ns[process]
+    header["ppid"] = np.where(is_orphan, INIT_TGID, tgid[np.maximum(parent[process], 0)])
+    header["parent_start_boot_ns"] = np.where(is_orphan, INIT_START_BOOT_NS, start_ns[np.maximum(parent[process], 0)])
+    header["kind"] = kind
+    header["cpu"] = ring
+    header["var_bytes"] = np.where(is_exec, lengths[used], 0)
     body_bytes = np.zeros(declared.KIND_COUNT, np.uint32)
     for number, dtype in dtypes.BODIES.items():
         body_bytes[number] = dtype.itemsize
-    head["record_bytes"] = dtypes.HEAD.itemsize + dtypes.TASK.itemsize + body_bytes[kind] + head["var_bytes"]
+    header["record_bytes"] = dtypes.HEADER.itemsize + dtypes.TASK.itemsize + body_bytes[kind] + header["var_bytes"]
     for number in range(rings):
-        part = head[ring_first[number] : ring_first[number + 1]]
+        part = header[ring_first[number] : ring_first[number + 1]]
         part["ring_pos"][1:] = np.cumsum(record_ends(part)[:-1])
 
     # The image in the record: the parent's for a fork, the new one for an exec, the last one for an exit.
@@ -290,6 +290,6 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
     exit_["exit_code"] = exit_["leader_exit_code"] = np.where(process[kind == declared.KIND_EXIT] % 16 == 0, 256, 0)
 
     return Storm(
-        head, task, fork, exec_, exit_, [commands[number].strings for number in used[is_exec].tolist()], ring_first,
+        header, task, fork, exec_, exit_, [commands[number].strings for number in used[is_exec].tolist()], ring_first,
         parent, tgid, start_ns, np.where(is_service, 0, exit_ns).astype(np.uint64),
     )  # fmt: skip

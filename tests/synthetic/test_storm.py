@@ -18,12 +18,12 @@ def _frames(*arguments: object, **options: object) -> list[Frame]:
 
 
 def _in_time_order(frames: list[Frame]) -> list[tuple[np.void, np.void | None]]:
-    """All (head, body) by time; the body of exec records only."""
+    """All (header, body) by time; the body of exec records only."""
     found = []
     for frame in frames:
         bodies = iter(frame.exec)
-        for head in frame.head:
-            found.append((head, next(bodies) if head["kind"] == declared.KIND_EXEC else None))
+        for header in frame.header:
+            found.append((header, next(bodies) if header["kind"] == declared.KIND_EXEC else None))
     return sorted(found, key=lambda pair: int(pair[0]["time_boot_ns"]))
 
 
@@ -47,18 +47,18 @@ def test_every_event_could_have_happened(
     )  # fmt: skip
     living = {INIT_TGID: INIT_START_BOOT_NS}
     forks = exits = 0
-    for head, body in _in_time_order(frames):
-        tgid, start = int(head["tgid"]), int(head["start_boot_ns"])
-        parent = int(head["ppid"]), int(head["parent_start_boot_ns"])
-        assert start < head["time_boot_ns"]
+    for header, body in _in_time_order(frames):
+        tgid, start = int(header["tgid"]), int(header["start_boot_ns"])
+        parent = int(header["ppid"]), int(header["parent_start_boot_ns"])
+        assert start < header["time_boot_ns"]
         assert living.get(parent[0]) == parent[1], "the parent lives"
-        if head["kind"] == declared.KIND_FORK:
+        if header["kind"] == declared.KIND_FORK:
             assert tgid not in living, "nobody has the pid"
             living[tgid] = start
             forks += 1
             continue
         assert living[tgid] == start
-        if head["kind"] == declared.KIND_EXIT:
+        if header["kind"] == declared.KIND_EXIT:
             del living[tgid]
             exits += 1
         else:
@@ -72,29 +72,29 @@ def test_rings_are_whole_and_watermarks_hold() -> None:
     for number, frame in enumerate(frames):
         assert frame.frame_seq == number and frame.from_pos == position[frame.ring]
         position[frame.ring] = frame.to_pos
-        sequence = frame.head["ring_seq"].tolist()
+        sequence = frame.header["ring_seq"].tolist()
         assert sequence == list(range(last_seq[frame.ring] + 1, last_seq[frame.ring] + 1 + frame.count))
         last_seq[frame.ring] = sequence[-1]
-        assert frame.head["time_boot_ns"].min() >= promised[frame.ring]
+        assert frame.header["time_boot_ns"].min() >= promised[frame.ring]
         promised[frame.ring] = frame.watermark_boot_ns or 0
-    oldest = [int(frame.head["time_boot_ns"].min()) for frame in frames]
+    oldest = [int(frame.header["time_boot_ns"].min()) for frame in frames]
     assert oldest == sorted(oldest)
 
 
 def test_image_of_a_record_is_the_one_that_the_last_exec_made() -> None:
     storm = build_storm(2, 3000, exec_ratio=0.3, again_ratio=0.3)
-    order = np.argsort(storm.head["time_boot_ns"], kind="stable")
+    order = np.argsort(storm.header["time_boot_ns"], kind="stable")
     image: dict[int, tuple[int, bytes]] = {}
     seen = set()
     for index in order:
-        head, task = storm.head[index], storm.task[index]
-        tgid, now = int(head["tgid"]), (int(task["cookie"]), bytes(task["comm"]))
-        if head["kind"] == declared.KIND_EXEC:
+        header, task = storm.header[index], storm.task[index]
+        tgid, now = int(header["tgid"]), (int(task["cookie"]), bytes(task["comm"]))
+        if header["kind"] == declared.KIND_EXEC:
             assert now[0] not in seen
             seen.add(now[0])
-        elif head["kind"] == declared.KIND_FORK and tgid != SERVICE_TGID_BASE:
-            assert now == image[int(head["ppid"])]
-        elif head["kind"] == declared.KIND_EXIT:
+        elif header["kind"] == declared.KIND_FORK and tgid != SERVICE_TGID_BASE:
+            assert now == image[int(header["ppid"])]
+        elif header["kind"] == declared.KIND_EXIT:
             assert now == image[tgid]
         image[tgid] = now
 

@@ -45,11 +45,11 @@ def records(fd: int) -> list[bytes]:
         (end,) = struct.unpack_from("<Q", mapped)
         found, at = [], 0
         while at < end:
-            (head,) = struct.unpack_from("<I", mapped, page + at)
-            size = head & ~(BUSY | DISCARD)
-            if head & BUSY:
+            (header,) = struct.unpack_from("<I", mapped, page + at)
+            size = header & ~(BUSY | DISCARD)
+            if header & BUSY:
                 break
-            if not head & DISCARD:
+            if not header & DISCARD:
                 found.append(mapped[page + at + 8 : page + at + 8 + size])
             at += (size + 8 + 7) // 8 * 8
     return found
@@ -71,8 +71,8 @@ def check(credentials: str) -> None:
     from pipeline.bpf import loader
     from pipeline.records import declared
 
-    head = declared.HEAD_LAYOUT.struct("time_boot_ns", "tgid", "ppid", "kind")
-    euid = declared.HEAD_LAYOUT.size + declared.TASK_LAYOUT.offset("euid")
+    header = declared.HEADER_LAYOUT.struct("time_boot_ns", "tgid", "ppid", "kind")
+    euid = declared.HEADER_LAYOUT.size + declared.TASK_LAYOUT.offset("euid")
     pid_ns = Path("/proc/self/ns/pid").stat().st_ino
     with loader.Capture(
         ring_bytes=RING_BYTES, credentials=credentials, capabilities_usage="on", signal_senders="on", calls="on",
@@ -87,7 +87,7 @@ def check(credentials: str) -> None:
         time.sleep(0.1)
         seen = [record for fd in capture.fds.rings.values() for record in records(fd)]
         misses = sum(program.recursion_misses for program in capture.programs)
-    own = sorted((head.unpack_from(record), record) for record in seen if head.unpack_from(record)[1] == pid)
+    own = sorted((header.unpack_from(record), record) for record in seen if header.unpack_from(record)[1] == pid)
     kinds = [declared.KIND_NAMES[fields[3]] for fields, _ in own]
     print(f"aarch64: {credentials}: records of the process: {' '.join(kinds)}; missed: {misses}", flush=True)
     wanted_kinds = {"fork", "exec", "exit"} | ({"cred"} if credentials != "sampled" else set())

@@ -289,17 +289,17 @@ def differences(capture: Any) -> list[str]:
             "inode": (int(body["inode"]), (proc / "exe").stat().st_ino),
             "uid": (int(task["uid"]), int(status["Uid"].split()[0])),
             "capabilities": (int(task["cap_effective"]), int(status["CapEff"], 16)),
-            "ppid": (int(record.head["ppid"]), os.getpid()),
+            "ppid": (int(record.header["ppid"]), os.getpid()),
             "sid": (int(task["sid"]), int(stat[3])),
-            "start": (int(record.head["start_boot_ns"]) // 10_000_000, int(stat[19])),
+            "start": (int(record.header["start_boot_ns"]) // 10_000_000, int(stat[19])),
             "comm": (bytes(task["comm"]), (proc / "comm").read_bytes().rstrip(b"\n")),
         }
         link = capture.fds.iter_link
         if link >= 0:
             tasks = read_tasks(link)
-            at = tasks.head["tgid"].tolist().index(child.pid)
+            at = tasks.header["tgid"].tolist().index(child.pid)
             expected["iterator's path"] = (tasks.paths[at], record.path)
-            expected["iterator's start"] = (int(tasks.head["start_boot_ns"][at]), int(record.head["start_boot_ns"]))
+            expected["iterator's start"] = (int(tasks.header["start_boot_ns"][at]), int(record.header["start_boot_ns"]))
         child.communicate(b"\n")
         # Kernels keep the exit code of one thread, of several, and of a signal in different places.
         ends = {"one": child, "several": ended(_END_WITH_THREADS), "signal": ended(_END_BY_SIGNAL)}

@@ -23,7 +23,7 @@ struct {
 } pl_asked SEC(".maps");
 
 struct pl_caps_record {
-	struct pl_head head;
+	struct pl_header header;
 	struct pl_task task;
 	struct pl_caps caps;
 };
@@ -44,10 +44,10 @@ static __always_inline bool pl_report(struct task_struct *task, const struct pl_
 	/* A leader that has ended has no namespaces; then this thread is used. */
 	if (!(leader->flags & PF_EXITING))
 		task = leader;
-	pl_fill_known(&record->head, &record->task, task, false);
+	pl_fill_known(&record->header, &record->task, task, false);
 	record->caps.caps_attempted = asked->attempted;
 	record->caps.caps_used = asked->used;
-	return pl_send(&record->head, sizeof(*record), sizeof(record->caps), PL_KIND_CAPS, settings);
+	return pl_send(&record->header, sizeof(*record), sizeof(record->caps), PL_KIND_CAPS, settings);
 }
 
 /* Only checks of the current process's own credentials are recorded: not those of an open file, of a mount, or of

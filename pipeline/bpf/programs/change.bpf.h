@@ -9,7 +9,7 @@
 #define PROCLINE_CHANGE_BPF_H
 
 struct pl_change_record {
-	struct pl_head head;
+	struct pl_header header;
 	struct pl_task task;
 };
 struct pl_change_scratch {
@@ -41,7 +41,7 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 {
 	struct pl_settings *settings = pl_get_settings();
 	struct pl_change_scratch *buf;
-	struct pl_head *head;
+	struct pl_header *header;
 	struct pl_pid *entry;
 
 	if (!pl_is_recording(settings) || pl_is_outside(task))
@@ -49,8 +49,8 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 	buf = bpf_map_lookup_elem(&pl_change_buf, &index);
 	if (!buf)
 		return;
-	head = &buf->record.head;
-	entry = pl_fill_known(head, &buf->record.task, pl_any_task(task), false);
+	header = &buf->record.header;
+	entry = pl_fill_known(header, &buf->record.task, pl_any_task(task), false);
 	if (entry) {
 		if (pl_differ_cred(entry, &buf->record.task))
 			kind = PL_KIND_CRED;
@@ -58,13 +58,13 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 			kind = PL_KIND_SID;
 		else
 			return;
-		pl_refresh_pid(entry, head, &buf->record.task);
+		pl_refresh_pid(entry, header, &buf->record.task);
 	} else {
 		/* Without a cookie: its image is not read here. */
-		pl_init_pid(&buf->pid, head, &buf->record.task);
-		pl_add_pid(head->tgid, &buf->pid, false);
+		pl_init_pid(&buf->pid, header, &buf->record.task);
+		pl_add_pid(header->tgid, &buf->pid, false);
 	}
-	pl_send(head, sizeof(buf->record), 0, kind, settings);
+	pl_send(header, sizeof(buf->record), 0, kind, settings);
 }
 
 /* The current thread's credentials may have changed. Each thread has its own; those of the process are its leader's. An

@@ -10,18 +10,18 @@
 #include "change.bpf.h"
 
 struct pl_plain_record {
-	struct pl_head head;
+	struct pl_header header;
 	struct pl_task task;
 };
 PL_SCRATCH(pl_rename_buf, struct pl_plain_record, 1);
 
 static __always_inline void pl_fill_record(struct pl_plain_record *record, struct task_struct *task, bool has_moved)
 {
-	struct pl_pid *entry = pl_fill_known(&record->head, &record->task, task, has_moved);
+	struct pl_pid *entry = pl_fill_known(&record->header, &record->task, task, has_moved);
 
 	if (entry) {
 		pl_keep_namespaces(&record->task, entry);
-		pl_refresh_pid(entry, &record->head, &record->task);
+		pl_refresh_pid(entry, &record->header, &record->task);
 	}
 }
 
@@ -45,7 +45,7 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 	/* The tracepoint fires before the name is stored. */
 	__builtin_memset(record->task.comm, 0, sizeof(record->task.comm));
 	bpf_probe_read_kernel_str(record->task.comm, sizeof(record->task.comm), comm);
-	pl_send(&record->head, sizeof(*record), 0, PL_KIND_COMM, settings);
+	pl_send(&record->header, sizeof(*record), 0, PL_KIND_COMM, settings);
 	return 0;
 }
 
@@ -137,7 +137,7 @@ static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, stru
 					  struct css_set *css_set, struct pl_settings *settings)
 {
 	struct pl_named_cgroup *named = &record->named;
-	struct pl_head *head = &record->plain.head;
+	struct pl_header *header = &record->plain.header;
 	struct pl_reservation reserved;
 	enum pl_room room;
 	long length;
@@ -157,16 +157,16 @@ static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, stru
 	length = bpf_probe_read_kernel_str(record->path, sizeof(record->path), path);
 	named->named_path_bytes = length > 1 && length < PL_CGROUP_PATH_MAX ? length - 1 : 0;
 	pl_forget();
-	head->var_bytes = sizeof(*named) + named->named_members * sizeof(struct pl_member) + named->named_path_bytes;
-	head->record_bytes = sizeof(record->plain) + head->var_bytes;
+	header->var_bytes = sizeof(*named) + named->named_members * sizeof(struct pl_member) + named->named_path_bytes;
+	header->record_bytes = sizeof(record->plain) + header->var_bytes;
 	pl_forget();
-	room = pl_reserve(&reserved, head, PL_KIND_CGROUP);
+	room = pl_reserve(&reserved, header, PL_KIND_CGROUP);
 	if (room == PL_ROOM_NONE)
 		return;
 	if (room == PL_ROOM_FULL) {
 		u32 at = sizeof(record->plain);
 
-		pl_write_at(&reserved, sizeof(struct pl_head), &record->plain.task, sizeof(record->plain.task));
+		pl_write_at(&reserved, sizeof(struct pl_header), &record->plain.task, sizeof(record->plain.task));
 		pl_write_at(&reserved, at, named, sizeof(*named));
 		at += sizeof(*named);
 		bytes = named->named_members * sizeof(struct pl_member);
@@ -199,7 +199,7 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 }
 
 /* The path of a new cgroup, before a process is in it. A process that is forked into a cgroup, as systemd does it,
- * reports only the id. The record describes no process; HEAD and TASK are those of the creator. */
+ * reports only the id. The record describes no process; HEADER and TASK are those of the creator. */
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(pl_on_mkdir, struct cgroup *made, const char *path)
 {
@@ -216,9 +216,9 @@ int BPF_PROG(pl_on_mkdir, struct cgroup *made, const char *path)
 	if (!record)
 		return 0;
 	task = pl_any_task(task);
-	pl_fill_head(&record->plain.head, task);
+	pl_fill_header(&record->plain.header, task);
 	pl_fill_task(&record->plain.task, task);
-	record->plain.head.flags |= PL_FLAG_CGROUP_MADE;
+	record->plain.header.flags |= PL_FLAG_CGROUP_MADE;
 	pl_send_cgroup(record, made, path, NULL, settings);
 	return 0;
 }

@@ -67,15 +67,15 @@ struct pl_changed {
 
 /* A pl_finish: read the state once more. Other programs record the process at the same time. A state that is read after
  * the time of its record is never older than what records before that time contain, so none of these is undone. */
-static __always_inline void pl_finish_change(struct pl_head *head, void *context)
+static __always_inline void pl_finish_change(struct pl_header *header, void *context)
 {
 	struct pl_changed *changed = context;
 
 	pl_read_task(changed->buf, changed->task, changed->entry);
 	pl_forget();
-	pl_refresh_pid(changed->entry, head, &changed->buf->record.task);
+	pl_refresh_pid(changed->entry, header, &changed->buf->record.task);
 	pl_forget();
-	changed->entry->same_boot_ns = head->time_boot_ns;
+	changed->entry->same_boot_ns = header->time_boot_ns;
 }
 
 /* What differs between a process and its entry has changed after this time. Only comparisons make it younger: other
@@ -93,7 +93,7 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 				       struct pl_settings *settings)
 {
 	struct pl_changed changed = { .buf = buf, .task = task };
-	struct pl_head *head = &buf->record.head;
+	struct pl_header *header = &buf->record.header;
 	struct pl_pid *entry;
 	u64 recent;
 	u8 kind;
@@ -112,7 +112,7 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	}
 	if (pl_is_in_exec(task))
 		return;
-	pl_fill_head(head, task);
+	pl_fill_header(header, task);
 	pl_read_task(buf, task, entry);
 	pl_forget();
 	if (pl_differ_cred(entry, &buf->record.task))
@@ -124,10 +124,10 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	/* The difference may be older than the record of an exec that another CPU has just made. */
 	if (pl_is_in_exec(task) || entry->exit_boot_ns || !task->signal->live.counter)
 		return;
-	head->flags |= PL_FLAG_SAMPLED;
+	header->flags |= PL_FLAG_SAMPLED;
 	changed.entry = entry;
 	/* Without room for the whole record the entry stays as it is, and the next pass finds the difference again. */
-	pl_send_finished(head, sizeof(buf->record) + sizeof(buf->sampled), sizeof(buf->sampled), kind, settings,
+	pl_send_finished(header, sizeof(buf->record) + sizeof(buf->sampled), sizeof(buf->sampled), kind, settings,
 			 pl_finish_change, &changed);
 }
 

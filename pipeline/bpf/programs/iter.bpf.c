@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* A task iterator over all processes. Attach kind: iter. For each process, but not for kernel threads, it writes HEAD,
- * TASK, EXEC and the path of the executable, as an exec record of kind 0 without a ring number. Arguments and
+/* A task iterator over all processes. Attach kind: iter. For each process, but not for kernel threads, it writes
+ * HEADER, TASK, EXEC and the path of the executable, as an exec record of kind 0 without a ring number. Arguments and
  * environment come from /proc instead: to read another process's memory, an iterator must be able to sleep.
  *
  * The iterator adds every process that it visits to pid_cache, if the process is older than the capture. */
@@ -9,7 +9,7 @@
 #include "path.bpf.h"
 
 struct pl_iter_record {
-	struct pl_head head;
+	struct pl_header header;
 	struct pl_task task;
 	struct pl_exec exec;
 };
@@ -44,11 +44,11 @@ static __always_inline void pl_store_root(struct pl_settings *settings)
 
 static __always_inline void pl_enter_process(struct pl_iter_scratch *buf)
 {
-	struct pl_head *head = &buf->record.head;
+	struct pl_header *header = &buf->record.header;
 	struct pl_task *task = &buf->record.task;
-	struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
+	struct pl_pid *entry = pl_find_pid(header->tgid, header->start_boot_ns);
 	u64 cookie;
-	u32 tgid = head->tgid;
+	u32 tgid = header->tgid;
 
 	if (entry && entry->cookie) {
 		task->cookie = entry->cookie;
@@ -56,7 +56,7 @@ static __always_inline void pl_enter_process(struct pl_iter_scratch *buf)
 	}
 	cookie = pl_new_cookie();
 	task->cookie = cookie;
-	pl_fill_image(&buf->image, head, task, &buf->record.exec, &buf->path);
+	pl_fill_image(&buf->image, header, task, &buf->record.exec, &buf->path);
 	bpf_map_update_elem(&proc_cache, &cookie, &buf->image, BPF_NOEXIST);
 	if (entry) {
 #ifdef PL_OLD
@@ -71,7 +71,7 @@ static __always_inline void pl_enter_process(struct pl_iter_scratch *buf)
 #endif
 		return;
 	}
-	pl_init_pid(&buf->pid, head, task);
+	pl_init_pid(&buf->pid, header, task);
 	/* In the place of an earlier owner of the pid, if its exit was missed. */
 	if (pl_add_pid(tgid, &buf->pid, true))
 		task->cookie = 0;
@@ -80,14 +80,14 @@ static __always_inline void pl_enter_process(struct pl_iter_scratch *buf)
 static __always_inline void pl_fill_record(struct pl_iter_scratch *buf, struct task_struct *task,
 				      const struct pl_settings *settings)
 {
-	struct pl_head *head = &buf->record.head;
+	struct pl_header *header = &buf->record.header;
 	struct pl_exec *exec = &buf->record.exec;
 	struct mm_struct *mm = PL_GET(task, mm);
 
 	__builtin_memset(exec, 0, sizeof(*exec));
-	pl_fill_head(head, task);
+	pl_fill_header(header, task);
 	if (PL_GET(task, flags) & PF_EXITING)
-		head->flags |= PL_FLAG_LEADER_DEAD;
+		header->flags |= PL_FLAG_LEADER_DEAD;
 	pl_fill_task(&buf->record.task, task);
 	pl_fill_v1(&buf->record.task, task, NULL);
 	pl_forget();
@@ -101,21 +101,21 @@ static __always_inline void pl_fill_record(struct pl_iter_scratch *buf, struct t
 			exec->args_full_bytes = PL_GET(mm, arg_end) - PL_GET(mm, arg_start);
 		if (PL_GET(mm, env_end) > PL_GET(mm, env_start))
 			exec->envs_full_bytes = PL_GET(mm, env_end) - PL_GET(mm, env_start);
-		exec->exec_tid = head->tid;
-		exec->prev_tid = head->tid;
+		exec->exec_tid = header->tid;
+		exec->prev_tid = header->tid;
 		pl_enter_process(buf);
 	} else {
-		struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
+		struct pl_pid *entry = pl_find_pid(header->tgid, header->start_boot_ns);
 
 		if (entry)
 			pl_keep_namespaces(&buf->record.task, entry);
 	}
-	head->kind = 0;
-	head->cpu = 0;
-	head->ring_seq = 0;
-	head->time_boot_ns = bpf_ktime_get_boot_ns();
-	head->var_bytes = exec->path_bytes;
-	head->record_bytes = sizeof(buf->record) + exec->path_bytes;
+	header->kind = 0;
+	header->cpu = 0;
+	header->ring_seq = 0;
+	header->time_boot_ns = bpf_ktime_get_boot_ns();
+	header->var_bytes = exec->path_bytes;
+	header->record_bytes = sizeof(buf->record) + exec->path_bytes;
 }
 
 SEC("iter/task")
@@ -144,7 +144,7 @@ int pl_each_task(struct bpf_iter__task *ctx)
 		pl_forget();
 		bytes = buf->record.exec.path_bytes;
 		/* Without a number it has lost its pid by now. */
-		if (!pl_scope.pid_ns || buf->record.head.tgid) {
+		if (!pl_scope.pid_ns || buf->record.header.tgid) {
 			bpf_seq_write(seq, &buf->record, sizeof(buf->record));
 			if (bytes <= PL_PATH_MAX)
 				bpf_seq_write(seq, (void *)pl_path_text(&buf->path, &buf->record.exec), bytes);

@@ -241,8 +241,9 @@ static __always_inline void pl_fill_file(struct pl_exec *out, struct file *file)
 }
 
 /* Fill an image's entry of proc_cache. */
-static __always_inline void pl_fill_image(struct pl_image *out, const struct pl_head *head, const struct pl_task *task,
-					  const struct pl_exec *exec, const struct pl_path *path)
+static __always_inline void pl_fill_image(struct pl_image *out, const struct pl_header *header,
+					  const struct pl_task *task, const struct pl_exec *exec,
+					  const struct pl_path *path)
 {
 	out->exec_boot_ns = 0;
 	out->cgroup_id = task->cgroup_id;
@@ -257,7 +258,7 @@ static __always_inline void pl_fill_image(struct pl_image *out, const struct pl_
 	out->mode = exec->mode;
 	out->exec_flags = exec->exec_flags;
 	out->fs_magic = exec->fs_magic;
-	out->tgid = head->tgid;
+	out->tgid = header->tgid;
 	out->path_bytes = exec->path_bytes;
 	out->root_offset = exec->root_offset;
 	out->mount_end = exec->mount_end;

@@ -17,7 +17,7 @@
 /* ---- fork ---- */
 
 struct pl_fork_record {
-	struct pl_head head;
+	struct pl_header header;
 	struct pl_task task;
 	struct pl_fork fork;
 };
@@ -54,7 +54,7 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	if (!buf || !pl_is_recording(settings))
 		return 0;
 
-	pl_fill_head(&buf->record.head, child);
+	pl_fill_header(&buf->record.header, child);
 	pl_fill_task(&buf->record.task, child);
 	/* With CLONE_PARENT the forking process is not the parent. */
 	creator = pl_current();
@@ -77,18 +77,18 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	pl_fill_v1(&buf->record.task, child,
 		   PL_GET(child, cgroups) == PL_GET(creator, group_leader, cgroups) ? from : NULL);
 	pl_forget();
-	pl_init_pid(&buf->pid, &buf->record.head, &buf->record.task);
+	pl_init_pid(&buf->pid, &buf->record.header, &buf->record.task);
 	buf->pid.fork_boot_ns = bpf_ktime_get_boot_ns();
-	pl_add_pid(buf->record.head.tgid, &buf->pid, false);
+	pl_add_pid(buf->record.header.tgid, &buf->pid, false);
 
-	pl_send(&buf->record.head, sizeof(buf->record), 0, PL_KIND_FORK, settings);
+	pl_send(&buf->record.header, sizeof(buf->record), 0, PL_KIND_FORK, settings);
 	return 0;
 }
 
 /* ---- exec ---- */
 
 struct pl_exec_record {
-	struct pl_head head;
+	struct pl_header header;
 	struct pl_task task;
 	struct pl_exec exec;
 };
@@ -297,13 +297,13 @@ static __always_inline u32 pl_append_directories(struct pl_reservation *reserved
 	return at;
 }
 
-/* Write everything that follows HEAD. */
+/* Write everything that follows HEADER. */
 static __always_inline void pl_write_exec_body(struct pl_reservation *reserved, struct pl_exec_scratch *buf)
 {
 	struct pl_exec *exec = &buf->record.exec;
 	u32 at = sizeof(buf->record), path_bytes, name_bytes, ssh_bytes, envs_bytes;
 
-	pl_write_at(reserved, sizeof(struct pl_head), &buf->record.task, at - sizeof(struct pl_head));
+	pl_write_at(reserved, sizeof(struct pl_header), &buf->record.task, at - sizeof(struct pl_header));
 	path_bytes = exec->path_bytes;
 	if (path_bytes <= PL_PATH_MAX)
 		pl_write_at(reserved, at, pl_path_text(&buf->path, exec), path_bytes);
@@ -325,12 +325,12 @@ static __always_inline void pl_write_exec_body(struct pl_reservation *reserved, 
 /* Store the process's new image in the caches, and fill in what they hold about the previous image. */
 static __always_inline void pl_cache_new_image(struct pl_exec_scratch *buf, struct task_struct *current)
 {
-	struct pl_head *head = &buf->record.head;
+	struct pl_header *header = &buf->record.header;
 	struct pl_task *task = &buf->record.task;
 	struct pl_exec *exec = &buf->record.exec;
-	struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
+	struct pl_pid *entry = pl_find_pid(header->tgid, header->start_boot_ns);
 	u64 cookie = pl_new_cookie(), before = entry ? entry->cookie : 0;
-	u32 tgid = head->tgid;
+	u32 tgid = header->tgid;
 
 	/* A thread other than the leader can be in other cgroups, and it becomes the leader by its exec. */
 	pl_fill_v1(task, current, exec->exec_tid == tgid ? entry : NULL);
@@ -347,16 +347,16 @@ static __always_inline void pl_cache_new_image(struct pl_exec_scratch *buf, stru
 			task->exe_dev = image->device;
 		}
 	}
-	pl_fill_image(&buf->image, head, task, exec, &buf->path);
+	pl_fill_image(&buf->image, header, task, exec, &buf->path);
 	buf->image.exec_boot_ns = bpf_ktime_get_boot_ns();
 	bpf_map_update_elem(&proc_cache, &cookie, &buf->image, BPF_ANY);
 	if (entry) {
 		/* In place, because the fork's time stays. The cookie is last: whenever it is visible, the image is
 		 * too. */
-		pl_refresh_pid(entry, head, task);
+		pl_refresh_pid(entry, header, task);
 		entry->cookie = cookie;
 	} else {
-		pl_init_pid(&buf->pid, head, task);
+		pl_init_pid(&buf->pid, header, task);
 		pl_add_pid(tgid, &buf->pid, false);
 	}
 }
@@ -435,7 +435,7 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	if (!buf || !pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
 	exec = &buf->record.exec;
-	pl_fill_head(&buf->record.head, task);
+	pl_fill_header(&buf->record.header, task);
 	pl_fill_task(&buf->record.task, task);
 	/* TASK has the previous image. The task no longer has it; pl_cache_new_image() copies it from proc_cache. */
 	buf->record.task.exe_inode = 0;
@@ -445,7 +445,7 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	/* Another thread than the leader has the leader's pid by now; its own is gone, with its numbers in
 	 * namespaces. */
 	if (pl_scope.pid_ns)
-		old_pid = old_pid == PL_GET(task, pid) ? buf->record.head.tid : 0;
+		old_pid = old_pid == PL_GET(task, pid) ? buf->record.header.tid : 0;
 	exec->exec_tid = old_pid;
 	exec->prev_tid = old_pid;
 	exec->argc = PL_GET(bprm, argc);
@@ -458,10 +458,10 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	pl_forget();
 
 	var_bytes = exec->path_bytes + exec->name_bytes + exec->args_bytes + exec->envs_bytes;
-	buf->record.head.var_bytes = var_bytes;
-	buf->record.head.record_bytes = sizeof(buf->record) + var_bytes;
+	buf->record.header.var_bytes = var_bytes;
+	buf->record.header.record_bytes = sizeof(buf->record) + var_bytes;
 	pl_forget();
-	room = pl_reserve(&reserved, &buf->record.head, PL_KIND_EXEC);
+	room = pl_reserve(&reserved, &buf->record.header, PL_KIND_EXEC);
 	if (room == PL_ROOM_NONE)
 		return 0;
 	if (room == PL_ROOM_FULL)
@@ -473,7 +473,7 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 /* ---- exit ---- */
 
 struct pl_exit_record {
-	struct pl_head head;
+	struct pl_header header;
 	struct pl_task task;
 	struct pl_exit exit;
 	struct pl_cost cost;
@@ -497,14 +497,14 @@ struct {
 
 /* Whether no other thread of the process has recorded its exit: on kernels that do not report which thread is the last
  * one, several threads that exit at once each see no live thread. */
-static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct pl_head *head,
+static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct pl_header *header,
 					     struct task_struct *current)
 {
 	/* With one thread left that is not released, no other can be here. */
 	if (PL_GET(current, signal, nr_threads) == 1)
 		return !*(volatile u64 *)&entry->exit_boot_ns;
 #ifdef PL_OLD
-	struct pl_target target = { .start_boot_ns = head->start_boot_ns, .tgid = head->tgid };
+	struct pl_target target = { .start_boot_ns = header->start_boot_ns, .tgid = header->tgid };
 	u64 now = 0;
 
 	/* An int: before Linux 6.4 the verifier puts a call of the map's own function here, which leaves the upper half
@@ -519,12 +519,12 @@ static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct 
  * so. */
 static __always_inline bool pl_add_ended(struct pl_exit_scratch *buf)
 {
-	struct pl_head *head = &buf->record.head;
+	struct pl_header *header = &buf->record.header;
 	u64 now = bpf_ktime_get_boot_ns();
-	u32 tgid = head->tgid;
+	u32 tgid = header->tgid;
 	long error;
 
-	pl_init_pid(&buf->pid, head, &buf->record.task);
+	pl_init_pid(&buf->pid, header, &buf->record.task);
 	buf->pid.exit_boot_ns = now;
 	error = pl_add_pid(tgid, &buf->pid, true);
 	if (!error)
@@ -547,7 +547,7 @@ static __always_inline void pl_end_entry(struct pl_pid *entry, const struct pl_e
 {
 	if (!entry)
 		return;
-	pl_refresh_pid(entry, &record->head, &record->task);
+	pl_refresh_pid(entry, &record->header, &record->task);
 	*(volatile u64 *)&entry->exit_boot_ns = now;
 }
 
@@ -556,14 +556,15 @@ static __always_inline void pl_end_entry(struct pl_pid *entry, const struct pl_e
 #ifdef PL_OLD
 __noinline /* for each size */
 #endif
-static void pl_finish_exit(struct pl_head *head, void *context)
+static void pl_finish_exit(struct pl_header *header, void *context)
 {
-	struct pl_exit_record *record = (struct pl_exit_record *)head;
+	struct pl_exit_record *record = (struct pl_exit_record *)header;
 	struct pl_ending *ending = context;
 
 	if (ending->cost)
-		pl_finish_cost(&record->cost, &ending->threads.sums, ending->task, ending->signal, head->time_boot_ns);
-	pl_end_entry(ending->entry, record, head->time_boot_ns);
+		pl_finish_cost(&record->cost, &ending->threads.sums, ending->task, ending->signal,
+			       header->time_boot_ns);
+	pl_end_entry(ending->entry, record, header->time_boot_ns);
 }
 
 /* Copy the sender of the signal that ended the process, and forget it; returns the number of bytes. */
@@ -594,10 +595,10 @@ static __always_inline u32 pl_take_sender(struct pl_sender *out, const struct ta
 static __always_inline bool pl_send_exit(struct pl_exit_record *record, u32 var_bytes, struct pl_settings *settings,
 					 struct pl_ending *ending)
 {
-	const u32 fixed = sizeof(struct pl_head) + sizeof(struct pl_task) + sizeof(struct pl_exit);
+	const u32 fixed = sizeof(struct pl_header) + sizeof(struct pl_task) + sizeof(struct pl_exit);
 
 #define PL_SEND(bytes)                                                                                                 \
-	pl_send_finished(&record->head, fixed + (bytes), bytes, PL_KIND_EXIT, settings, pl_finish_exit, ending)
+	pl_send_finished(&record->header, fixed + (bytes), bytes, PL_KIND_EXIT, settings, pl_finish_exit, ending)
 #ifdef PL_OLD
 	/* The sizes are constant. */
 	if (!var_bytes)
@@ -608,9 +609,9 @@ static __always_inline bool pl_send_exit(struct pl_exit_record *record, u32 var_
 #else
 	/* One expansion, as each is a kilobyte of machine code. The number goes through the map, so that the verifier
 	 * follows the rest once for all sizes. */
-	record->head.var_bytes = var_bytes;
+	record->header.var_bytes = var_bytes;
 	pl_forget();
-	var_bytes = record->head.var_bytes;
+	var_bytes = record->header.var_bytes;
 	if (var_bytes > sizeof(struct pl_cost) + sizeof(struct pl_sender))
 		return false; /* never */
 	return PL_SEND(var_bytes);
@@ -680,13 +681,13 @@ static __always_inline void pl_restore_namespaces(struct pl_task *out, const str
  * This comes last: from here on another process can get the place. */
 static __always_inline void pl_leave_place(struct pl_pid *entry, u64 *word, struct pl_exit_record *record, bool is_sent)
 {
-	u64 now = record->head.time_boot_ns;
+	u64 now = record->header.time_boot_ns;
 
 	if (!is_sent) {
 		now = bpf_ktime_get_boot_ns();
 		pl_end_entry(entry, record, now);
 	}
-	pl_end_place(word, record->head.tgid, now);
+	pl_end_place(word, record->header.tgid, now);
 }
 
 SEC("tp_btf/sched_process_exit")
@@ -717,12 +718,12 @@ int pl_on_exit(u64 *ctx)
 	if (!buf || !pl_is_recording(settings))
 		return 0;
 
-	entry = pl_fill_place(&buf->record.head, &buf->record.task, task, false, &word, &found);
+	entry = pl_fill_place(&buf->record.header, &buf->record.task, task, false, &word, &found);
 	pl_restore_namespaces(&buf->record.task, entry, task);
 	if (!entry)
 		is_first = pl_add_ended(buf);
 	else if (is_guess)
-		is_first = pl_is_first_exit(entry, &buf->record.head, task);
+		is_first = pl_is_first_exit(entry, &buf->record.header, task);
 	if (is_guess && !is_first) {
 		pl_count_here(threads_exited);
 		return 0;

@@ -6,7 +6,7 @@
 
 enum pl_room {
 	PL_ROOM_NONE, /* lost and counted; nothing is reserved */
-	PL_ROOM_HEAD, /* room for the header alone, which is already written */
+	PL_ROOM_HEADER, /* room for the header alone, which is already written */
 	PL_ROOM_FULL, /* room for the whole record; the header is written, the caller writes the rest */
 };
 
@@ -48,17 +48,17 @@ static __always_inline void pl_count_kind(u64 *counters, u32 kind)
 }
 
 /* Select this CPU's ring; if there is none, the loss is counted. */
-static __always_inline bool pl_select_ring(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
+static __always_inline bool pl_select_ring(struct pl_reservation *reserved, struct pl_header *header, u8 kind)
 {
 	u32 index = bpf_get_smp_processor_id();
 	struct pl_cpu *cpu = bpf_map_lookup_elem(&pl_shared, &index);
 
 	if (!cpu)
 		return false; /* CPU number above PL_MAX_CPUS; the loader rejects such a host */
-	if (pl_scope.pid_ns && !head->tgid)
+	if (pl_scope.pid_ns && !header->tgid)
 		return false; /* not the current process, and it has lost its pid by now; its exit is recorded */
-	head->kind = kind;
-	head->cpu = index;
+	header->kind = kind;
+	header->cpu = index;
 	reserved->cpu = cpu;
 	reserved->owner = cpu;
 	if (cpu->ring != index) {
@@ -76,7 +76,7 @@ static __always_inline bool pl_select_ring(struct pl_reservation *reserved, stru
 }
 
 /* Number and stamp a record whose room has just been reserved, for `bytes` of it. */
-static __always_inline void pl_stamp(struct pl_reservation *reserved, struct pl_head *head, u32 bytes)
+static __always_inline void pl_stamp(struct pl_reservation *reserved, struct pl_header *header, u32 bytes)
 {
 	reserved->taken = ((bytes + 7) & ~7u) + 8;
 	/* The full barrier between reservation and clock: a reader that takes the time T, fences and then reads the
@@ -88,11 +88,11 @@ static __always_inline void pl_stamp(struct pl_reservation *reserved, struct pl_
 #ifdef PL_OLD
 	/* If an interrupt makes a record in between, both have the same number, and different times. */
 	__sync_fetch_and_add(&reserved->cpu->ring_seq, 1);
-	head->ring_seq = *(volatile u64 *)&reserved->cpu->ring_seq - 1;
+	header->ring_seq = *(volatile u64 *)&reserved->cpu->ring_seq - 1;
 #else
-	head->ring_seq = __sync_fetch_and_add(&reserved->cpu->ring_seq, 1);
+	header->ring_seq = __sync_fetch_and_add(&reserved->cpu->ring_seq, 1);
 #endif
-	head->time_boot_ns = bpf_ktime_get_boot_ns();
+	header->time_boot_ns = bpf_ktime_get_boot_ns();
 }
 
 /* Whether the record must wake the shard, as flags of its submission: the shard sleeps, or the ring has just filled
@@ -123,28 +123,28 @@ static __always_inline u64 pl_wakeup(struct pl_reservation *reserved, struct pl_
 
 /* Completes a record that needs its own time: called between the stamp and the copy of the record. Keep it short,
  * because the shard waits for the record meanwhile. */
-typedef void pl_finish(struct pl_head *head, void *context);
+typedef void pl_finish(struct pl_header *header, void *context);
 
-static __always_inline void pl_finish_nothing(struct pl_head *head, void *context)
+static __always_inline void pl_finish_nothing(struct pl_header *header, void *context)
 {
 }
 
 #ifdef PL_OLD
 
 /* Reserve `size` bytes, a constant, and write the first `bytes` of the record there. */
-static __always_inline bool pl_put(struct pl_reservation *reserved, struct pl_head *head, u32 bytes, const u32 size,
+static __always_inline bool pl_put(struct pl_reservation *reserved, struct pl_header *header, u32 bytes, const u32 size,
 				   struct pl_settings *settings, pl_finish *finish, void *context)
 {
 	void *data = bpf_ringbuf_reserve(reserved->ring, size, 0);
 
 	if (!data)
 		return false;
-	pl_stamp(reserved, head, size);
-	finish(head, context);
+	pl_stamp(reserved, header, size);
+	finish(header, context);
 	asm volatile("" : "+r"(bytes));
 	if (bytes > size)
 		bytes = size;
-	bpf_probe_read_kernel(data, bytes, head);
+	bpf_probe_read_kernel(data, bytes, header);
 	bpf_ringbuf_submit(data, pl_wakeup(reserved, settings));
 	return true;
 }
@@ -152,10 +152,10 @@ static __always_inline bool pl_put(struct pl_reservation *reserved, struct pl_he
 #ifdef PL_RECORD_MAX
 #define PL_PUT(size)                                                                                                   \
 	if (size <= PL_RECORD_MAX && bytes <= size)                                                                    \
-	return pl_put(reserved, head, bytes, size, settings, pl_finish_nothing, NULL)
+	return pl_put(reserved, header, bytes, size, settings, pl_finish_nothing, NULL)
 
 /* The same in the smallest class of sizes that has room. The reader skips what is left of it. */
-static __noinline bool pl_put_in_class(struct pl_reservation *reserved, struct pl_head *head, u32 bytes,
+static __noinline bool pl_put_in_class(struct pl_reservation *reserved, struct pl_header *header, u32 bytes,
 				       struct pl_settings *settings)
 {
 	PL_PUT(512);
@@ -170,64 +170,65 @@ static __noinline bool pl_put_in_class(struct pl_reservation *reserved, struct p
 	PL_PUT(16384);
 	PL_PUT(32768);
 	PL_PUT(65536);
-	return pl_put(reserved, head, bytes, PL_RECORD_MAX, settings, pl_finish_nothing, NULL);
+	return pl_put(reserved, header, bytes, PL_RECORD_MAX, settings, pl_finish_nothing, NULL);
 }
 #else
 /* Never called. */
-bool pl_put_in_class(struct pl_reservation *reserved, struct pl_head *head, u32 bytes, struct pl_settings *settings);
+bool pl_put_in_class(struct pl_reservation *reserved, struct pl_header *header, u32 bytes,
+		     struct pl_settings *settings);
 #endif
 
-/* Record `bytes` that are complete in memory after `finish`, which only constant sizes have: HEAD, and behind it the
+/* Record `bytes` that are complete in memory after `finish`, which only constant sizes have: HEADER, and behind it the
  * rest, which ends with `var_bytes` of variable length. Returns whether there was room for all of them. */
-static __always_inline bool pl_send_finished(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
+static __always_inline bool pl_send_finished(struct pl_header *header, u32 bytes, u32 var_bytes, u8 kind,
 					     struct pl_settings *settings, pl_finish *finish, void *context)
 {
 	struct pl_reservation reserved = {};
 	bool has_room;
 
-	head->record_bytes = bytes;
-	head->var_bytes = var_bytes;
-	if (!pl_select_ring(&reserved, head, kind))
+	header->record_bytes = bytes;
+	header->var_bytes = var_bytes;
+	if (!pl_select_ring(&reserved, header, kind))
 		return false;
 	if (__builtin_constant_p(bytes))
-		has_room = pl_put(&reserved, head, bytes, bytes, settings, finish, context);
+		has_room = pl_put(&reserved, header, bytes, bytes, settings, finish, context);
 	else
-		has_room = pl_put_in_class(&reserved, head, bytes, settings);
+		has_room = pl_put_in_class(&reserved, header, bytes, settings);
 	if (has_room)
 		return true;
-	head->record_bytes = sizeof(*head);
-	head->var_bytes = 0;
-	head->flags |= PL_FLAG_HEAD_ONLY;
-	if (pl_put(&reserved, head, sizeof(*head), sizeof(*head), settings, pl_finish_nothing, NULL))
+	header->record_bytes = sizeof(*header);
+	header->var_bytes = 0;
+	header->flags |= PL_FLAG_HEAD_ONLY;
+	if (pl_put(&reserved, header, sizeof(*header), sizeof(*header), settings, pl_finish_nothing, NULL))
 		pl_count_kind(reserved.cpu->head_only, kind);
 	else
 		pl_count_kind(reserved.cpu->lost_samples, kind);
 	return false;
 }
 
-static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
+static __always_inline bool pl_send(struct pl_header *header, u32 bytes, u32 var_bytes, u8 kind,
 				    struct pl_settings *settings);
 
 #ifdef PL_RECORD_MAX
 /* Begin a record of variable length; pl_submit() reserves its room. The caller touches `reserved` with pl_write_at(),
  * pl_append() and pl_submit() only. */
-static __always_inline enum pl_room pl_reserve(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
+static __always_inline enum pl_room pl_reserve(struct pl_reservation *reserved, struct pl_header *header, u8 kind)
 {
 	u32 index = bpf_get_smp_processor_id();
 
 	reserved->flat = bpf_map_lookup_elem(&pl_flat_buf, &index);
 	if (!reserved->flat)
 		return PL_ROOM_NONE; /* never: there is one for each possible CPU */
-	head->kind = kind;
-	bpf_probe_read_kernel(reserved->flat->data, sizeof(*head), head);
+	header->kind = kind;
+	bpf_probe_read_kernel(reserved->flat->data, sizeof(*header), header);
 	return PL_ROOM_FULL;
 }
 
 static __always_inline void pl_submit(struct pl_reservation *reserved, struct pl_settings *settings)
 {
-	struct pl_head *head = (struct pl_head *)reserved->flat->data;
+	struct pl_header *header = (struct pl_header *)reserved->flat->data;
 
-	pl_send(head, head->record_bytes, head->var_bytes, head->kind, settings);
+	pl_send(header, header->record_bytes, header->var_bytes, header->kind, settings);
 }
 
 static __always_inline void pl_write_at(struct pl_reservation *reserved, u32 at, const void *from, u32 bytes)
@@ -240,30 +241,30 @@ static __always_inline void pl_write_at(struct pl_reservation *reserved, u32 at,
 
 #else
 
-/* Reserve head->record_bytes in this CPU's ring; if there is no room, the header's bytes alone. On success *head has
- * its number and its time, and the caller writes it. Whatever the result, the caller touches reserved->data with
+/* Reserve header->record_bytes in this CPU's ring; if there is no room, the header's bytes alone. On success *header
+ * has its number and its time, and the caller writes it. Whatever the result, the caller touches reserved->data with
  * pl_write_at() and pl_submit() only, and must call pl_submit unless the result is PL_ROOM_NONE. */
-static __always_inline enum pl_room pl_allocate_room(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
+static __always_inline enum pl_room pl_allocate_room(struct pl_reservation *reserved, struct pl_header *header, u8 kind)
 {
 	enum pl_room room = PL_ROOM_FULL;
 
-	if (!pl_select_ring(reserved, head, kind))
+	if (!pl_select_ring(reserved, header, kind))
 		return PL_ROOM_NONE;
-	if (bpf_ringbuf_reserve_dynptr(reserved->ring, head->record_bytes, 0, &reserved->data)) {
+	if (bpf_ringbuf_reserve_dynptr(reserved->ring, header->record_bytes, 0, &reserved->data)) {
 		/* The verifier requires that a failed reservation is released. */
 		bpf_ringbuf_discard_dynptr(&reserved->data, BPF_RB_NO_WAKEUP);
-		head->record_bytes = sizeof(*head);
-		head->var_bytes = 0;
-		head->flags |= PL_FLAG_HEAD_ONLY;
-		if (bpf_ringbuf_reserve_dynptr(reserved->ring, sizeof(*head), 0, &reserved->data)) {
+		header->record_bytes = sizeof(*header);
+		header->var_bytes = 0;
+		header->flags |= PL_FLAG_HEAD_ONLY;
+		if (bpf_ringbuf_reserve_dynptr(reserved->ring, sizeof(*header), 0, &reserved->data)) {
 			bpf_ringbuf_discard_dynptr(&reserved->data, BPF_RB_NO_WAKEUP);
 			pl_count_kind(reserved->cpu->lost_samples, kind);
 			return PL_ROOM_NONE;
 		}
 		pl_count_kind(reserved->cpu->head_only, kind);
-		room = PL_ROOM_HEAD;
+		room = PL_ROOM_HEADER;
 	}
-	pl_stamp(reserved, head, head->record_bytes);
+	pl_stamp(reserved, header, header->record_bytes);
 	return room;
 }
 
@@ -273,12 +274,12 @@ static __always_inline void pl_write_at(struct pl_reservation *reserved, u32 at,
 }
 
 /* pl_allocate_room(), and write the header. */
-static __always_inline enum pl_room pl_reserve(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
+static __always_inline enum pl_room pl_reserve(struct pl_reservation *reserved, struct pl_header *header, u8 kind)
 {
-	enum pl_room room = pl_allocate_room(reserved, head, kind);
+	enum pl_room room = pl_allocate_room(reserved, header, kind);
 
 	if (room != PL_ROOM_NONE)
-		pl_write_at(reserved, 0, head, sizeof(*head));
+		pl_write_at(reserved, 0, header, sizeof(*header));
 	return room;
 }
 
@@ -288,23 +289,23 @@ static __always_inline void pl_submit(struct pl_reservation *reserved, struct pl
 	bpf_ringbuf_submit_dynptr(&reserved->data, pl_wakeup(reserved, settings));
 }
 
-/* Record `bytes` that are complete in memory after `finish`: HEAD, and behind it the rest, which ends with `var_bytes`
- * of variable length. Returns whether there was room for all of them. */
-static __always_inline bool pl_send_finished(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
+/* Record `bytes` that are complete in memory after `finish`: HEADER, and behind it the rest, which ends with
+ * `var_bytes` of variable length. Returns whether there was room for all of them. */
+static __always_inline bool pl_send_finished(struct pl_header *header, u32 bytes, u32 var_bytes, u8 kind,
 					     struct pl_settings *settings, pl_finish *finish, void *context)
 {
 	struct pl_reservation reserved;
 	enum pl_room room;
 
-	head->record_bytes = bytes;
-	head->var_bytes = var_bytes;
-	room = pl_allocate_room(&reserved, head, kind);
+	header->record_bytes = bytes;
+	header->var_bytes = var_bytes;
+	room = pl_allocate_room(&reserved, header, kind);
 	if (room == PL_ROOM_NONE)
 		return false;
 	if (room == PL_ROOM_FULL)
-		finish(head, context);
+		finish(header, context);
 	/* All in one write: a call costs as much as a cache line. */
-	pl_write_at(&reserved, 0, head, room == PL_ROOM_FULL ? bytes : sizeof(*head));
+	pl_write_at(&reserved, 0, header, room == PL_ROOM_FULL ? bytes : sizeof(*header));
 	pl_submit(&reserved, settings);
 	return room == PL_ROOM_FULL;
 }
@@ -312,10 +313,10 @@ static __always_inline bool pl_send_finished(struct pl_head *head, u32 bytes, u3
 #endif
 
 /* The same for a record that is complete already. */
-static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
+static __always_inline bool pl_send(struct pl_header *header, u32 bytes, u32 var_bytes, u8 kind,
 				    struct pl_settings *settings)
 {
-	return pl_send_finished(head, bytes, var_bytes, kind, settings, pl_finish_nothing, NULL);
+	return pl_send_finished(header, bytes, var_bytes, kind, settings, pl_finish_nothing, NULL);
 }
 
 #if !defined(PL_OLD) || defined(PL_RECORD_MAX)

@@ -1,29 +1,29 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What is true of a process now: the HEAD and TASK sections, and its entry in pid_cache.
+/* What is true of a process now: the HEADER and TASK sections, and its entry in pid_cache.
  * The programs that include this are tracing programs (tp_btf, iter), so fields are plain loads: a pointer that has
  * gone bad reads as 0. */
 #ifndef PROCLINE_TASK_BPF_H
 #define PROCLINE_TASK_BPF_H
 
-static __always_inline void pl_fill_head(struct pl_head *head, struct task_struct *task)
+static __always_inline void pl_fill_header(struct pl_header *header, struct task_struct *task)
 {
 	struct task_struct *leader = PL_GET(task, group_leader);
 	struct task_struct *parent = PL_GET(task, real_parent);
 
 	if (pl_scope.pid_ns) {
-		head->tgid = pl_inner_tgid(task);
-		head->tid = pl_inner_nr(PL_GET(task, thread_pid));
-		head->ppid = pl_inner_tgid(parent);
+		header->tgid = pl_inner_tgid(task);
+		header->tid = pl_inner_nr(PL_GET(task, thread_pid));
+		header->ppid = pl_inner_tgid(parent);
 	} else {
-		head->tgid = PL_GET(task, tgid);
-		head->tid = PL_GET(task, pid);
-		head->ppid = PL_GET(parent, tgid);
+		header->tgid = PL_GET(task, tgid);
+		header->tid = PL_GET(task, pid);
+		header->ppid = PL_GET(parent, tgid);
 	}
-	head->start_boot_ns = PL_GET(leader, start_boottime);
-	head->parent_start_boot_ns = head->ppid ? PL_GET(parent, group_leader, start_boottime) : 0;
-	head->flags =
+	header->start_boot_ns = PL_GET(leader, start_boottime);
+	header->parent_start_boot_ns = header->ppid ? PL_GET(parent, group_leader, start_boottime) : 0;
+	header->flags =
 		PL_GET(task, pid) != PL_GET(task, tgid) && PL_GET(leader, flags) & PF_EXITING ? PL_FLAG_LEADER_DEAD : 0;
-	head->ring_pos = 0;
+	header->ring_pos = 0;
 }
 
 /* Hierarchies that a task's cgroups are looked for in; the kernel has 16 controllers, and names are few. */
@@ -297,18 +297,19 @@ static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
 	return pl_find_place(tgid, start_boot_ns, &word);
 }
 
-/* Fill HEAD and TASK of a process that should be in pid_cache; returns its entry there and in *word its place's word,
+/* Fill HEADER and TASK of a process that should be in pid_cache; returns its entry there and in *word its place's word,
  * or NULL.
  *
  * @has_moved: its cgroups may be others than those in the entry. */
-static __always_inline struct pl_pid *pl_fill_place(struct pl_head *head, struct pl_task *out, struct task_struct *task,
-						    bool has_moved, u64 **word, struct pl_found *found)
+static __always_inline struct pl_pid *pl_fill_place(struct pl_header *header, struct pl_task *out,
+						    struct task_struct *task, bool has_moved, u64 **word,
+						    struct pl_found *found)
 {
 	struct pl_pid *entry;
 
-	pl_fill_head(head, task);
+	pl_fill_header(header, task);
 	pl_fill_task_from(out, task, found);
-	entry = pl_find_place(head->tgid, head->start_boot_ns, word);
+	entry = pl_find_place(header->tgid, header->start_boot_ns, word);
 	pl_fill_v1(out, task, has_moved ? NULL : entry);
 	pl_forget();
 	if (entry)
@@ -316,13 +317,13 @@ static __always_inline struct pl_pid *pl_fill_place(struct pl_head *head, struct
 	return entry;
 }
 
-static __always_inline struct pl_pid *pl_fill_known(struct pl_head *head, struct pl_task *out, struct task_struct *task,
-						    bool has_moved)
+static __always_inline struct pl_pid *pl_fill_known(struct pl_header *header, struct pl_task *out,
+						    struct task_struct *task, bool has_moved)
 {
 	struct pl_found found;
 	u64 *word;
 
-	return pl_fill_place(head, out, task, has_moved, &word, &found);
+	return pl_fill_place(header, out, task, has_moved, &word, &found);
 }
 
 /* A leader that has ended is in no namespaces any more, and its process lives on in those that are known. */
@@ -343,7 +344,8 @@ static __always_inline void pl_keep_namespaces(struct pl_task *task, const struc
 	} while (0)
 
 /* Write the facts that change during a life; times and cookie stay. */
-static __always_inline void pl_refresh_pid(struct pl_pid *entry, const struct pl_head *head, const struct pl_task *task)
+static __always_inline void pl_refresh_pid(struct pl_pid *entry, const struct pl_header *header,
+					   const struct pl_task *task)
 {
 	entry->cap_effective = task->cap_effective;
 	entry->cap_permitted = task->cap_permitted;
@@ -356,19 +358,20 @@ static __always_inline void pl_refresh_pid(struct pl_pid *entry, const struct pl
 	PL_COPY_FIELDS(entry, task, mnt_ns, net_ns);
 	entry->cgroup_id = task->cgroup_id;
 	entry->cgroups_v1 = task->cgroups_v1;
-	entry->ppid = head->ppid;
+	entry->ppid = header->ppid;
 	entry->user_ns = task->user_ns;
 	__builtin_memcpy(entry->tty, task->tty, sizeof(entry->tty));
 }
 
-static __always_inline void pl_init_pid(struct pl_pid *entry, const struct pl_head *head, const struct pl_task *task)
+static __always_inline void pl_init_pid(struct pl_pid *entry, const struct pl_header *header,
+					const struct pl_task *task)
 {
 	entry->cookie = task->cookie;
-	entry->start_boot_ns = head->start_boot_ns;
+	entry->start_boot_ns = header->start_boot_ns;
 	entry->fork_boot_ns = 0;
 	entry->exit_boot_ns = 0;
 	entry->same_boot_ns = 0;
-	pl_refresh_pid(entry, head, task);
+	pl_refresh_pid(entry, header, task);
 }
 
 #endif

@@ -14,7 +14,7 @@ cdef class Frame:
     cdef uint64_t watermark
     cdef bint has_watermark
     cdef const unsigned char *boot
-    cdef column heads, tasks, forks, execs, exits, strings
+    cdef column headers, tasks, forks, execs, exits, strings
     cdef column task_of, ns_pids  # empty if `tasks` has one TASK for each record
     # A u64 for each of `execs`: digest of its strings before a part was concealed; 0: nothing was concealed. Or empty.
     cdef column digests

@@ -29,7 +29,7 @@ from pipeline.records._records cimport (
     pl_exec_any,
     pl_exit_any,
     pl_fork_any,
-    pl_head_any,
+    pl_header_any,
     pl_task_any,
 )
 from pipeline.bus.frames._column cimport column, pl_get16
@@ -152,7 +152,7 @@ cdef inline int _key_of(const pl_value *name) noexcept nogil:
 
 
 cdef enum:
-    OWNED_HEAD
+    OWNED_HEADER
     OWNED_TASK
     OWNED_FORK
     OWNED_EXEC
@@ -202,9 +202,9 @@ cdef class Frame:
         return self.watermark if self.has_watermark else None
 
     @property
-    def head(self):
-        """Shape (count,), dtype `dtypes.HEAD`."""
-        return np.frombuffer(self.view(OWNED_HEAD, &self.heads), dtypes.HEAD)
+    def header(self):
+        """Shape (count,), dtype `dtypes.HEADER`."""
+        return np.frombuffer(self.view(OWNED_HEADER, &self.headers), dtypes.HEADER)
 
     @property
     def task(self):
@@ -272,36 +272,36 @@ cdef class Frame:
         part.frame_seq, part.from_pos, part.to_pos = self.frame_seq, self.from_pos, self.to_pos
         part.malformed, part.watermark, part.has_watermark = self.malformed, self.watermark, self.has_watermark
         part.boot, part.capture_id, part.owners = self.boot, self.capture_id, self.owners
-        part.heads, part.tasks, part.strings = self.heads, self.tasks, self.strings
+        part.headers, part.tasks, part.strings = self.headers, self.tasks, self.strings
         part.task_of, part.ns_pids = self.task_of, self.ns_pids
         part.forks, part.execs, part.exits, part.digests = self.forks, self.execs, self.exits, self.digests
         return part
 
     def replaced(
-        self, bytes head not None, bytes exec_ not None, bytes blob not None, bytes digests not None
+        self, bytes header not None, bytes exec_ not None, bytes blob not None, bytes digests not None
     ) -> Frame:
         """Return the frame with other strings. The new columns must be complete and consistent with all others.
 
         Args:
-            head: HEAD of each record.
+            header: HEADER of each record.
             exec_: the exec bodies.
             blob: the strings of all records.
             digests: for each exec body a uint64, the digest of its original strings (_conceal.pyx); 0: they are
                 unchanged. The digests are for the code that applies the frame and are never sent.
 
         Raises:
-            ValueError: `head`, `exec_` or `digests` has another length than the column that it replaces.
+            ValueError: `header`, `exec_` or `digests` has another length than the column that it replaces.
         """
         cdef Frame part = self.copy()
         if (
-            len(head) != <Py_ssize_t>self.heads.bytes or len(exec_) != <Py_ssize_t>self.execs.bytes
+            len(header) != <Py_ssize_t>self.headers.bytes or len(exec_) != <Py_ssize_t>self.execs.bytes
             or len(digests) != 8 * <Py_ssize_t>self.exec_count
         ):
             raise ValueError("a new column has another length than the column that it replaces")
         part.owners = {
-            **(self.owners or {}), OWNED_HEAD: head, OWNED_EXEC: exec_, OWNED_BLOB: blob, OWNED_DIGESTS: digests,
+            **(self.owners or {}), OWNED_HEADER: header, OWNED_EXEC: exec_, OWNED_BLOB: blob, OWNED_DIGESTS: digests,
         }
-        part.heads.at, part.execs.at = head, exec_
+        part.headers.at, part.execs.at = header, exec_
         part.strings.at, part.strings.bytes = blob, len(blob)
         part.digests.at, part.digests.bytes = digests, len(digests)
         return part
@@ -312,31 +312,31 @@ cdef class Frame:
         A receiver uses this to drop the records that it has already seen. The result can be empty.
         """
         cdef Frame part
-        cdef pl_head_any head
+        cdef pl_header_any header
         cdef uint32_t skipped = 0
         if position <= self.from_pos:
             return self
         part = self.copy()
         while skipped < self.count:
-            memcpy(&head, self.heads.at + skipped * sizeof(head), sizeof(head))
-            if head.ring_pos >= position:
+            memcpy(&header, self.headers.at + skipped * sizeof(header), sizeof(header))
+            if header.ring_pos >= position:
                 break
             skipped += 1
-            _advance(&part.heads, sizeof(pl_head_any))
+            _advance(&part.headers, sizeof(pl_header_any))
             if self.task_of.bytes:
                 _advance(&part.task_of, 2)
                 _advance(&part.ns_pids, 4)
             else:
                 _advance(&part.tasks, sizeof(pl_task_any))
-            _advance(&part.strings, head.var_bytes)
-            if not head.flags & PL_FLAG_HEAD_ONLY:
-                if head.kind == PL_KIND_FORK:
+            _advance(&part.strings, header.var_bytes)
+            if not header.flags & PL_FLAG_HEAD_ONLY:
+                if header.kind == PL_KIND_FORK:
                     _advance(&part.forks, sizeof(pl_fork_any))
-                elif head.kind == PL_KIND_EXEC:
+                elif header.kind == PL_KIND_EXEC:
                     _advance(&part.execs, sizeof(pl_exec_any))
                     if self.digests.bytes:
                         _advance(&part.digests, 8)
-                elif head.kind == PL_KIND_EXIT:
+                elif header.kind == PL_KIND_EXIT:
                     _advance(&part.exits, sizeof(pl_exit_any))
         part.count -= skipped
         if part.count == 0:
@@ -440,7 +440,7 @@ cdef Frame _read(cursor *c, object message):
         frame.has_watermark, frame.watermark = True, values[KEY_WM].number
     if seen >> KEY_CAP & 1:
         frame.capture_id = values[KEY_CAP].number
-    _set(&frame.heads, &values[KEY_HEAD])
+    _set(&frame.headers, &values[KEY_HEAD])
     _set(&frame.tasks, &values[KEY_TASK])
     _set(&frame.forks, &values[KEY_FORK])
     _set(&frame.execs, &values[KEY_EXEC])
@@ -555,8 +555,8 @@ cdef struct walked:
 cdef int _check(Frame frame, uint64_t count) except -1:
     """Check that the columns are consistent, so that the code that walks them need not check a length again.
 
-    1. Either `head` and `task` have `count` entries, or `head`, `task_of` and `ns_pid` do and every index in `task_of`
-       is in `task`. Each body column has one body for each record of its kind that has a body.
+    1. Either `header` and `task` have `count` entries, or `header`, `task_of` and `ns_pid` do and every index in
+       `task_of` is in `task`. Each body column has one body for each record of its kind that has a body.
     2. The kind of each record exists, and its length follows from its kind, flags and `var_bytes`.
     3. The records are in the frame's range, in order, without overlap, at multiples of 8.
     4. The `var_bytes` of all records add up to the length of `blob`.
@@ -586,7 +586,7 @@ cdef int _check(Frame frame, uint64_t count) except -1:
 
 cdef int _check_lengths(Frame frame, uint64_t count) except -1:
     """Check the lengths of the columns that have an entry for each record."""
-    if count > UINT32_MAX or frame.heads.bytes != count * sizeof(pl_head_any):
+    if count > UINT32_MAX or frame.headers.bytes != count * sizeof(pl_header_any):
         _bad("'head' does not have 'n' entries")
     if frame.task_of.bytes:
         if frame.task_of.bytes != count * 2 or frame.ns_pids.bytes != count * 4:
@@ -600,18 +600,18 @@ cdef int _check_lengths(Frame frame, uint64_t count) except -1:
 
 cdef inline int _fault_of(Frame frame, uint64_t number, uint64_t tasks, walked *used) noexcept nogil:
     """Return what is wrong with the record of this number, or OK; add what it uses to `used`."""
-    cdef const pl_head_any *h = &(<const pl_head_any *>frame.heads.at)[number]
+    cdef const pl_header_any *h = &(<const pl_header_any *>frame.headers.at)[number]
     cdef uint64_t span, body = 0
     if h.kind == 0 or h.kind >= PL_KIND_COUNT:
         return WRONG_KIND
     if frame.task_of.bytes and pl_get16(frame.task_of.at + 2 * number) >= tasks:
         return WRONG_TASK
     if h.flags & PL_FLAG_HEAD_ONLY:
-        if h.record_bytes != sizeof(pl_head_any) or h.var_bytes != 0:
+        if h.record_bytes != sizeof(pl_header_any) or h.var_bytes != 0:
             return WRONG_LENGTH
     else:
         body = _body_bytes(h.kind)
-        if <uint64_t>h.record_bytes != sizeof(pl_head_any) + sizeof(pl_task_any) + body + h.var_bytes:
+        if <uint64_t>h.record_bytes != sizeof(pl_header_any) + sizeof(pl_task_any) + body + h.var_bytes:
             return WRONG_LENGTH
     span = RING_HEADER_BYTES + (<uint64_t>h.record_bytes + RING_ALIGNMENT - 1) // RING_ALIGNMENT * RING_ALIGNMENT
     if (
@@ -626,7 +626,7 @@ cdef inline int _fault_of(Frame frame, uint64_t number, uint64_t tasks, walked *
     return _body_fault(frame, h, body, used) if body else OK
 
 
-cdef inline int _body_fault(Frame frame, const pl_head_any *h, uint64_t body, walked *used) noexcept nogil:
+cdef inline int _body_fault(Frame frame, const pl_header_any *h, uint64_t body, walked *used) noexcept nogil:
     """Return what is wrong with the body of the next record, which has `body` bytes, or OK."""
     cdef const pl_exec_any *e
     if h.kind == PL_KIND_FORK:

@@ -9,7 +9,7 @@ class _Frame(TypedDict, total=False):
     to_pos: Required[int]
     count: Required[int]
     lost: Required[dict[str, int]]
-    head: Buffer
+    header: Buffer
     task: Buffer
     fork: Buffer
     exec: Buffer

@@ -20,7 +20,7 @@ from libc.string cimport memcpy, memset
 
 import msgpack
 
-from pipeline.bus.frames._msgpack cimport pl_bin, pl_bin_head, pl_key, pl_map, pl_name, pl_str_head, pl_uint
+from pipeline.bus.frames._msgpack cimport pl_bin, pl_bin_header, pl_key, pl_map, pl_name, pl_str_header, pl_uint
 from pipeline.bus.frames._column cimport column
 from pipeline.records._records cimport pl_task_any
 
@@ -135,7 +135,7 @@ cdef class FrameEncoder:
 
     def add(
         self, *, uint64_t ring, uint64_t seq, uint64_t from_pos, uint64_t to_pos, uint64_t count, lost,
-        head=b"", task=b"", fork=b"", exec=b"", exit=b"", blob=b"", uint64_t malformed=0, watermark_boot_ns=None,
+        header=b"", task=b"", fork=b"", exec=b"", exit=b"", blob=b"", uint64_t malformed=0, watermark_boot_ns=None,
     ) -> None:
         """Encode a frame into the message. See `encode` for the fields of a frame.
 
@@ -148,7 +148,7 @@ cdef class FrameEncoder:
             to_pos: the byte after the last one of that range.
             count: number of records.
             lost: counts by kind name; the caller must replace this map to change it, because its encoding is cached.
-            head: any contiguous buffer, like all columns.
+            header: any contiguous buffer, like all columns.
             task: TASK of each record; the encoder removes duplicates.
             fork: bodies of the fork records.
             exec: bodies of the exec records.
@@ -167,7 +167,7 @@ cdef class FrameEncoder:
         if known is None or (<tuple>known)[0] is not lost:
             known = self.lost[ring] = (lost, packed_counts(lost))
         try:
-            for part in (head, task, fork, exec, exit, blob):
+            for part in (header, task, fork, exec, exit, blob):
                 PyObject_GetBuffer(part, &buffers[held], PyBUF_SIMPLE)
                 columns[held].at, columns[held].bytes = <const unsigned char *>buffers[held].buf, buffers[held].len
                 held += 1
@@ -185,7 +185,7 @@ cdef class FrameEncoder:
     ) except -1:
         """The same as `add` for compiled callers.
 
-        `columns` has six items: head, task, fork, exec, exit, blob. `lost` is already packed (`packed_counts`).
+        `columns` has six items: header, task, fork, exec, exit, blob. `lost` is already packed (`packed_counts`).
         """
         cdef uint64_t need = FIXED_BYTES
         cdef uint32_t keys = 15 + (malformed != 0) + has_watermark + (self.capture_id != 0)
@@ -204,7 +204,7 @@ cdef class FrameEncoder:
         p = pl_map(self.data + self.used, keys)
         p = pl_uint(pl_key(p, "v"), FRAME_VERSION)
         p = pl_bin(pl_key(p, "boot"), <const char *>self.boot_id, 16)
-        p = pl_str_head(pl_key(p, "src"), <uint32_t>len(self.source))
+        p = pl_str_header(pl_key(p, "src"), <uint32_t>len(self.source))
         p = put(p, <const char *>self.source, len(self.source))
         p = pl_uint(pl_key(p, "ring"), ring)
         p = pl_uint(pl_key(p, "seq"), seq)
@@ -271,13 +271,13 @@ cdef class FrameEncoder:
     cdef char *_put_tasks(self, char *p, const column *tasks, uint64_t count, uint32_t distinct) noexcept nogil:
         cdef const unsigned char *ns_pid = tasks.at + PL_NS_PID
         cdef uint64_t i
-        p = pl_bin_head(pl_key(p, "task"), distinct * <uint32_t>sizeof(pl_task_any))
+        p = pl_bin_header(pl_key(p, "task"), distinct * <uint32_t>sizeof(pl_task_any))
         for i in range(distinct):
             memcpy(p, tasks.at + self.firsts[i] * <uint64_t>sizeof(pl_task_any), sizeof(pl_task_any))
             memset(p + PL_NS_PID, 0, 4)
             p += sizeof(pl_task_any)
         p = pl_bin(pl_key(p, "task_of"), self.task_of, <uint32_t>count * 2)
-        p = pl_bin_head(pl_key(p, "ns_pid"), <uint32_t>count * 4)
+        p = pl_bin_header(pl_key(p, "ns_pid"), <uint32_t>count * 4)
         for i in range(count):
             memcpy(p, ns_pid, 4)
             p += 4

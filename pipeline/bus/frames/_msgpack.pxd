@@ -118,7 +118,7 @@ cdef extern from *:
     }
 
     /* The header of a str of `n` bytes, which must be UTF-8. */
-    static inline char *pl_str_head(char *p, uint32_t n)
+    static inline char *pl_str_header(char *p, uint32_t n)
     {
         if (n < 32) { *p = (char)(0xa0 | n); return p + 1; }
         if (n <= 0xff) { p[0] = (char)0xd9; p[1] = (char)n; return p + 2; }
@@ -128,7 +128,7 @@ cdef extern from *:
     }
 
     /* The header of a bin of `n` bytes. */
-    static inline char *pl_bin_head(char *p, uint32_t n)
+    static inline char *pl_bin_header(char *p, uint32_t n)
     {
         if (n <= 0xff) { p[0] = (char)0xc4; p[1] = (char)n; return p + 2; }
         if (n <= 0xffff) { *p = (char)0xc5; return pl_put_be16(p + 1, n); }
@@ -138,7 +138,7 @@ cdef extern from *:
 
     static inline char *pl_bin(char *p, const void *data, uint32_t n)
     {
-        p = pl_bin_head(p, n);
+        p = pl_bin_header(p, n);
         memcpy(p, data, n);
         return p + n;
     }
@@ -146,7 +146,7 @@ cdef extern from *:
     /* A str, or a bin if the bytes are not UTF-8. */
     static inline char *pl_text(char *p, const char *s, uint32_t n)
     {
-        p = pl_is_utf8(s, n) ? pl_str_head(p, n) : pl_bin_head(p, n);
+        p = pl_is_utf8(s, n) ? pl_str_header(p, n) : pl_bin_header(p, n);
         memcpy(p, s, n);
         return p + n;
     }
@@ -303,8 +303,8 @@ cdef extern from *:
     char *pl_int(char *p, int64_t v) noexcept nogil
     char *pl_map(char *p, uint32_t pairs) noexcept nogil
     char *pl_array(char *p, uint32_t items) noexcept nogil
-    char *pl_str_head(char *p, uint32_t n) noexcept nogil
-    char *pl_bin_head(char *p, uint32_t n) noexcept nogil
+    char *pl_str_header(char *p, uint32_t n) noexcept nogil
+    char *pl_bin_header(char *p, uint32_t n) noexcept nogil
     char *pl_bin(char *p, const void *data, uint32_t n) noexcept nogil
     char *pl_text(char *p, const char *s, uint32_t n) noexcept nogil
     char *pl_field(char *p, const char *s, uint32_t n) noexcept nogil

@@ -6,7 +6,7 @@ module. `encode` says how frames are used.
 
 from __future__ import annotations
 
-from pipeline.records.declared import EXEC_LAYOUT, EXIT_LAYOUT, FORK_LAYOUT, HEAD_LAYOUT, TASK_LAYOUT
+from pipeline.records.declared import EXEC_LAYOUT, EXIT_LAYOUT, FORK_LAYOUT, HEADER_LAYOUT, TASK_LAYOUT
 from pipeline.records.declaring import Key
 
 FRAME_VERSION = 1  #: a reader rejects any other
@@ -30,11 +30,12 @@ FRAME_KEYS = (
         "shard can send frames to the next instance",
         "optional",
     ),
-    Key("head", f"bin n·{HEAD_LAYOUT.size}", "HEAD of each record, in ring order"),
+    Key("head", f"bin n·{HEADER_LAYOUT.size}", "HEADER of each record, in ring order"),
     Key(
         "task", f"bin n·{TASK_LAYOUT.size}",
-        "TASK of each record; zeros where HEAD has FLAG_HEAD_ONLY. A shorter form, which a sender may use and a reader "
-        "must understand: each different TASK once, with 0 as its `ns_pid`, and the columns `task_of` and `ns_pid`",
+        "TASK of each record; zeros where HEADER has FLAG_HEAD_ONLY. A shorter form, which a sender may use and a "
+        "reader must understand: each different TASK once, with 0 as its `ns_pid`, and the columns `task_of` and "
+        "`ns_pid`",
     ),
     Key("fork", f"bin k·{FORK_LAYOUT.size}", "bodies of the fork records that have one, in order of occurrence"),
     Key("exec", f"bin k·{EXEC_LAYOUT.size}", "the same for exec"),

@@ -37,10 +37,10 @@ __all__ = [
 ]
 
 
-def record_ends(head: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
+def record_ends(header: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
     """Return the ring position after each record, including its padding; shape (n,)."""
-    padded = (head["record_bytes"].astype(np.uint64) + np.uint64(7)) & ~np.uint64(7)
-    ends: npt.NDArray[np.uint64] = head["ring_pos"] + padded + np.uint64(RECORD_HEADER_BYTES)
+    padded = (header["record_bytes"].astype(np.uint64) + np.uint64(7)) & ~np.uint64(7)
+    ends: npt.NDArray[np.uint64] = header["ring_pos"] + padded + np.uint64(RECORD_HEADER_BYTES)
     return ends
 
 

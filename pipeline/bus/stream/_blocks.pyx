@@ -33,7 +33,7 @@ cdef enum:
 #: Header of a block.
 cdef struct block_header:
     uint32_t magic  # `0x424A4C50`
-    uint32_t head_crc  # CRC-32 of bytes 8 to 143
+    uint32_t header_crc  # CRC-32 of bytes 8 to 143
     uint64_t at  # position: the block is at `header_bytes` + `at` modulo R
     uint32_t bytes  # length with this header
     uint32_t body_crc  # CRC-32 of bytes 144 to `bytes`
@@ -111,7 +111,7 @@ def parse_header(data):
     if is_long:
         memcpy(&header, buffer.buf, BLOCK_HEADER_BYTES)
     PyBuffer_Release(&buffer)
-    if not is_long or header.magic != BLOCK_MAGIC or header.head_crc != _head_crc(&header):
+    if not is_long or header.magic != BLOCK_MAGIC or header.header_crc != _header_crc(&header):
         return None
     return (
         header.at, header.bytes, header.body_crc, header.messages, header.kept, header.stream, header.group,
@@ -120,15 +120,15 @@ def parse_header(data):
     )
 
 
-cdef uint32_t _head_crc(const block_header *header) noexcept nogil:
-    """Return the checksum of what is behind `head_crc`."""
+cdef uint32_t _header_crc(const block_header *header) noexcept nogil:
+    """Return the checksum of what is behind `header_crc`."""
     cdef const uint8_t *at = <const uint8_t *>&header.at
     return pl_crc32(0, at, BLOCK_HEADER_BYTES - (at - <const uint8_t *>header), FOLDS)
 
 
 cdef void _seal(block_header *header) noexcept nogil:
     header.magic, header.unused = BLOCK_MAGIC, 0
-    header.head_crc = _head_crc(header)
+    header.header_crc = _header_crc(header)
 
 
 def block_bytes(messages) -> int:
@@ -149,7 +149,7 @@ cdef uint32_t _put_messages(target, Py_ssize_t place, messages, uint64_t *size) 
 
     What is stored is visible to every other process before what is stored afterwards.
     """
-    cdef Py_buffer room, head, body
+    cdef Py_buffer room, header, body
     cdef uint64_t at = BLOCK_HEADER_BYTES, end
     cdef uint32_t crc = 0
     cdef uint32_t topic
@@ -157,20 +157,20 @@ cdef uint32_t _put_messages(target, Py_ssize_t place, messages, uint64_t *size) 
     try:
         for message in messages:
             topic = message[0]
-            PyObject_GetBuffer(message[1], &head, PyBUF_SIMPLE)
+            PyObject_GetBuffer(message[1], &header, PyBUF_SIMPLE)
             try:
                 PyObject_GetBuffer(message[2], &body, PyBUF_SIMPLE)
                 try:
-                    end = _aligned(_aligned(at + BLOCK_MESSAGE_BYTES + <uint64_t>head.len) + <uint64_t>body.len)
+                    end = _aligned(_aligned(at + BLOCK_MESSAGE_BYTES + <uint64_t>header.len) + <uint64_t>body.len)
                     if place < 0 or place > room.len or end > <uint64_t>(room.len - place):
                         raise ValueError("no room for the messages")
                     with nogil:
-                        crc = _put(<uint8_t *>room.buf + place, at, topic, &head, &body, crc)
+                        crc = _put(<uint8_t *>room.buf + place, at, topic, &header, &body, crc)
                     at = end
                 finally:
                     PyBuffer_Release(&body)
             finally:
-                PyBuffer_Release(&head)
+                PyBuffer_Release(&header)
         pl_crc32_settle()
     finally:
         PyBuffer_Release(&room)
@@ -223,7 +223,7 @@ def put_block(
 
 
 cdef uint32_t _put(
-    uint8_t *block, uint64_t at, uint32_t topic, const Py_buffer *head, const Py_buffer *body, uint32_t crc
+    uint8_t *block, uint64_t at, uint32_t topic, const Py_buffer *header, const Py_buffer *body, uint32_t crc
 ) noexcept nogil:
     """Store one message at `at`, and return the checksum up to its end. Nothing is read from the block.
 
@@ -231,24 +231,24 @@ cdef uint32_t _put(
     """
     cdef uint8_t begin[512]
     cdef message_begin lengths
-    cdef uint64_t used = BLOCK_MESSAGE_BYTES, in_begin = <uint64_t>head.len, gap
+    cdef uint64_t used = BLOCK_MESSAGE_BYTES, in_begin = <uint64_t>header.len, gap
     if in_begin > sizeof(begin) - BLOCK_MESSAGE_BYTES - BLOCK_ALIGNMENT:
         in_begin = sizeof(begin) - BLOCK_MESSAGE_BYTES - BLOCK_ALIGNMENT
-    lengths.topic, lengths.header_bytes, lengths.body_bytes = topic, <uint32_t>head.len, <uint32_t>body.len
+    lengths.topic, lengths.header_bytes, lengths.body_bytes = topic, <uint32_t>header.len, <uint32_t>body.len
     memcpy(begin, &lengths, BLOCK_MESSAGE_BYTES)
-    memcpy(begin + used, head.buf, in_begin)
+    memcpy(begin + used, header.buf, in_begin)
     used += in_begin
-    if in_begin == <uint64_t>head.len:
+    if in_begin == <uint64_t>header.len:
         gap = _aligned(at + used) - at - used
         memset(begin + used, 0, gap)
         used += gap
     crc = pl_crc32_copy(block + at, crc, begin, used, FOLDS)
     at += used
-    if in_begin < <uint64_t>head.len:
+    if in_begin < <uint64_t>header.len:
         crc = pl_crc32_copy(
-            block + at, crc, <const uint8_t *>head.buf + in_begin, <uint64_t>head.len - in_begin, FOLDS
+            block + at, crc, <const uint8_t *>header.buf + in_begin, <uint64_t>header.len - in_begin, FOLDS
         )
-        at += <uint64_t>head.len - in_begin
+        at += <uint64_t>header.len - in_begin
         gap = _aligned(at) - at
         crc = pl_crc32_copy(block + at, crc, _ZEROS, gap, FOLDS)
         at += gap

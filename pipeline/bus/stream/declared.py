@@ -103,7 +103,7 @@ JOURNAL_BLOCK_LAYOUT = Layout(
     """,
     f"""
     magic     u4   -          `0x{BLOCK_MAGIC:X}`
-    head_crc  u4   -          CRC-32 of bytes 8 to 143
+    header_crc  u4   -          CRC-32 of bytes 8 to 143
     at        u8   bytes      position: the block is at `header_bytes` + `at` modulo R
     bytes     u4   bytes      length with this header
     body_crc  u4   -          CRC-32 of bytes 144 to `bytes`

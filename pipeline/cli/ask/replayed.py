@@ -69,7 +69,7 @@ def extent(file: Path, progress: Show = silent) -> Extent:
                 ends[frame.ring] = max(ends.get(frame.ring, 0), frame.to_pos)
                 if part.count:
                     found.events += part.count
-                    found.last_boot_ns = max(found.last_boot_ns, int(part.head["time_boot_ns"].max()))
+                    found.last_boot_ns = max(found.last_boot_ns, int(part.header["time_boot_ns"].max()))
             progress(f"reading the recording: {found.events:,} events")
     except FrameError as error:
         found.error = error

@@ -51,7 +51,7 @@ enum { SPARE_RECORDS = 8192 };
 #define STOP_S 2
 #define NOBODY 65534
 
-static struct pl_log_header *head;
+static struct pl_log_header *header;
 static struct pl_log_record *records;
 static const char *self;
 static char log_fd[16];
@@ -59,17 +59,17 @@ static pid_t root;
 
 static void fail(void)
 {
-	__atomic_store_n(&head->error, (uint32_t)errno, __ATOMIC_RELAXED);
-	__atomic_fetch_add(&head->failed, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&header->error, (uint32_t)errno, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&header->failed, 1, __ATOMIC_RELAXED);
 	/* An unprivileged or limited host would otherwise fail again at full speed. */
-	__atomic_store_n(&head->stop, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&header->stop, 1, __ATOMIC_RELAXED);
 }
 
 static void note(int kind, pid_t pid, uint32_t about, uint32_t count, uint64_t begin_ns)
 {
-	uint64_t at = __atomic_fetch_add(&head->used, 1, __ATOMIC_RELAXED);
+	uint64_t at = __atomic_fetch_add(&header->used, 1, __ATOMIC_RELAXED);
 
-	if (at >= head->capacity)
+	if (at >= header->capacity)
 		return;
 	records[at] = (struct pl_log_record){ begin_ns, pl_now_boot_ns(), (uint32_t)pid, about, count, (uint32_t)kind };
 }
@@ -81,10 +81,10 @@ static void open_log(const char *fd)
 
 	if (fstat(atoi(fd), &status))
 		die("the log");
-	head = mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(fd), 0);
-	if (head == MAP_FAILED)
+	header = mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(fd), 0);
+	if (header == MAP_FAILED)
 		die("the log");
-	records = (struct pl_log_record *)((char *)head + PL_LOG_HEADER_BYTES);
+	records = (struct pl_log_record *)((char *)header + PL_LOG_HEADER_BYTES);
 	snprintf(log_fd, sizeof(log_fd), "%s", fd);
 }
 
@@ -250,14 +250,14 @@ static void unit_daemons(unsigned n)
 	pid_t pid;
 
 	/* The worker does not wait for its daemons, so their number needs a limit. */
-	while (__atomic_load_n(&head->daemons, __ATOMIC_RELAXED) >= 4 * PL_WORKERS_MAX)
+	while (__atomic_load_n(&header->daemons, __ATOMIC_RELAXED) >= 4 * PL_WORKERS_MAX)
 		usleep(1000);
 	pid = make(&begin_ns);
 	if (!pid) {
 		pid_t middle = getpid();
 
 		setsid();
-		__atomic_fetch_add(&head->daemons, 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&header->daemons, 1, __ATOMIC_RELAXED);
 		if (!make(&begin_ns)) {
 			while (getppid() == middle)
 				usleep(100);
@@ -393,7 +393,7 @@ static void work(unsigned index, unsigned workers, double rate, uint64_t end_ns)
 {
 	double event_ns = rate > 0 ? workers * 1e9 / rate : 0;
 	/* The workers begin one after another, not all at the same moment. */
-	double due_ns = (double)head->begin_ns + event_ns * chosen[0]->events * index / workers;
+	double due_ns = (double)header->begin_ns + event_ns * chosen[0]->events * index / workers;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != root)
@@ -406,25 +406,25 @@ static void work(unsigned index, unsigned workers, double rate, uint64_t end_ns)
 		if (event_ns > 0) {
 			uint64_t at_ns = (uint64_t)due_ns < end_ns ? (uint64_t)due_ns : end_ns;
 
-			while (now_ns < at_ns && !__atomic_load_n(&head->stop, __ATOMIC_RELAXED)) {
+			while (now_ns < at_ns && !__atomic_load_n(&header->stop, __ATOMIC_RELAXED)) {
 				/* In parts, so that a stop is noticed soon. */
 				pl_sleep_ns((long)(at_ns - now_ns < 50000000 ? at_ns - now_ns : 50000000));
 				now_ns = pl_now_boot_ns();
 			}
-			if (now_ns > at_ns && now_ns - at_ns > __atomic_load_n(&head->late_ns, __ATOMIC_RELAXED))
-				__atomic_store_n(&head->late_ns, now_ns - at_ns, __ATOMIC_RELAXED);
+			if (now_ns > at_ns && now_ns - at_ns > __atomic_load_n(&header->late_ns, __ATOMIC_RELAXED))
+				__atomic_store_n(&header->late_ns, now_ns - at_ns, __ATOMIC_RELAXED);
 			if ((double)now_ns - due_ns > DEBT_NS)
 				due_ns = (double)(now_ns - DEBT_NS);
 			due_ns += event_ns * scenario->events;
 		}
-		if (now_ns >= end_ns || __atomic_load_n(&head->stop, __ATOMIC_RELAXED))
+		if (now_ns >= end_ns || __atomic_load_n(&header->stop, __ATOMIC_RELAXED))
 			_exit(0);
-		if (__atomic_load_n(&head->used, __ATOMIC_RELAXED) + SPARE_RECORDS > head->capacity) {
-			head->is_full = 1;
+		if (__atomic_load_n(&header->used, __ATOMIC_RELAXED) + SPARE_RECORDS > header->capacity) {
+			header->is_full = 1;
 			_exit(0);
 		}
 		scenario->unit(n);
-		__atomic_fetch_add(&head->units, 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&header->units, 1, __ATOMIC_RELAXED);
 	}
 }
 
@@ -495,10 +495,10 @@ static bool note_ended(unsigned count, unsigned *left)
 				--*left;
 			}
 		if (!begin_ns)
-			__atomic_fetch_sub(&head->daemons, 1, __ATOMIC_RELAXED);
+			__atomic_fetch_sub(&header->daemons, 1, __ATOMIC_RELAXED);
 		note(PL_KIND_EXIT, pid, (uint32_t)status, 1, begin_ns);
-		if (!*left && !head->end_ns)
-			head->end_ns = pl_now_boot_ns();
+		if (!*left && !header->end_ns)
+			header->end_ns = pl_now_boot_ns();
 	}
 	return !(pid < 0 && errno == ECHILD);
 }
@@ -508,7 +508,7 @@ static void store_cpu_time(void)
 	struct rusage usage;
 
 	getrusage(RUSAGE_CHILDREN, &usage);
-	head->cpu_ns = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000000ull +
+	header->cpu_ns = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000000ull +
 		       (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
 }
 
@@ -535,19 +535,19 @@ static int run(int argc, char **argv)
 	fd = block_signals(&signals);
 	if (read(0, &byte, 1) != 1)
 		return 0; /* the caller is gone */
-	head->begin_ns = pl_now_boot_ns();
+	header->begin_ns = pl_now_boot_ns();
 	for (unsigned i = 0; i < count; i++) {
 		workers[i].pid = make(&workers[i].begin_ns);
 		if (!workers[i].pid) {
 			sigprocmask(SIG_UNBLOCK, &signals, NULL);
-			work(i, count, rate, head->begin_ns + (uint64_t)(seconds * 1e9));
+			work(i, count, rate, header->begin_ns + (uint64_t)(seconds * 1e9));
 		}
 	}
 	do {
 		if (is_stop_wanted(fd, stop_ns) && !stop_ns)
 			stop_ns = pl_now_boot_ns();
 		if (stop_ns) {
-			__atomic_store_n(&head->stop, 1, __ATOMIC_RELAXED);
+			__atomic_store_n(&header->stop, 1, __ATOMIC_RELAXED);
 			if (pl_now_boot_ns() - stop_ns > STOP_S * 1000000000ull)
 				kill_children();
 		}

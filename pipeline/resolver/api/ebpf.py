@@ -578,9 +578,9 @@ class EBPFResolver:
         with self.lock:
             self._proc_entries.sync(proc)
 
-    def fill_maps(self, head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int = 0) -> int:
+    def fill_maps(self, header: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int = 0) -> int:
         """Store a process that was read from ``/proc`` in the kernel's maps: see `KernelMaps.fill`."""
-        return self.maps.fill(head, task, exec_, path, cookie)
+        return self.maps.fill(header, task, exec_, path, cookie)
 
     # -- statistics, dumps ---------------------------------------------------------------------------------------------
 

@@ -117,7 +117,7 @@ class Inserter:
         counted = state.stats.get("inode_error", "fork_parent_missing")
         named = self._named_parent(ppid, fork.parent_start_ns, parent)
         row = state.applier.apply_records(
-            entry_records.head(declared.KIND_FORK, pid, entry.tid, fork.time_ns, fork.start_ns, *named),
+            entry_records.header(declared.KIND_FORK, pid, entry.tid, fork.time_ns, fork.start_ns, *named),
             task_record.task, entry_records.fork(entry, *named), known=task_record.known, source=int(source),
         )  # fmt: skip
         self._count_inode_error("fork_parent_missing", fork.is_exec_lost, counted)
@@ -168,7 +168,7 @@ class Inserter:
         body, strings = entry_records.image(entry, *kept, previous_inode=inode)
         counted = state.stats.get("inode_error", "exec_parent_missing")
         row = state.applier.apply_records(
-            entry_records.head(declared.KIND_EXEC, pid, entry.tid, time_ns, start, *named, len(strings)),
+            entry_records.header(declared.KIND_EXEC, pid, entry.tid, time_ns, start, *named, len(strings)),
             task_record.task, body, strings, known=task_record.known, source=int(source),
             digest=entry_records.digest_of(entry.args_entry, entry.envs_entry),
         )  # fmt: skip

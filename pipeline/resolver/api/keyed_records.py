@@ -55,8 +55,8 @@ class KeyedRecorder:
     def fork(self, key: CacheResolverKey, ppid: int, time_ns: int) -> ProcessCacheEntry:
         """Record a fork below the process that had the ppid then; returns the entry."""
         named = self.named_parent(key, ppid, time_ns)
-        head = entry_records.head(declared.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *named)
-        row = self._apply(key, head, body=entry_records.fork(ProcessCacheEntry(), *named))
+        header = entry_records.header(declared.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *named)
+        row = self._apply(key, header, body=entry_records.fork(ProcessCacheEntry(), *named))
         return self._book.entry(self._applier.py_root(row))
 
     def exec(
@@ -74,28 +74,28 @@ class KeyedRecorder:
         kept = args_views.kept(entry.args_entry, entry.envs_entry, self._scrubber, self._opts)
         body, strings = entry_records.image(entry, *kept)
         container = fsencode(entry.container.container_id)
-        head = entry_records.head(
+        header = entry_records.header(
             declared.KIND_EXEC, key.pid, key.pid, time_ns, start_ns, *parent, len(strings) + len(container)
         )
-        head["flags"] = declared.FLAG_CONTAINER if container else 0
+        header["flags"] = declared.FLAG_CONTAINER if container else 0
         task = np.zeros(1, dtypes.TASK)
         task["comm"], task["tty"] = fsencode(entry.comm)[:COMM_CHARS], fsencode(entry.tty_name)[:TTY_MAX]
         task_record = TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
-        row = self._apply(key, head, task_record, body, strings + container, entry.source)
+        row = self._apply(key, header, task_record, body, strings + container, entry.source)
         return self._book.attach(entry, row)
 
     def exit(self, key: CacheResolverKey, start_ns: int, time_ns: int) -> None:
         """Record the end of a process."""
-        head = entry_records.head(declared.KIND_EXIT, key.pid, key.pid, time_ns, start_ns)
-        head["flags"] = declared.FLAG_HEAD_ONLY  # a tracer does not report the exit code, so the record has no body
-        self._apply(key, head)
+        header = entry_records.header(declared.KIND_EXIT, key.pid, key.pid, time_ns, start_ns)
+        header["flags"] = declared.FLAG_HEAD_ONLY  # a tracer does not report the exit code, so the record has no body
+        self._apply(key, header)
 
     def credentials(self, key: CacheResolverKey, start_ns: int, time_ns: int, task_record: TaskRecord) -> None:
         """Record a change of credentials."""
-        self._apply(key, entry_records.head(declared.KIND_CRED, key.pid, key.pid, time_ns, start_ns), task_record)
+        self._apply(key, entry_records.header(declared.KIND_CRED, key.pid, key.pid, time_ns, start_ns), task_record)
 
     def _apply(
-        self, key: CacheResolverKey, head: Column, task_record: TaskRecord | None = None,
+        self, key: CacheResolverKey, header: Column, task_record: TaskRecord | None = None,
         body: Column | None = None, strings: bytes = b"", source: Source = Source.EVENT,
     ) -> int:  # fmt: skip
         """Apply a record of a process; returns the row of its newest image.
@@ -105,12 +105,12 @@ class KeyedRecorder:
         """
         task, known = task_record or TaskRecord(np.zeros(1, dtypes.TASK), 0)
         task["pid_ns"] = key.nsid
-        fork = body if int(head["kind"][0]) == declared.KIND_FORK else None
-        if not self._frames.record(head, task, fork):
+        fork = body if int(header["kind"][0]) == declared.KIND_FORK else None
+        if not self._frames.record(header, task, fork):
             raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: no slot is free. Increase tables.key_capacity")
-        is_whole = not int(head["flags"][0]) & declared.FLAG_HEAD_ONLY
+        is_whole = not int(header["flags"][0]) & declared.FLAG_HEAD_ONLY
         row = self._applier.apply_records(
-            head, task if is_whole else None, body, strings, known=known | layout.KNOWN_NS, source=int(source)
+            header, task if is_whole else None, body, strings, known=known | layout.KNOWN_NS, source=int(source)
         )
         if not row:
             raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: table full. Increase tables.max_entries")

@@ -133,7 +133,7 @@ class Lifecycle:
     def _apply_record(self, event: Event, start_boot_ns: int) -> None:
         context = event.pid_context
         self._state.applier.apply_records(
-            entry_records.head(
+            entry_records.header(
                 declared.KIND_EXIT, context.pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
                 start_boot_ns, context.ppid, context.parent_start_boot_ns,
             ),

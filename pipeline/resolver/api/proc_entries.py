@@ -118,7 +118,7 @@ class ProcEntries:
             info.exe_inode = inode
             state.stats.add("inode_error", "procfs_mismatch")
         read = to_record(info, time_boot_ns=time_boot_ns)
-        process = LiveProcess(read.head[0], read.task[0], read.exec[0], read.blob, not info.start_is_ticks, digest)
+        process = LiveProcess(read.header[0], read.task[0], read.exec[0], read.blob, not info.start_is_ticks, digest)
         result = self._rows.insert(process, int(source), state.marks(source, info.start_boot_ns))
         row = state.tables.py_head(info.tgid)
         if not row or boot.ticks_of(int(state.tables.hot_view()[row]["start_boot_ns"])) != info.start_ticks:
@@ -162,9 +162,9 @@ class ProcEntries:
         if entry is None:
             return
         read = to_record(info)
-        head = read.head[0].copy()
-        head["start_boot_ns"] = entry.start_boot_ns
-        cookie = self._maps.fill(head, read.task[0], read.exec[0], info.exe or b"", entry.cookie)
+        header = read.header[0].copy()
+        header["start_boot_ns"] = entry.start_boot_ns
+        cookie = self._maps.fill(header, read.task[0], read.exec[0], info.exe or b"", entry.cookie)
         if cookie:
             entry.cookie = cookie
 

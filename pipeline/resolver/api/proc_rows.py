@@ -48,7 +48,7 @@ class ProcRows:
             The result of each process, as of `insert`.
         """
         return self._applier.insert_survey(
-            found.head.view(np.uint8), found.task.view(np.uint8), found.exec.view(np.uint8), found.strings,
+            found.header.view(np.uint8), found.task.view(np.uint8), found.exec.view(np.uint8), found.strings,
             found.is_exact.view(np.uint8), found.digests, source=source, flags=flags,
             before_boot_ns=self._capture_boot_ns,
             insert=lambda i: self.insert(found.process(i), source, flags), show_life=show_life,
@@ -65,15 +65,15 @@ class ProcRows:
         Returns:
             SAME, ADDED, COMPLETED or CHANGED, as of `Applier.insert_snapshot`.
         """
-        head = process.head
-        if int(head["start_boot_ns"]) < self._capture_boot_ns:
+        header = process.header
+        if int(header["start_boot_ns"]) < self._capture_boot_ns:
             flags |= layout.ROW_BEFORE_CAPTURE
-        row = self._tables.py_head(int(head["tgid"]))
+        row = self._tables.py_head(int(header["tgid"]))
         known = None
-        if int(head["flags"]) & FLAG_PARTIAL:
+        if int(header["flags"]) & FLAG_PARTIAL:
             known = proc_knows(process.task, int(self._tables.hot_view()[row]["known"]) if row else 0)
         return self._applier.insert_snapshot(
-            head.tobytes(), process.task.tobytes(), process.exec.tobytes(), process.strings,
+            header.tobytes(), process.task.tobytes(), process.exec.tobytes(), process.strings,
             source=source, known=known, start_ticks=not process.is_exact, flags=flags,
             exec_boot_ns=self._unseen_exec(process, row), digest=process.digest,
         )  # fmt: skip
@@ -84,6 +84,6 @@ class ProcRows:
         if not row or not cookie or int(self._tables.cold_view()["cookie"][row]) in (0, cookie):
             return 0
         start = int(self._tables.hot_view()["start_boot_ns"][row])
-        if not is_same_start(start, ticks_of(int(process.head["start_boot_ns"]))):
+        if not is_same_start(start, ticks_of(int(process.header["start_boot_ns"]))):
             return 0
         return self._maps.exec_time(cookie)

@@ -68,7 +68,7 @@ class Updater:
         wanted: Credentials = replace(entry.credentials, **changed)
         task_record = entry_records.credentials_task(entry, wanted, group)
         self._state.applier.apply_records(
-            entry_records.head(
+            entry_records.header(
                 declared.KIND_CRED, pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
                 entry.start_boot_ns, context.ppid, context.parent_start_boot_ns,
             ),
@@ -133,7 +133,7 @@ class Updater:
                 task_record = entry_records.cgroup_task(inode)
                 now = self._state.now_boot_ns()
                 self._state.applier.apply_records(
-                    entry_records.head(declared.KIND_CGROUP, entry.pid, entry.tid, now, entry.start_boot_ns),
+                    entry_records.header(declared.KIND_CGROUP, entry.pid, entry.tid, now, entry.start_boot_ns),
                     task_record.task, known=task_record.known,
                 )  # fmt: skip
         if not container.is_null:

@@ -3,14 +3,14 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from pipeline.records._records cimport pl_exec_any, pl_head_any, pl_task_any
+from pipeline.records._records cimport pl_exec_any, pl_header_any, pl_task_any
 from pipeline.resolver.apply._effects cimport Events
 from pipeline.resolver.apply._record cimport parsed_record
 
 
 cdef class Applier(Events):
     cdef int fill_record(
-        self, parsed_record *record, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        self, parsed_record *record, const pl_header_any *header, const pl_task_any *task, const pl_exec_any *body,
         const char *strings, uint64_t string_bytes, int source, uint64_t digest,
     ) except -1
     cdef int insert(

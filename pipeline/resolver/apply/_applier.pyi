@@ -26,7 +26,7 @@ class Applier:
     def apply(self, batch: Batch) -> int: ...
     def apply_records(
         self,
-        head: Buffer,
+        header: Buffer,
         task: Buffer | None = None,
         body: Buffer | None = None,
         strings: Buffer = b"",
@@ -37,7 +37,7 @@ class Applier:
     ) -> int: ...
     def insert_snapshot(
         self,
-        head: Buffer,
+        header: Buffer,
         task: Buffer,
         exec_: Buffer | None = None,
         strings: Buffer = b"",
@@ -51,7 +51,7 @@ class Applier:
     ) -> int: ...
     def insert_survey(
         self,
-        heads: npt.NDArray[np.uint8],
+        headers: npt.NDArray[np.uint8],
         tasks: npt.NDArray[np.uint8],
         execs: npt.NDArray[np.uint8],
         strings: list[bytes],

@@ -8,14 +8,14 @@ read by survey.py and proc_reader.py.
 
 Methods for Python: the duty cycle, the snapshot, repairs and single calls (times are boot ns):
 
-    apply(batch) -> int                                       events applied; the batch of a Merger
-    apply_records(head, task, body, strings) -> int           one record; the row of its process, 0 if it has none
-    insert_snapshot(head, task, exec_, strings, *, ...) -> int  SAME, ADDED, COMPLETED or CHANGED, for one live process
-    insert_survey(heads, tasks, execs, strings, ...) -> results  the same with many processes
-    close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  end a process after a lost exit event
+    apply(batch) -> int                                          events applied; the batch of a Merger
+    apply_records(header, task, body, strings) -> int            one record; the row of its process, 0 if it has none
+    insert_snapshot(header, task, ...) -> int                    SAME, ADDED, COMPLETED or CHANGED, for one live process
+    insert_survey(headers, tasks, execs, ...) -> results         the same with many processes
+    close_missing(tgid, start_boot_ns, time_boot_ns) -> bool     end a process after a lost exit event
     close_all_missing(tgids, starts, is_absent, ...) -> results  the same with many processes
-    reparent(tgid, ppid, time_boot_ns, ...) -> bool           set the parent that the kernel names
-    take_wanted() -> [(tgid, start_boot_ns)]                  processes to read from /proc
+    reparent(tgid, ppid, time_boot_ns, ...) -> bool              set the parent that the kernel names
+    take_wanted() -> [(tgid, start_boot_ns)]                     processes to read from /proc
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -25,7 +25,7 @@ from libc.string cimport memcmp, memset
 
 from pipeline.records._records cimport (
     PL_FLAG_HEAD_ONLY, PL_FLAG_PARTIAL, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, pl_exec_any, pl_exit_any,
-    pl_fork_any, pl_head_any, pl_task_any,
+    pl_fork_any, pl_header_any, pl_task_any,
 )
 from pipeline.resolver.apply._effects cimport Events
 from pipeline.resolver.apply._execs cimport PROCESS_FLAGS
@@ -73,15 +73,15 @@ cdef class Applier(Events):
     # -- single records ------------------------------------------------------------------------------------------------
 
     def apply_records(
-        self, head, task=None, body=None, strings=b"", *, known=None, int source=PL_SOURCE_EVENT, uint64_t digest=0
+        self, header, task=None, body=None, strings=b"", *, known=None, int source=PL_SOURCE_EVENT, uint64_t digest=0
     ) -> int:
         """Apply one record.
 
         Args:
-            head, task, body: buffers of one HEAD, one TASK and the body of the kind (FORK, EXEC or EXIT) of
+            header, task, body: buffers of one HEADER, one TASK and the body of the kind (FORK, EXEC or EXIT) of
                 pipeline.records.dtypes; None: the record has none.
             strings: path, name, args and envs of an exec, one after the other.
-            known: KNOWN_* groups of `task` that hold a value; by default what the head's flags say.
+            known: KNOWN_* groups of `task` that hold a value; by default what the header's flags say.
             source: SOURCE_* of the images that the record makes, if it is not from the kernel's ring.
             digest: of arguments and environment before anything was hidden (_conceal.pyx); 0: nothing was hidden.
 
@@ -91,13 +91,13 @@ cdef class Applier(Events):
         Raises:
             ValueError: a buffer has the wrong length.
         """
-        cdef _Buffers buffers = _Buffers(head, task, body, strings)
-        cdef const pl_head_any *h = <const pl_head_any *>buffers.data(0, sizeof(pl_head_any))
+        cdef _Buffers buffers = _Buffers(header, task, body, strings)
+        cdef const pl_header_any *h = <const pl_header_any *>buffers.data(0, sizeof(pl_header_any))
         cdef const pl_task_any *t = <const pl_task_any *>buffers.data(1, sizeof(pl_task_any))
         cdef const char *b = NULL
         cdef const char *string_bytes = buffers.data(3, 0)
         if h == NULL:
-            raise ValueError("a record has a head")
+            raise ValueError("a record has a header")
         if h.flags & PL_FLAG_HEAD_ONLY:
             t = NULL
         elif t == NULL:
@@ -114,7 +114,7 @@ cdef class Applier(Events):
             raise ValueError(f"the record has {h.var_bytes} bytes of strings, not {buffers.length(3)}")
         cdef parsed_record record
         memset(&record, 0, sizeof(record))
-        record.head, record.task, record.body.bytes, record.strings = h, t, b, string_bytes
+        record.header, record.task, record.body.bytes, record.strings = h, t, b, string_bytes
         if t != NULL:
             record.ns_pid = t.ns_pid
             record.groups = self.groups_of(h.flags, t) if known is None else <uint32_t>known | known_states(t)
@@ -125,17 +125,17 @@ cdef class Applier(Events):
         return self.find(h.tgid, h.start_boot_ns, h.flags & PL_FLAG_PARTIAL)
 
     def insert_snapshot(
-        self, head, task, exec_=None, strings=b"", *, int source=PL_SOURCE_SNAPSHOT, known=None,
+        self, header, task, exec_=None, strings=b"", *, int source=PL_SOURCE_SNAPSHOT, known=None,
         bint start_ticks=False, uint32_t flags=0, uint64_t exec_boot_ns=0, uint64_t digest=0,
     ) -> int:
         """Enter, complete or correct a live process with facts from /proc, the task iterator or the kernel's maps.
 
         Args:
-            head: one HEAD: tgid, tid, start_boot_ns, ppid, and in time_boot_ns the time of reading. If
+            header: one HEADER: tgid, tid, start_boot_ns, ppid, and in time_boot_ns the time of reading. If
                 parent_start_boot_ns is 0, the current owner of the parent's pid is linked, provided it is older.
             task, exec_: one TASK, one EXEC or None; strings: path, name, args, envs, as `exec_` says.
             source: SOURCE_SNAPSHOT, SOURCE_PROCFS or SOURCE_MAP.
-            known: KNOWN_* groups of `task` that hold a value; by default all for a head without FLAG_PARTIAL, else
+            known: KNOWN_* groups of `task` that hold a value; by default all for a header without FLAG_PARTIAL, else
                 those that are not zero.
             start_ticks: the start time is from /proc, rounded down to a tick.
             flags: ROW_* to set on a new row (ROW_BEFORE_CAPTURE, ROW_GAP).
@@ -149,15 +149,15 @@ cdef class Applier(Events):
         Raises:
             ValueError: a buffer has the wrong length.
         """
-        cdef _Buffers buffers = _Buffers(head, task, exec_, strings)
-        cdef const pl_head_any *h = <const pl_head_any *>buffers.data(0, sizeof(pl_head_any))
+        cdef _Buffers buffers = _Buffers(header, task, exec_, strings)
+        cdef const pl_header_any *h = <const pl_header_any *>buffers.data(0, sizeof(pl_header_any))
         cdef const pl_task_any *t = <const pl_task_any *>buffers.data(1, sizeof(pl_task_any))
         cdef const pl_exec_any *b = <const pl_exec_any *>buffers.data(2, sizeof(pl_exec_any))
         cdef const char *string_bytes = buffers.data(3, 0)
         cdef parsed_record record
         cdef int result
         if h == NULL or t == NULL:
-            raise ValueError("a process has a head and a task")
+            raise ValueError("a process has a header and a task")
         self.fill_record(&record, h, t, b, string_bytes, <uint64_t>buffers.length(3), source, digest)
         if known is not None:
             record.groups = <uint32_t>known | known_states(t)
@@ -166,14 +166,14 @@ cdef class Applier(Events):
         return result
 
     def insert_survey(
-        self, const uint8_t[::1] heads, const uint8_t[::1] tasks, const uint8_t[::1] execs, list strings,
+        self, const uint8_t[::1] headers, const uint8_t[::1] tasks, const uint8_t[::1] execs, list strings,
         const uint8_t[::1] is_exact, list digests, *, int source, uint32_t flags, uint64_t before_boot_ns, insert,
         show_life,
     ) -> bytearray:
         """Enter, complete or correct many live processes, as `insert_snapshot` does with one.
 
         Args:
-            heads, tasks, execs: HEADs, TASKs and EXECs.
+            headers, tasks, execs: HEADERs, TASKs and EXECs.
             strings, digests: of each process; see `insert_snapshot`. No digests: all are 0.
             is_exact: of each process: whether its start is in ns.
             source, flags: of all of them.
@@ -189,7 +189,7 @@ cdef class Applier(Events):
             ValueError: the columns have different lengths, or what `insert_snapshot` raises.
         """
         cdef Py_ssize_t i, count = len(strings)
-        cdef const pl_head_any *head = <const pl_head_any *>&heads[0] if heads.shape[0] else NULL
+        cdef const pl_header_any *header = <const pl_header_any *>&headers[0] if headers.shape[0] else NULL
         cdef const pl_task_any *task = <const pl_task_any *>&tasks[0] if tasks.shape[0] else NULL
         cdef const pl_exec_any *body = <const pl_exec_any *>&execs[0] if execs.shape[0] else NULL
         cdef bytearray results = bytearray(count)
@@ -197,7 +197,7 @@ cdef class Applier(Events):
         cdef uint32_t row, each
         cdef bytes text
         if (
-            heads.shape[0] != count * <Py_ssize_t>sizeof(pl_head_any)
+            headers.shape[0] != count * <Py_ssize_t>sizeof(pl_header_any)
             or tasks.shape[0] != count * <Py_ssize_t>sizeof(pl_task_any)
             or execs.shape[0] != count * <Py_ssize_t>sizeof(pl_exec_any)
             or is_exact.shape[0] != count or len(digests) not in (0, count)
@@ -205,23 +205,23 @@ cdef class Applier(Events):
             raise ValueError("the columns have different lengths")
         for i in range(count):
             show_life()
-            row = self.tables.head(head[i].tgid) if head[i].tgid < self.tables.root_pids else 0
-            if head[i].flags & PL_FLAG_PARTIAL or (
+            row = self.tables.head(header[i].tgid) if header[i].tgid < self.tables.root_pids else 0
+            if header[i].flags & PL_FLAG_PARTIAL or (
                 row and task[i].cookie and self.cold[row].cookie and self.cold[row].cookie != task[i].cookie
             ):
                 results[i] = insert(i)
                 continue
             text = strings[i]
             self.fill_record(
-                &record, &head[i], &task[i], &body[i], text, len(text), source, digests[i] if digests else 0
+                &record, &header[i], &task[i], &body[i], text, len(text), source, digests[i] if digests else 0
             )
-            each = flags | (PL_ROW_BEFORE_CAPTURE if head[i].start_boot_ns < before_boot_ns else 0)
+            each = flags | (PL_ROW_BEFORE_CAPTURE if header[i].start_boot_ns < before_boot_ns else 0)
             with nogil:
                 results[i] = self.insert(&record, not is_exact[i], each, 0)
         return results
 
     cdef int fill_record(
-        self, parsed_record *record, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        self, parsed_record *record, const pl_header_any *header, const pl_task_any *task, const pl_exec_any *body,
         const char *strings, uint64_t string_bytes, int source, uint64_t digest,
     ) except -1:
         """Make the record of a live process.
@@ -229,37 +229,37 @@ cdef class Applier(Events):
         Raises:
             ValueError: the pid is too large for the tables, or the strings are shorter than the EXEC says.
         """
-        if not 0 < head.tgid < self.tables.root_pids:
-            raise ValueError(f"pid {head.tgid} is outside the table's pids")
+        if not 0 < header.tgid < self.tables.root_pids:
+            raise ValueError(f"pid {header.tgid} is outside the table's pids")
         if body != NULL and (
             <uint64_t>body.path_bytes + body.name_bytes + body.args_bytes + body.envs_bytes > string_bytes
         ):
             raise ValueError("the strings are shorter than the record says")
         memset(record, 0, sizeof(record[0]))
-        record.head, record.task, record.body.exec, record.strings = head, task, body, strings
+        record.header, record.task, record.body.exec, record.strings = header, task, body, strings
         record.ns_pid = task.ns_pid
-        record.groups = self.groups_of(head.flags, task)
+        record.groups = self.groups_of(header.flags, task)
         record.source = <uint8_t>source
         record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
-        record.is_stat = (head.flags & PL_FLAG_PARTIAL) != 0
+        record.is_stat = (header.flags & PL_FLAG_PARTIAL) != 0
         record.digest = digest
         return 0
 
     cdef int insert(
         self, const parsed_record *record, bint ticks, uint32_t flags, uint64_t exec_boot_ns
     ) noexcept nogil:
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
-        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), parent, newer = 0
+        cdef uint32_t row = self.find(header.tgid, header.start_boot_ns, ticks), parent, newer = 0
         cdef pl_hot *hot
         if row:
             return self.merge_facts(row, record, ticks, exec_boot_ns)
-        row = self.tables.head(head.tgid)
-        if row and self.hot[row].start_boot_ns > head.start_boot_ns:
+        row = self.tables.head(header.tgid)
+        if row and self.hot[row].start_boot_ns > header.start_boot_ns:
             return RESULT_SAME  # the pid has a younger owner already
-        if self.has_ended(head.tgid, head.start_boot_ns, ticks):
+        if self.has_ended(header.tgid, header.start_boot_ns, ticks):
             return RESULT_SAME  # it has ended since its facts were read, and was evicted
-        row = self.open_entry(head, head.start_boot_ns, &newer)
+        row = self.open_entry(header, header.start_boot_ns, &newer)
         if row == 0:
             return RESULT_SAME
         hot = &self.hot[row]
@@ -267,7 +267,7 @@ cdef class Applier(Events):
         hot.flags |= flags
         if ticks:
             hot.flags |= PL_ROW_START_TICKS
-        self.cold[row].fork_boot_ns = head.start_boot_ns
+        self.cold[row].fork_boot_ns = header.start_boot_ns
         self.put_task(row, record, record.groups)
         self.cold[row].exec_inode = task.exe_inode
         if record.body.exec != NULL:
@@ -276,17 +276,17 @@ cdef class Applier(Events):
             hot.inode = task.exe_inode
             if record.is_stat and task.exe_inode:
                 hot.flags |= PL_ROW_STAT_INODE
-        self.missing_parent(row, head, newer)
+        self.missing_parent(row, header, newer)
         parent = self.tables.follow(hot.parent)
         # A difference from the parent shows that there was an exec since the fork (specification 3.3.9).
-        if head.tgid == 1:
+        if header.tgid == 1:
             hot.flags |= PL_ROW_IS_EXEC
         elif parent and hot.known & PL_KNOWN_FILE and not self.same_image(row, parent):
             hot.flags |= PL_ROW_IS_EXEC
         self.insert_entry(row, newer)
-        self.begin_pid(head)
-        if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
-            self.link_waiting(row, head.time_boot_ns)
+        self.begin_pid(header)
+        if self.tables.first_child(header.tgid) or self.pids[header.tgid].awaited:
+            self.link_waiting(row, header.time_boot_ns)
         if record.source == PL_SOURCE_SNAPSHOT:
             self.counters[PL_C_SNAPSHOT_ADDED] += 1
         else:
@@ -340,17 +340,17 @@ cdef class Applier(Events):
         Path, arguments and environment of an image are never corrected. A lost exec makes another image, and without an
         exec only the process itself can have changed them in /proc.
         """
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
         cdef bint has_image = record.body.exec != NULL
         cdef pl_hot *hot = &self.hot[row]
         cdef uint32_t image, parent = self.tables.follow(hot.parent), ppid = hot.ppid
         cdef int result = RESULT_SAME
-        cdef bint younger = head.time_boot_ns >= self.pids[head.tgid].facts_at
-        if hot.exit_boot_ns or self.tables.head(head.tgid) != row:
+        cdef bint younger = header.time_boot_ns >= self.pids[header.tgid].facts_at
+        if hot.exit_boot_ns or self.tables.head(header.tgid) != row:
             return RESULT_SAME
         if hot.flags & PL_ROW_START_TICKS and not ticks:
-            self.exact_start(row, head.start_boot_ns)
+            self.exact_start(row, header.start_boot_ns)
             result = RESULT_COMPLETED
         if has_image and younger and self.is_other_image(row, record, exec_boot_ns):
             image = self.add_lost_exec(row, record)
@@ -366,15 +366,15 @@ cdef class Applier(Events):
                 self.tables.begin(row)
                 self.cold[row].cookie = task.cookie
                 self.tables.end(row)
-            self.pids[head.tgid].facts_at = head.time_boot_ns
-            self.follow_kernel(row, head, 0)
+            self.pids[header.tgid].facts_at = header.time_boot_ns
+            self.follow_kernel(row, header, 0)
             if hot.ppid != ppid or (parent and self.tables.follow(hot.parent) != parent):
                 result = RESULT_CHANGED
         return result
 
     cdef uint32_t add_lost_exec(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Insert the image of an exec that was lost, so its time is unknown; return its row, or 0 without room."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef uint32_t image = self.copy_row(row)
         cdef pl_hot *hot = &self.hot[image]
         if image == 0:
@@ -385,7 +385,7 @@ cdef class Applier(Events):
         self.put_task(image, record, record.groups)
         self.put_image(image, record, True)
         hot.source = record.source
-        hot.exec_boot_ns = head.time_boot_ns
+        hot.exec_boot_ns = header.time_boot_ns
         hot.images = <uint16_t>min(<uint32_t>hot.images + 1, <uint32_t>0xFFFF)
         self.cold[image].exec_inode = 0
         self.cold[image].cookie = record.task.cookie
@@ -395,8 +395,8 @@ cdef class Applier(Events):
         )
         self.tables.set_ancestor(image, row)
         self.tables.end(image)
-        self.tables.set_head(head.tgid, image)
-        self.replace(row, head.time_boot_ns)
+        self.tables.set_head(header.tgid, image)
+        self.replace(row, header.time_boot_ns)
         self.count_made(record.source)
         return image
 
@@ -545,18 +545,18 @@ cdef class Applier(Events):
         """
         cdef uint32_t row = self.tables.head(tgid)
         cdef uint64_t parent
-        cdef pl_head_any head
+        cdef pl_header_any header
         if row == 0 or (start_boot_ns and not self.same_start(row, start_boot_ns, False)) or self.hot[row].exit_boot_ns:
             return False
-        memset(&head, 0, sizeof(head))
-        head.tgid = tgid
-        head.ppid = ppid
-        head.start_boot_ns = self.hot[row].start_boot_ns
-        head.parent_start_boot_ns = parent_start_boot_ns
-        head.time_boot_ns = time_boot_ns
+        memset(&header, 0, sizeof(header))
+        header.tgid = tgid
+        header.ppid = ppid
+        header.start_boot_ns = self.hot[row].start_boot_ns
+        header.parent_start_boot_ns = parent_start_boot_ns
+        header.time_boot_ns = time_boot_ns
         parent = self.hot[row].parent
         with nogil:
-            self.follow_kernel(row, &head, 0)
+            self.follow_kernel(row, &header, 0)
         return self.hot[row].parent != parent
 
 

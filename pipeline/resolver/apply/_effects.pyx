@@ -26,7 +26,7 @@ from pipeline.records._records cimport (
     PL_EXIT_NO_REAPER, PL_EXIT_NS_DIES, PL_FLAG_CGROUP_MADE, PL_FLAG_HEAD_ONLY, PL_FLAG_KEYED, PL_FLAG_PARTIAL,
     PL_FLAG_SAMPLED, PL_KIND_CAPS, PL_KIND_CGROUP, PL_KIND_COMM, PL_KIND_COUNT, PL_KIND_CRED, PL_KIND_EXEC,
     PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID, pl_caps_any, pl_cost_any, pl_exec_any, pl_exit_any, pl_fork_any,
-    pl_head_any, pl_sampled_any, pl_task_any,
+    pl_header_any, pl_sampled_any, pl_task_any,
 )
 from pipeline.resolver.apply._execs cimport END_FLAGS, Execs, INODE_OTHER, INODE_UNCLEAR
 from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER, add_sender
@@ -81,22 +81,22 @@ cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept n
 
 # -- parts of apply_batch and apply_one, inlined -----------------------------------------------------------------------
 
-cdef inline void count_event(Events self, const pl_head_any *head, const char *body) noexcept nogil:
+cdef inline void count_event(Events self, const pl_header_any *header, const char *body) noexcept nogil:
     """Add an event of a batch to the counters that describe what arrives (specification 6).
 
     Single calls of the Python API do not come here; they count by `Stats`, where specification 6 says so. `body` is
-    NULL for a record that is reduced to its head: such a record counts only in BROKEN_LINEAGE.
+    NULL for a record that is reduced to its header: such a record counts only in BROKEN_LINEAGE.
     """
     cdef const pl_exec_any *exec_body
     cdef uint16_t flags
     cdef uint32_t row
-    if head.flags & PL_FLAG_CGROUP_MADE:
+    if header.flags & PL_FLAG_CGROUP_MADE:
         return  # it is about no process
-    row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+    row = self.find(header.tgid, header.start_boot_ns, header.flags & PL_FLAG_PARTIAL)
     # Events of kernel threads are not events of the specification (2.5, step 5).
     if row and not self.hot[row].flags & PL_ROW_KTHREAD and self.tables.lineage(row) == 0:
         self.counters[PL_C_BROKEN_LINEAGE] += 1
-    if head.kind != PL_KIND_EXEC or body == NULL:
+    if header.kind != PL_KIND_EXEC or body == NULL:
         return
     exec_body = <const pl_exec_any *>body
     flags = exec_body.exec_flags
@@ -113,7 +113,7 @@ cdef inline void count_event(Events self, const pl_head_any *head, const char *b
 cdef inline void prefetch_record(const pending_event *item, const columns *all) noexcept nogil:
     cdef const columns *col = &all[item.frame]
     cdef const char *task = col.task + item.event * sizeof(pl_task_any)
-    pl_prefetch(col.head + item.event * sizeof(pl_head_any))
+    pl_prefetch(col.header + item.event * sizeof(pl_header_any))
     if col.task_of == NULL:  # else they are few and near
         pl_prefetch(task)
         pl_prefetch(task + 64)
@@ -123,38 +123,38 @@ cdef inline void prefetch_record(const pending_event *item, const columns *all) 
 
 
 cdef inline void prefetch_pids(Events self, const pending_event *item, const columns *all) noexcept nogil:
-    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.frame].head)[item.event]
+    cdef const pl_header_any *header = &(<const pl_header_any *>all[item.frame].header)[item.event]
     cdef const char *strings = all[item.frame].blob + item.var
     cdef uint32_t at
-    if head.tgid < self.tables.pid_capacity:
-        pl_prefetch_write(&self.tables.index[head.tgid])
-        pl_prefetch(&self.pids[head.tgid])
-        pl_prefetch(&self.tables.kin[head.tgid])
-        pl_prefetch(&self.cgroups.sets[head.tgid])
-    if head.ppid < self.tables.pid_capacity:
-        pl_prefetch(&self.tables.index[head.ppid])
-        pl_prefetch(&self.tables.kin[head.ppid])
-        if head.kind == PL_KIND_FORK:
-            pl_prefetch(&self.cgroups.sets[head.ppid])
-    for at in range(0, min(head.var_bytes, <uint32_t>AHEAD_STRINGS), 64):
+    if header.tgid < self.tables.pid_capacity:
+        pl_prefetch_write(&self.tables.index[header.tgid])
+        pl_prefetch(&self.pids[header.tgid])
+        pl_prefetch(&self.tables.kin[header.tgid])
+        pl_prefetch(&self.cgroups.sets[header.tgid])
+    if header.ppid < self.tables.pid_capacity:
+        pl_prefetch(&self.tables.index[header.ppid])
+        pl_prefetch(&self.tables.kin[header.ppid])
+        if header.kind == PL_KIND_FORK:
+            pl_prefetch(&self.cgroups.sets[header.ppid])
+    for at in range(0, min(header.var_bytes, <uint32_t>AHEAD_STRINGS), 64):
         pl_prefetch(strings + at)
 
 
 cdef inline void prefetch_rows(Events self, const pending_event *item, const columns *all) noexcept nogil:
-    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.frame].head)[item.event]
-    cdef uint32_t row = self.tables.head(head.tgid)
+    cdef const pl_header_any *header = &(<const pl_header_any *>all[item.frame].header)[item.event]
+    cdef uint32_t row = self.tables.head(header.tgid)
     if row:
         self.tables.fetch(row)
-        if head.kind == PL_KIND_EXIT:
+        if header.kind == PL_KIND_EXIT:
             pl_prefetch_write(&self.tables.costs[row])
-    row = self.tables.head(head.ppid)
+    row = self.tables.head(header.ppid)
     if row:
-        self.tables.fetch_parent(row, head.ppid, head.kind == PL_KIND_FORK)
+        self.tables.fetch_parent(row, header.ppid, header.kind == PL_KIND_FORK)
 
 
 cdef inline void set_source(parsed_record *record) noexcept nogil:
     """Set the fields of a record that follow from its flags and its source."""
-    cdef uint32_t flags = record.head.flags
+    cdef uint32_t flags = record.header.flags
     record.container_bytes = 0
     record.is_stat = (flags & PL_FLAG_PARTIAL) != 0
     record.cgroup_source = PL_CGROUP_SOURCE_EVENT
@@ -170,16 +170,16 @@ cdef inline void set_source(parsed_record *record) noexcept nogil:
 
 cdef inline bint is_cut_short(const parsed_record *record) noexcept nogil:
     """Whether an exec record has fewer bytes of strings than it says."""
-    return record.body.exec != NULL and strings_bytes(record.body.exec) > record.head.var_bytes
+    return record.body.exec != NULL and strings_bytes(record.body.exec) > record.header.var_bytes
 
 
 cdef inline void remember_end(ended_process *ended, const parsed_record *record, bint has_reaper) noexcept nogil:
     """Store the facts of an exit record, without what the process has used."""
-    cdef const pl_head_any *head = record.head
+    cdef const pl_header_any *header = record.header
     cdef const pl_exit_any *body = record.body.exit
-    ended.tgid = head.tgid
-    ended.start = head.start_boot_ns
-    ended.time = head.time_boot_ns
+    ended.tgid = header.tgid
+    ended.start = header.start_boot_ns
+    ended.time = header.time_boot_ns
     ended.reaper_tgid = body.reaper_tgid if has_reaper else 0
     ended.reaper_start = body.reaper_start_boot_ns if has_reaper else 0
     ended.has_code = body != NULL
@@ -191,15 +191,15 @@ cdef inline void remember_end(ended_process *ended, const parsed_record *record,
 
 cdef inline uint32_t put_creator(Events self, uint32_t row, const parsed_record *record) noexcept nogil:
     """Store the creator of a new process as far as the record names it; return the creator's row, or 0."""
-    cdef const pl_head_any *head = record.head
+    cdef const pl_header_any *header = record.header
     cdef const pl_fork_any *body = record.body.fork
     cdef pl_hot *hot = &self.hot[row]
-    cdef bint ticks = head.flags & PL_FLAG_PARTIAL
+    cdef bint ticks = header.flags & PL_FLAG_PARTIAL
     if body != NULL and body.creator_tgid:
         self.cold[row].creator_tgid = body.creator_tgid
         self.cold[row].fork_flags = body.clone_flags
         hot.known |= PL_KNOWN_CREATOR
-        if body.creator_tgid != head.ppid or body.creator_start_boot_ns != head.parent_start_boot_ns:
+        if body.creator_tgid != header.ppid or body.creator_start_boot_ns != header.parent_start_boot_ns:
             hot.flags |= PL_ROW_ADOPTED
         return self.find(body.creator_tgid, body.creator_start_boot_ns, ticks)
     # Sources without eBPF report only the parent, which is the creator except with CLONE_PARENT.
@@ -211,11 +211,11 @@ cdef inline uint32_t inherit_groups(
 ) noexcept nogil:
     """Copy the groups of facts that the record lacks from the creator's image; return which were copied."""
     cdef uint32_t inherited = ~record.groups & self.hot[image].known if record.task != NULL else 0
-    if record.head.flags & PL_FLAG_PARTIAL and inherited & PL_KNOWN_NS:
+    if record.header.flags & PL_FLAG_PARTIAL and inherited & PL_KNOWN_NS:
         # In the outermost pid namespace the child has one number, which is known; a child in another namespace would
         # have been reported. In an inner namespace its number there is unknown.
         if self.cold[image].ns_pid == self.hot[image].tgid:
-            self.cold[row].ns_pid = record.head.tgid
+            self.cold[row].ns_pid = record.header.tgid
         else:
             inherited &= ~PL_KNOWN_NS
     self.copy_groups(row, image, inherited)
@@ -229,14 +229,14 @@ cdef inline void inherit_executable(
 
     If it has another one, the creator's exec was lost; both processes are then read from /proc.
     """
-    cdef const pl_head_any *head = record.head
+    cdef const pl_header_any *header = record.header
     cdef pl_hot *hot = &self.hot[row]
     cdef uint64_t inode = record.task.exe_inode if record.task != NULL else 0
     cdef int found
     if inode == 0 or inode == self.hot[image].inode:
         return
     found = self.compare_inode(image, inode, record.task.cookie, record.is_stat)
-    if found == INODE_OTHER and self.is_provisional(image, head.time_boot_ns):
+    if found == INODE_OTHER and self.is_provisional(image, header.time_boot_ns):
         found = INODE_UNCLEAR  # the creator's image comes from /proc and is younger than this fork
     if found == INODE_OTHER:
         # The copy keeps the facts of the image before (specification R10), its cookie too, so forks of this process do
@@ -244,7 +244,7 @@ cdef inline void inherit_executable(
         hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
         self.counters[PL_C_PARENT_MISSING] += 1
         self.counters[PL_C_INODE_ERROR_FORK_PARENT_MISSING] += 1
-        self.want(head.tgid, head.start_boot_ns)
+        self.want(header.tgid, header.start_boot_ns)
         self.want(self.hot[image].tgid, self.hot[image].start_boot_ns)
         return
     if found == INODE_UNCLEAR and self.hot[image].inode:
@@ -252,7 +252,7 @@ cdef inline void inherit_executable(
         self.clear_image(row)
         self.cold[row].cookie = 0
         hot.flags |= PL_ROW_GAP
-        self.want(head.tgid, head.start_boot_ns)
+        self.want(header.tgid, header.start_boot_ns)
     hot.inode = inode
     hot.flags &= ~PL_ROW_STAT_INODE
 
@@ -272,7 +272,7 @@ cdef inline void inherit_cgroup(
     self.tables.set_cgroup_ref(row, self.cold[image].cgroup_ref)
     others = self.cgroups.sets[self.hot[image].tgid]
     if task.cgroups_v1 == 0 or task.cgroups_v1 == others:
-        self.cgroups.sets[record.head.tgid] = others
+        self.cgroups.sets[record.header.tgid] = others
         self.tables.names.hold(self.cold[image].container_ref)
         self.tables.set_container_ref(row, self.cold[image].container_ref)
 
@@ -295,7 +295,7 @@ cdef class Events(Execs):
         cdef const columns *all = batch.queues.columns
         cdef const pending_event *item
         cdef const columns *col
-        cdef const pl_head_any *head
+        cdef const pl_header_any *header
         cdef parsed_record record
         memset(&record, 0, sizeof(record))
         for i in range(count):
@@ -307,54 +307,54 @@ cdef class Events(Execs):
                 prefetch_rows(self, &items[i + AHEAD_ROWS], all)
             item = &items[i]
             col = &all[item.frame]
-            head = &(<const pl_head_any *>col.head)[item.event]
-            record.head = head
+            header = &(<const pl_header_any *>col.header)[item.event]
+            record.header = header
             record.task = NULL
             record.body.bytes = NULL
             record.strings = col.blob + item.var
             record.groups = 0
             record.source = PL_SOURCE_EVENT
-            if not head.flags & PL_FLAG_HEAD_ONLY:
+            if not header.flags & PL_FLAG_HEAD_ONLY:
                 if col.task_of == NULL:
                     record.task = &(<const pl_task_any *>col.task)[item.event]
                     record.ns_pid = record.task.ns_pid
                 else:
                     record.task = &(<const pl_task_any *>col.task)[pl_get16(col.task_of + 2 * <uint64_t>item.event)]
                     record.ns_pid = pl_get32(col.ns_pid + 4 * <uint64_t>item.event)
-                record.groups = self.groups_of(head.flags, record.task)
-                if head.kind == PL_KIND_FORK:
+                record.groups = self.groups_of(header.flags, record.task)
+                if header.kind == PL_KIND_FORK:
                     record.body.fork = &(<const pl_fork_any *>col.fork)[item.body]
-                elif head.kind == PL_KIND_EXIT:
+                elif header.kind == PL_KIND_EXIT:
                     record.body.exit = &(<const pl_exit_any *>col.exit)[item.body]
-                elif head.kind == PL_KIND_EXEC:
+                elif header.kind == PL_KIND_EXEC:
                     record.body.exec = &(<const pl_exec_any *>col.exec)[item.body]
                     record.digest = 0 if col.digests == NULL else pl_get64(col.digests + 8 * <uint64_t>item.body)
             self.apply_one(&record)
-            count_event(self, head, record.body.bytes)
+            count_event(self, header, record.body.bytes)
 
     cdef void apply_one(self, parsed_record *record) noexcept nogil:
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         set_source(record)
         if (
-            head.tgid == 0 or head.kind == 0 or head.kind >= PL_KIND_COUNT
-            or head.tgid >= (self.tables.pid_capacity if head.flags & PL_FLAG_KEYED else self.tables.root_pids)
+            header.tgid == 0 or header.kind == 0 or header.kind >= PL_KIND_COUNT
+            or header.tgid >= (self.tables.pid_capacity if header.flags & PL_FLAG_KEYED else self.tables.root_pids)
         ):
             self.counters[PL_C_MALFORMED] += 1
             return
-        if head.ppid >= self.tables.root_pids and not head.flags & PL_FLAG_KEYED:
+        if header.ppid >= self.tables.root_pids and not header.flags & PL_FLAG_KEYED:
             self.apply_orphan(record)
             return
-        if head.kind == PL_KIND_CGROUP:
+        if header.kind == PL_KIND_CGROUP:
             self.learn_cgroup(record)
-        if head.flags & PL_FLAG_CGROUP_MADE:
+        if header.flags & PL_FLAG_CGROUP_MADE:
             return  # it is about no process
         if record.task == NULL:
             self.counters[PL_C_HEAD_ONLY] += 1
-        if head.kind == PL_KIND_FORK:
+        if header.kind == PL_KIND_FORK:
             self.fork(record)
-        elif head.kind == PL_KIND_EXIT:
+        elif header.kind == PL_KIND_EXIT:
             self.exit(record)
-        elif head.kind != PL_KIND_EXEC:
+        elif header.kind != PL_KIND_EXEC:
             self.context(record)
         elif is_cut_short(record):
             self.counters[PL_C_MALFORMED] += 1
@@ -363,79 +363,79 @@ cdef class Events(Execs):
             if record.body.exec != NULL and record.digest == 0:
                 record.digest = digest_of(record.body.exec, record.strings)
             self.exec(record)
-        self.counters[PL_C_EVENTS_CAPS if head.kind == PL_KIND_CAPS else head.kind] += 1
+        self.counters[PL_C_EVENTS_CAPS if header.kind == PL_KIND_CAPS else header.kind] += 1
 
     cdef void apply_orphan(self, parsed_record *record) noexcept nogil:
         """Apply a record without its parent: the index has no room for that pid.
 
         Its place in the index belongs to a process of a tracer.
         """
-        cdef const pl_head_any *head = record.head
-        cdef pl_head_any orphan = head[0]
+        cdef const pl_header_any *header = record.header
+        cdef pl_header_any orphan = header[0]
         orphan.ppid = 0
         orphan.parent_start_boot_ns = 0
-        record.head = &orphan
+        record.header = &orphan
         self.apply_one(record)
-        record.head = head
+        record.header = header
 
     cdef void learn_cgroup(self, const parsed_record *record) noexcept nogil:
         """Note the name of a cgroup. It comes before the event, which is published with it."""
-        cdef const pl_head_any *head = record.head
-        if record.task != NULL and record.strings != NULL and head.var_bytes and not head.flags & PL_FLAG_KEYED:
+        cdef const pl_header_any *header = record.header
+        if record.task != NULL and record.strings != NULL and header.var_bytes and not header.flags & PL_FLAG_KEYED:
             self.cgroups.learn(
-                record.strings, head.var_bytes, record.task,
-                head.time_boot_ns if head.flags & PL_FLAG_CGROUP_MADE else 0,
+                record.strings, header.var_bytes, record.task,
+                header.time_boot_ns if header.flags & PL_FLAG_CGROUP_MADE else 0,
             )
 
     # -- fork ----------------------------------------------------------------------------------------------------------
 
     cdef void fork(self, const parsed_record *record) noexcept nogil:
-        cdef const pl_head_any *head = record.head
-        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), newer = 0
+        cdef const pl_header_any *header = record.header
+        cdef uint32_t row = self.find(header.tgid, header.start_boot_ns, header.flags & PL_FLAG_PARTIAL), newer = 0
         if (
-            row and head.flags & PL_FLAG_PARTIAL and self.hot[row].start_boot_ns != head.start_boot_ns
-            and self.hot[row].exit_boot_ns and self.hot[row].exit_boot_ns < head.start_boot_ns
+            row and header.flags & PL_FLAG_PARTIAL and self.hot[row].start_boot_ns != header.start_boot_ns
+            and self.hot[row].exit_boot_ns and self.hot[row].exit_boot_ns < header.start_boot_ns
         ):
             row = 0  # another process that owned the pid earlier in the same tick
         if row:
             self.complete_fork(row, record)
             return
-        row = self.open_entry(head, head.time_boot_ns, &newer)
+        row = self.open_entry(header, header.time_boot_ns, &newer)
         if row == 0:
             return
         self.fill_fork(row, record, newer)
         self.insert_entry(row, newer)
         self.count_added(record.source)
         if not newer:
-            self.begin_pid(head)
+            self.begin_pid(header)
             if record.task == NULL:
-                self.want(head.tgid, head.start_boot_ns)
-            if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
-                self.link_waiting(row, head.time_boot_ns)
-        self.emit(PL_TOPIC_FORK, PL_KIND_FORK, row, head.time_boot_ns, 0)
+                self.want(header.tgid, header.start_boot_ns)
+            if self.tables.first_child(header.tgid) or self.pids[header.tgid].awaited:
+                self.link_waiting(row, header.time_boot_ns)
+        self.emit(PL_TOPIC_FORK, PL_KIND_FORK, row, header.time_boot_ns, 0)
         self.close_if_ended(row)
 
     cdef void fill_fork(self, uint32_t row, const parsed_record *record, uint32_t newer) noexcept nogil:
         """Between begin and end of a process's first image: store its state right after the fork."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
         cdef const pl_fork_any *body = record.body.fork
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
-        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
+        cdef bint ticks = header.flags & PL_FLAG_PARTIAL
         cdef uint32_t creator, image = 0, inherited = 0
         cdef uint64_t inode = task.exe_inode if task != NULL else 0
         hot.source = record.source
-        cold.fork_boot_ns = head.time_boot_ns
-        cold.tid = head.tid
+        cold.fork_boot_ns = header.time_boot_ns
+        cold.tid = header.tid
         cold.exec_inode = inode
         hot.known |= PL_KNOWN_FORK_TIME
-        if ticks and head.start_boot_ns % self.tick_ns == 0:
+        if ticks and header.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
-        self.missing_parent(row, head, newer)
+        self.missing_parent(row, header, newer)
         creator = put_creator(self, row, record)
         if creator and creator != row:
-            image = self.image_at(creator, head.time_boot_ns)
+            image = self.image_at(creator, header.time_boot_ns)
             if hot.known & PL_KNOWN_CREATOR:
                 self.tables.set_creator(row, image)
             self.copy_image(row, image)
@@ -445,10 +445,10 @@ cdef class Events(Execs):
             hot.inode = inode
         elif ticks and not record.groups:
             # The record has no facts, and there is no parent to inherit them from.
-            self.want(head.tgid, head.start_boot_ns)
+            self.want(header.tgid, header.start_boot_ns)
         if body != NULL and body.creator_tgid == 0 and not ticks:
             # The creator is outside of the recorded pid namespace. Its image, which the child has, is not recorded.
-            self.want(head.tgid, head.start_boot_ns)
+            self.want(header.tgid, header.start_boot_ns)
         if task == NULL:
             hot.flags |= PL_ROW_HEAD_ONLY | PL_ROW_GAP
             if image:
@@ -467,15 +467,15 @@ cdef class Events(Execs):
 
     cdef void complete_fork(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Complete a process that is in the tables: /proc or another record was faster, or this record is repeated."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_fork_any *body = record.body.fork
         cdef uint32_t root = self.root(row), parent, creator, image, previous, n
-        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
+        cdef bint ticks = header.flags & PL_FLAG_PARTIAL
         cdef pl_hot *hot
-        if self.hot[row].flags & PL_ROW_START_TICKS and not (ticks and head.start_boot_ns % self.tick_ns == 0):
-            self.exact_start(row, head.start_boot_ns)
+        if self.hot[row].flags & PL_ROW_START_TICKS and not (ticks and header.start_boot_ns % self.tick_ns == 0):
+            self.exact_start(row, header.start_boot_ns)
         hot = &self.hot[root]
-        if root == row and not hot.known & PL_KNOWN_FORK_TIME and self.is_provisional(row, head.time_boot_ns):
+        if root == row and not hot.known & PL_KNOWN_FORK_TIME and self.is_provisional(row, header.time_boot_ns):
             # The facts from /proc are younger than this event. Return to the state at the fork; the following events
             # lead to those facts again.
             self.tables.begin(row)
@@ -484,13 +484,13 @@ cdef class Events(Execs):
                 self.clear_image(row)
             self.fill_fork(row, record, 0)
             self.tables.end(row)
-            self.begin_pid(head)
-            if head.ppid and hot.exit_boot_ns == 0:
-                self.tables.adopt(head.tgid, head.ppid)
+            self.begin_pid(header)
+            if header.ppid and hot.exit_boot_ns == 0:
+                self.tables.adopt(header.tgid, header.ppid)
         elif not hot.known & PL_KNOWN_FORK_TIME:
             parent = 0
-            if self.tables.follow(hot.ancestor) == 0 and head.ppid:
-                parent = self.find(head.ppid, head.parent_start_boot_ns, ticks)
+            if self.tables.follow(hot.ancestor) == 0 and header.ppid:
+                parent = self.find(header.ppid, header.parent_start_boot_ns, ticks)
                 if parent and not self.can_descend(root, parent):
                     parent = 0
             creator = 0
@@ -506,15 +506,15 @@ cdef class Events(Execs):
                     self.cold[row].fork_flags = body.clone_flags
                     hot.known |= PL_KNOWN_CREATOR
                     if creator:
-                        self.tables.set_creator(row, self.image_at(creator, head.time_boot_ns))
-                self.cold[row].fork_boot_ns = head.time_boot_ns
+                        self.tables.set_creator(row, self.image_at(creator, header.time_boot_ns))
+                self.cold[row].fork_boot_ns = header.time_boot_ns
                 hot.known |= PL_KNOWN_FORK_TIME
                 hot.flags &= ~PL_ROW_BEFORE_CAPTURE
                 if parent and row == root:
-                    self.tables.set_ancestor(row, self.image_at(parent, head.time_boot_ns))
+                    self.tables.set_ancestor(row, self.image_at(parent, header.time_boot_ns))
                     hot.flags &= ~PL_ROW_PARENT_MISSING
-                if parent and self.tables.follow(hot.parent) == 0 and (hot.ppid == 0 or hot.ppid == head.ppid):
-                    hot.ppid = head.ppid
+                if parent and self.tables.follow(hot.parent) == 0 and (hot.ppid == 0 or hot.ppid == header.ppid):
+                    hot.ppid = header.ppid
                     self.tables.set_parent(row, parent)
                 self.tables.end(row)
                 if previous == 0:
@@ -522,66 +522,66 @@ cdef class Events(Execs):
                 row = previous
         else:
             self.complete_mapped(root, record)
-        self.emit(PL_TOPIC_FORK, PL_KIND_FORK, root, head.time_boot_ns, 0)
+        self.emit(PL_TOPIC_FORK, PL_KIND_FORK, root, header.time_boot_ns, 0)
 
     # -- exit ----------------------------------------------------------------------------------------------------------
 
     cdef void exit(self, const parsed_record *record) noexcept nogil:
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_exit_any *body = record.body.exit
-        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
-        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), reaper_tgid = 0
+        cdef bint ticks = header.flags & PL_FLAG_PARTIAL
+        cdef uint32_t row = self.find(header.tgid, header.start_boot_ns, ticks), reaper_tgid = 0
         cdef uint64_t reaper_start = 0
         cdef pl_hot *hot
         cdef bint is_owner, was_unseen, again
         cdef bint has_reaper = body != NULL and not body.exit_flags & (PL_EXIT_NS_DIES | PL_EXIT_NO_REAPER)
-        if row == 0 and ticks and head.start_boot_ns == 0:
-            row = self.owner_at(head.tgid, head.time_boot_ns)
+        if row == 0 and ticks and header.start_boot_ns == 0:
+            row = self.owner_at(header.tgid, header.time_boot_ns)
             if row == 0:
                 self.counters[PL_C_EXIT_UNKNOWN] += 1
                 return
         if row == 0:
             self.exit_unknown(record, has_reaper)
             return
-        remember_end(self.ended_at(head.tgid, head.start_boot_ns), record, has_reaper)
+        remember_end(self.ended_at(header.tgid, header.start_boot_ns), record, has_reaper)
         # The row, or the record, may know the start to the tick only.
-        self.pids[head.tgid].ended_start = max(
-            self.pids[head.tgid].ended_start, self.hot[row].start_boot_ns, head.start_boot_ns
+        self.pids[header.tgid].ended_start = max(
+            self.pids[header.tgid].ended_start, self.hot[row].start_boot_ns, header.start_boot_ns
         )
         if has_reaper:
             reaper_tgid = body.reaper_tgid
             reaper_start = body.reaper_start_boot_ns
         hot = &self.hot[row]
-        is_owner = self.tables.head(head.tgid) == row
+        is_owner = self.tables.head(header.tgid) == row
         was_unseen = hot.exit_boot_ns != 0 and hot.flags & PL_ROW_EXIT_UNSEEN
-        again = not was_unseen and hot.exit_boot_ns == head.time_boot_ns
+        again = not was_unseen and hot.exit_boot_ns == header.time_boot_ns
         if hot.exit_boot_ns == 0 or was_unseen:
             if hot.flags & PL_ROW_START_TICKS and not ticks:
-                self.exact_start(row, head.start_boot_ns)
+                self.exact_start(row, header.start_boot_ns)
             if is_owner and not was_unseen:
-                if head.time_boot_ns >= self.pids[head.tgid].facts_at:
-                    self.follow_kernel(row, head, PL_KIND_EXIT)
+                if header.time_boot_ns >= self.pids[header.tgid].facts_at:
+                    self.follow_kernel(row, header, PL_KIND_EXIT)
                 if hot.flags & PL_ROW_ADOPTION_PREDICTED:
-                    self.undo_prediction(row, head)
+                    self.undo_prediction(row, header)
             self.tables.begin(row)
             self.fill_exit(row, record, is_owner)
             self.tables.end(row)
             if not was_unseen:
                 self.tables.retire(row)
         if is_owner:
-            self.tables.orphan(head.tgid)
-            self.wait_no_more(head.tgid)
-            self.leave_children(row, reaper_tgid, reaper_start, head.time_boot_ns)
+            self.tables.orphan(header.tgid)
+            self.wait_no_more(header.tgid)
+            self.leave_children(row, reaper_tgid, reaper_start, header.time_boot_ns)
         if again and self.encodes and reaper_tgid:
-            self.emit_adopted_again(row, reaper_tgid, reaper_start, head.time_boot_ns)
-        self.emit(PL_TOPIC_EXIT, PL_KIND_EXIT, row, head.time_boot_ns, 0)
+            self.emit_adopted_again(row, reaper_tgid, reaper_start, header.time_boot_ns)
+        self.emit(PL_TOPIC_EXIT, PL_KIND_EXIT, row, header.time_boot_ns, 0)
 
     cdef void exit_unknown(self, const parsed_record *record, bint has_reaper) noexcept nogil:
         """Remember the exit of a process that is not in the tables; its fork may still arrive. No entry is made."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_cost_any *cost = cost_of(record)
-        cdef ended_process *owners = self.unknown_owners(head.tgid)
-        cdef ended_process *ended = self.unknown_exit(head.tgid, head.start_boot_ns)
+        cdef ended_process *owners = self.unknown_owners(header.tgid)
+        cdef ended_process *ended = self.unknown_exit(header.tgid, header.start_boot_ns)
         cdef uint32_t n
         if ended == NULL:
             ended = owners
@@ -595,21 +595,21 @@ cdef class Events(Execs):
         if cost != NULL:
             ended.cost_known = cost_groups(record.body.exit)
             ended.cost = cost[0]
-        self.unknown_mask |= <uint64_t>1 << (head.tgid & 63)
+        self.unknown_mask |= <uint64_t>1 << (header.tgid & 63)
         self.counters[PL_C_EXIT_UNKNOWN] += 1
 
     cdef void fill_exit(self, uint32_t row, const parsed_record *record, bint is_owner) noexcept nogil:
         """Between begin and end of a head: store the end of its process."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
         cdef const pl_exit_any *body = record.body.exit
         cdef const pl_cost_any *cost
         cdef uint32_t ref
-        if record.task != NULL and head.time_boot_ns >= self.pids[head.tgid].facts_at or not is_owner:
+        if record.task != NULL and header.time_boot_ns >= self.pids[header.tgid].facts_at or not is_owner:
             if record.task != NULL:
                 self.put_task(row, record, record.groups)
-            cold.tid = head.tid
+            cold.tid = header.tid
         if body != NULL:
             cold.exit_code = body.exit_code
             hot.flags |= PL_ROW_EXIT_KNOWN
@@ -622,18 +622,18 @@ cdef class Events(Execs):
                 )
                 if ref:
                     self.tables.set_extra_ref(row, ref)
-        hot.exit_boot_ns = max(head.time_boot_ns, hot.start_boot_ns)
+        hot.exit_boot_ns = max(header.time_boot_ns, hot.start_boot_ns)
         hot.flags = (hot.flags | PL_ROW_DELETED) & ~PL_ROW_EXIT_UNSEEN
 
-    cdef void undo_prediction(self, uint32_t row, const pl_head_any *head) noexcept nogil:
+    cdef void undo_prediction(self, uint32_t row, const pl_header_any *header) noexcept nogil:
         """Undo an adoption: the parent's exit was applied first, but the process ended before its parent."""
         cdef uint32_t parent
-        if head.ppid == self.hot[row].ppid:
+        if header.ppid == self.hot[row].ppid:
             return
-        parent = self.find(head.ppid, head.parent_start_boot_ns, head.flags & PL_FLAG_PARTIAL)
-        if parent and self.hot[parent].exit_boot_ns > head.time_boot_ns and self.can_descend(row, parent):
+        parent = self.find(header.ppid, header.parent_start_boot_ns, header.flags & PL_FLAG_PARTIAL)
+        if parent and self.hot[parent].exit_boot_ns > header.time_boot_ns and self.can_descend(row, parent):
             self.counters[PL_C_REPARENTS_CORRECTED] += 1
-            self.move(row, parent, head.time_boot_ns, PL_KIND_EXIT, False)
+            self.move(row, parent, header.time_boot_ns, PL_KIND_EXIT, False)
 
     cdef void emit_adopted_again(
         self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time
@@ -668,93 +668,93 @@ cdef class Events(Execs):
 
     cdef void context(self, const parsed_record *record) noexcept nogil:
         """Apply a change of a process: of its credentials, name, cgroup or session, or capabilities that it used."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
-        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
-        if row and head.flags & PL_FLAG_SAMPLED and task != NULL and self.is_known(row, record):
+        cdef uint32_t row = self.find(header.tgid, header.start_boot_ns, header.flags & PL_FLAG_PARTIAL)
+        if row and header.flags & PL_FLAG_SAMPLED and task != NULL and self.is_known(row, record):
             return
         if row == 0:
             row = self.enter_changed(record)
             if row == 0:
                 return
         else:
-            if self.hot[row].flags & PL_ROW_START_TICKS and not head.flags & PL_FLAG_PARTIAL:
-                self.exact_start(row, head.start_boot_ns)
-            if task == NULL and head.kind != PL_KIND_CAPS and self.is_news(row, head.time_boot_ns):
+            if self.hot[row].flags & PL_ROW_START_TICKS and not header.flags & PL_FLAG_PARTIAL:
+                self.exact_start(row, header.start_boot_ns)
+            if task == NULL and header.kind != PL_KIND_CAPS and self.is_news(row, header.time_boot_ns):
                 # The change is unknown, because the record was too large for its ring.
-                self.forget_changed(row, head)
+                self.forget_changed(row, header)
             self.refresh(row, record)
-        if head.kind == PL_KIND_CRED or head.kind == PL_KIND_SID:
-            self.mark_sampled(row, (head.flags & PL_FLAG_SAMPLED) != 0, head.time_boot_ns)
+        if header.kind == PL_KIND_CRED or header.kind == PL_KIND_SID:
+            self.mark_sampled(row, (header.flags & PL_FLAG_SAMPLED) != 0, header.time_boot_ns)
         if (
-            head.kind == PL_KIND_CAPS and task != NULL and record.strings != NULL
-            and head.var_bytes >= sizeof(pl_caps_any)
+            header.kind == PL_KIND_CAPS and task != NULL and record.strings != NULL
+            and header.var_bytes >= sizeof(pl_caps_any)
         ):
-            self.put_caps(self.image_at(row, head.time_boot_ns), record.strings)
+            self.put_caps(self.image_at(row, header.time_boot_ns), record.strings)
         self.emit_change(record, row)
 
     cdef void emit_change(self, const parsed_record *record, uint32_t row) noexcept nogil:
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_sampled_any *sampled = sampled_of(record)
         if self.encodes and sampled != NULL:
             self.encoder.changed_after_boot_ns = sampled.changed_after_boot_ns
         self.emit(
-            PL_TOPIC_CRED if head.kind == PL_KIND_CRED else PL_TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0
+            PL_TOPIC_CRED if header.kind == PL_KIND_CRED else PL_TOPIC_CONTEXT, header.kind, row, header.time_boot_ns, 0
         )
         if self.encodes:
             self.encoder.changed_after_boot_ns = 0
 
     cdef uint32_t enter_changed(self, const parsed_record *record) noexcept nogil:
         """Enter a process that only this change shows; return its row, or 0 if it has ended or there is no room."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
-        cdef uint32_t row = self.tables.head(head.tgid), newer = 0
+        cdef uint32_t row = self.tables.head(header.tgid), newer = 0
         cdef pl_hot *hot
         if (
-            self.unknown_exit(head.tgid, head.start_boot_ns) != NULL
-            or self.has_ended(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
-            or (row and self.hot[row].start_boot_ns > head.start_boot_ns)
+            self.unknown_exit(header.tgid, header.start_boot_ns) != NULL
+            or self.has_ended(header.tgid, header.start_boot_ns, header.flags & PL_FLAG_PARTIAL)
+            or (row and self.hot[row].start_boot_ns > header.start_boot_ns)
         ):
             # The process has ended, and it was never entered, or it was evicted: there is no use in entering it now.
             return 0
-        row = self.open_entry(head, head.start_boot_ns, &newer)
+        row = self.open_entry(header, header.start_boot_ns, &newer)
         if row == 0:
             return 0
         hot = &self.hot[row]
         hot.source = record.source
         hot.flags |= PL_ROW_GAP
-        self.missing_parent(row, head, newer)
+        self.missing_parent(row, header, newer)
         if task != NULL:
             self.put_task(row, record, record.groups)
             hot.inode = task.exe_inode
             self.cold[row].exec_inode = task.exe_inode
         else:
             hot.flags |= PL_ROW_HEAD_ONLY
-        if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
+        if header.flags & PL_FLAG_PARTIAL and header.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
         self.insert_entry(row, newer)
         self.count_added(record.source)
-        self.begin_pid(head)
-        self.want(head.tgid, head.start_boot_ns)
-        if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
-            self.link_waiting(row, head.time_boot_ns)
+        self.begin_pid(header)
+        self.want(header.tgid, header.start_boot_ns)
+        if self.tables.first_child(header.tgid) or self.pids[header.tgid].awaited:
+            self.link_waiting(row, header.time_boot_ns)
         return row
 
-    cdef void forget_changed(self, uint32_t row, const pl_head_any *head) noexcept nogil:
+    cdef void forget_changed(self, uint32_t row, const pl_header_any *header) noexcept nogil:
         """Mark as unknown what a change without its facts may have changed."""
         cdef pl_hot *hot = &self.hot[row]
         cdef uint32_t unknown = PL_KNOWN_SID | PL_KNOWN_TTY | PL_KNOWN_NS
-        if head.kind == PL_KIND_CRED:
+        if header.kind == PL_KIND_CRED:
             unknown = PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_NS
-        elif head.kind == PL_KIND_COMM:
+        elif header.kind == PL_KIND_COMM:
             unknown = PL_KNOWN_COMM
-        elif head.kind == PL_KIND_CGROUP:
+        elif header.kind == PL_KIND_CGROUP:
             unknown = PL_KNOWN_CGROUP
         self.tables.begin(row)
         hot.known &= ~unknown
         hot.flags |= PL_ROW_GAP
         self.tables.end(row)
-        self.want(head.tgid, head.start_boot_ns)
+        self.want(header.tgid, header.start_boot_ns)
 
     cdef bint is_known(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Whether the row already has what a comparison in the kernel found, so that there is no event.
@@ -764,7 +764,7 @@ cdef class Events(Execs):
         commit is published again; the mark shows that it may be one.
         """
         cdef const pl_hot *hot = &self.hot[row]
-        cdef uint64_t time = record.head.time_boot_ns
+        cdef uint64_t time = record.header.time_boot_ns
         if hot.exit_boot_ns and not hot.flags & PL_ROW_EXIT_UNSEEN and time >= hot.exit_boot_ns:
             return True
         return (

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
-from pipeline.records._records cimport pl_head_any
+from pipeline.records._records cimport pl_header_any
 from pipeline.resolver.apply._lineage cimport Lineage
 from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.shm.layout._layout cimport (
@@ -38,7 +38,7 @@ cdef class Execs(Lineage):
         else:
             self.counters[PL_C_ADDED_EVENT] += 1
     @cython.final
-    cdef bint missing_parent(self, uint32_t row, const pl_head_any *head, uint32_t newer) noexcept nogil
+    cdef bint missing_parent(self, uint32_t row, const pl_header_any *header, uint32_t newer) noexcept nogil
     @cython.final
     cdef int compare_inode(self, uint32_t row, uint64_t inode, uint64_t cookie, bint is_stat) noexcept nogil
     @cython.final

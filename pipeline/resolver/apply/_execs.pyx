@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 from pipeline.records._limits cimport CHAIN_LIMIT, COMM_BYTES
 from pipeline.records._records cimport (
-    PL_FLAG_KEYED, PL_FLAG_PARTIAL, PL_KIND_EXEC, PL_KIND_EXIT, pl_exec_any, pl_head_any, pl_task_any,
+    PL_FLAG_KEYED, PL_FLAG_PARTIAL, PL_KIND_EXEC, PL_KIND_EXIT, pl_exec_any, pl_header_any, pl_task_any,
 )
 from pipeline.resolver.apply._lineage cimport Lineage
 from pipeline.resolver.apply._record cimport parsed_record
@@ -34,17 +34,17 @@ cdef void confirm_image(Execs self, uint32_t row, uint32_t previous, const parse
 
     It was read after the exec, and showed its image, or that of a later exec; then a record follows.
     """
-    cdef const pl_head_any *head = record.head
+    cdef const pl_header_any *header = record.header
     self.tables.begin(row)
     self.hot[row].flags = (self.hot[row].flags & (PROCESS_FLAGS | END_FLAGS)) | PL_ROW_HEAD
     self.fill_exec(row, record, record.groups)
     self.link_image(row, previous, record)
     self.tables.end(row)
-    self.pids[head.tgid].facts_at = head.time_boot_ns
-    self.replace(previous, head.time_boot_ns)
-    if head.ppid and self.hot[row].exit_boot_ns == 0:
-        self.follow_kernel(row, head, PL_KIND_EXEC)
-    self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+    self.pids[header.tgid].facts_at = header.time_boot_ns
+    self.replace(previous, header.time_boot_ns)
+    if header.ppid and self.hot[row].exit_boot_ns == 0:
+        self.follow_kernel(row, header, PL_KIND_EXEC)
+    self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, header.time_boot_ns, 0)
 
 
 cdef void forget_image(Execs self, uint32_t row, const parsed_record *record) noexcept nogil:
@@ -61,7 +61,7 @@ cdef void forget_image(Execs self, uint32_t row, const parsed_record *record) no
     memset(hot.comm, 0, COMM_BYTES)
     hot.flags &= ~(PL_ROW_IS_EXEC | PL_ROW_IS_EXEC_EXEC)
     self.tables.end(row)
-    self.pids[record.head.tgid].facts_at = record.head.time_boot_ns
+    self.pids[record.header.tgid].facts_at = record.header.time_boot_ns
 
 
 cdef void complete_applied(Execs self, uint32_t head, uint32_t row, const parsed_record *record) noexcept nogil:
@@ -69,7 +69,7 @@ cdef void complete_applied(Execs self, uint32_t head, uint32_t row, const parsed
 
     If the writer was killed right then and the image is the head, the image before it has not been replaced yet.
     """
-    cdef uint64_t time = record.head.time_boot_ns
+    cdef uint64_t time = record.header.time_boot_ns
     cdef uint32_t before = self.previous_image(head) if row == head else 0
     if before and not self.hot[before].flags & PL_ROW_REPLACED:
         self.replace(before, time)
@@ -86,10 +86,10 @@ cdef inline uint32_t started_again(
 
     `until` is when `newer` began to run.
     """
-    cdef uint64_t time = record.head.time_boot_ns
+    cdef uint64_t time = record.header.time_boot_ns
     # If the record is late or repeated, the credentials may have changed since: they are not compared. After a
     # take-over the time of the facts is not known, but what is older than an image is repeated.
-    cdef uint32_t groups = record.groups if newer == 0 and time >= self.pids[record.head.tgid].facts_at else 0
+    cdef uint32_t groups = record.groups if newer == 0 and time >= self.pids[record.header.tgid].facts_at else 0
     if (
         previous and (newer == 0 or time < until)
         and self.is_exec_bomb(previous, record, groups) and not self.has_lost_exec(previous, record)
@@ -114,11 +114,11 @@ cdef inline void fill_appended(
     A head keeps what is known about the end of its process; every other image ends at `until`. After the exit, `row` is
     `model` itself, see append_image.
     """
-    cdef const pl_head_any *head = record.head
+    cdef const pl_header_any *header = record.header
     cdef pl_hot *hot = &self.hot[row]
     cdef uint32_t flags = self.hot[model].flags
     cdef uint32_t groups = record.groups
-    if is_head and row != model and head.time_boot_ns < self.pids[head.tgid].facts_at:
+    if is_head and row != model and header.time_boot_ns < self.pids[header.tgid].facts_at:
         # Younger records have set the facts of the process, except its name, which comes from the program.
         groups &= ~hot.known | PL_KNOWN_COMM
     hot.flags = flags & PROCESS_FLAGS
@@ -140,27 +140,27 @@ cdef inline void fill_appended(
     hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
     hot.images = 1
     if self.is_first_exec(row):
-        self.pids[head.tgid].began_before_ns = 0
+        self.pids[header.tgid].began_before_ns = 0
 
 
 cdef inline void make_head(Execs self, uint32_t row, uint32_t previous, const parsed_record *record) noexcept nogil:
     """Make a visible image the head of its process, in the place of `previous`."""
-    cdef const pl_head_any *head = record.head
-    if self.tables.head(head.tgid) == previous:
-        self.tables.set_head(head.tgid, row)
+    cdef const pl_header_any *header = record.header
+    if self.tables.head(header.tgid) == previous:
+        self.tables.set_head(header.tgid, row)
         # Even a late exec of a live process is younger than the last image.
-        self.pids[head.tgid].facts_at = max(self.pids[head.tgid].facts_at, head.time_boot_ns)
-    self.replace(previous, head.time_boot_ns)
-    if head.ppid and self.hot[row].exit_boot_ns == 0:
-        self.follow_kernel(row, head, PL_KIND_EXEC)
+        self.pids[header.tgid].facts_at = max(self.pids[header.tgid].facts_at, header.time_boot_ns)
+    self.replace(previous, header.time_boot_ns)
+    if header.ppid and self.hot[row].exit_boot_ns == 0:
+        self.follow_kernel(row, header, PL_KIND_EXEC)
 
 
 cdef inline void put_between(
     Execs self, uint32_t row, uint32_t previous, uint32_t newer, const parsed_record *record
 ) noexcept nogil:
     """Put a visible image into the chain before `newer`, and after `previous` if there is one."""
-    cdef const pl_head_any *head = record.head
-    self.replace(previous, head.time_boot_ns)
+    cdef const pl_header_any *header = record.header
+    self.replace(previous, header.time_boot_ns)
     self.tables.begin(newer)
     self.tables.set_ancestor(newer, row)
     self.hot[newer].flags |= PL_ROW_IS_EXEC_EXEC
@@ -168,7 +168,7 @@ cdef inline void put_between(
         self.forget_loss(newer)  # this is the exec that was missing
     self.tables.end(newer)
     self.tables.retire(row)
-    self.number_images(self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), row)
+    self.number_images(self.find(header.tgid, header.start_boot_ns, header.flags & PL_FLAG_PARTIAL), row)
 
 
 cdef class Execs(Lineage):
@@ -176,28 +176,28 @@ cdef class Execs(Lineage):
 
     # -- for records of several kinds ----------------------------------------------------------------------------------
 
-    cdef bint missing_parent(self, uint32_t row, const pl_head_any *head, uint32_t newer) noexcept nogil:
+    cdef bint missing_parent(self, uint32_t row, const pl_header_any *header, uint32_t newer) noexcept nogil:
         """Link the parent that the record names to a row that is not visible yet; return whether it is missing."""
         cdef uint32_t parent = 0
         cdef pl_hot *hot = &self.hot[row]
-        hot.ppid = head.ppid
-        if head.ppid == 0:
+        hot.ppid = header.ppid
+        if header.ppid == 0:
             return False
-        if head.parent_start_boot_ns:
-            parent = self.find(head.ppid, head.parent_start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+        if header.parent_start_boot_ns:
+            parent = self.find(header.ppid, header.parent_start_boot_ns, header.flags & PL_FLAG_PARTIAL)
         else:
-            parent = self.tables.head(head.ppid)
+            parent = self.tables.head(header.ppid)
         if parent and parent != row and self.can_descend(row, parent):
-            self.link_parent(row, parent, head.time_boot_ns)
+            self.link_parent(row, parent, header.time_boot_ns)
             if self.hot[parent].exit_boot_ns and not newer:
                 # The parent ended before this process was known, so its new parent was not reported.
-                self.want(head.tgid, head.start_boot_ns)
+                self.want(header.tgid, header.start_boot_ns)
             return False
-        if head.ppid == self.kthreadd:
+        if header.ppid == self.kthreadd:
             return False  # a helper that the kernel started; kernel threads are not in the tables
         hot.flags |= PL_ROW_PARENT_MISSING
         self.counters[PL_C_PARENT_MISSING] += 1
-        self.want(head.ppid, head.parent_start_boot_ns)
+        self.want(header.ppid, header.parent_start_boot_ns)
         return True
 
     cdef int compare_inode(self, uint32_t row, uint64_t inode, uint64_t cookie, bint is_stat) noexcept nogil:
@@ -242,23 +242,23 @@ cdef class Execs(Lineage):
 
     cdef void refresh(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Update the head of a process from a record; nothing is written if nothing differs."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
         cdef pl_hot *hot = &self.hot[row]
-        if not self.is_news(row, head.time_boot_ns):
+        if not self.is_news(row, header.time_boot_ns):
             return
-        self.pids[head.tgid].facts_at = head.time_boot_ns
-        if task != NULL and (self.differs(row, record, record.groups) or self.cold[row].tid != head.tid):
+        self.pids[header.tgid].facts_at = header.time_boot_ns
+        if task != NULL and (self.differs(row, record, record.groups) or self.cold[row].tid != header.tid):
             self.tables.begin(row)
             self.put_task(row, record, record.groups)
-            self.cold[row].tid = head.tid
+            self.cold[row].tid = header.tid
             self.tables.end(row)
         if hot.exit_boot_ns == 0:
-            self.follow_kernel(row, head, head.kind)
+            self.follow_kernel(row, header, header.kind)
 
     cdef void complete_mapped(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Add the facts of a fork or an exec to its image, if the kernel's maps reported that first: they lack some."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
         cdef pl_hot *hot = &self.hot[row]
         cdef uint32_t missing
@@ -270,7 +270,7 @@ cdef class Execs(Lineage):
         if self.cold[row].pgid == 0:
             missing |= PL_KNOWN_SID
         if hot.cgroup_source == PL_CGROUP_SOURCE_UNKNOWN and hot.cgroup_id == task.cgroup_id and (
-            self.is_news(row, head.time_boot_ns)
+            self.is_news(row, header.time_boot_ns)
         ):
             missing |= PL_KNOWN_CGROUP
         missing &= record.groups
@@ -280,7 +280,7 @@ cdef class Execs(Lineage):
             if missing & PL_KNOWN_CGROUP:
                 hot.cgroup_source = record.cgroup_source
             self.tables.end(row)
-        if head.kind == PL_KIND_EXEC and record.body.exec != NULL:
+        if header.kind == PL_KIND_EXEC and record.body.exec != NULL:
             self.complete_image(row, record)
 
     cdef void close_ended(self, uint32_t row) noexcept nogil:
@@ -320,12 +320,12 @@ cdef class Execs(Lineage):
     # -- exec ----------------------------------------------------------------------------------------------------------
 
     cdef void exec(self, const parsed_record *record) noexcept nogil:
-        cdef const pl_head_any *head = record.head
-        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
-        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), previous, newer = 0, n
+        cdef const pl_header_any *header = record.header
+        cdef bint ticks = header.flags & PL_FLAG_PARTIAL
+        cdef uint32_t row = self.find(header.tgid, header.start_boot_ns, ticks), previous, newer = 0, n
         cdef const pl_hot *hot
-        if row == 0 and head.start_boot_ns == 0 and not head.flags & PL_FLAG_KEYED:
-            row = self.owner_at(head.tgid, head.time_boot_ns)
+        if row == 0 and header.start_boot_ns == 0 and not header.flags & PL_FLAG_KEYED:
+            row = self.owner_at(header.tgid, header.time_boot_ns)
             if row == 0:
                 self.counters[PL_C_EXEC_UNKNOWN] += 1
                 return
@@ -333,8 +333,8 @@ cdef class Execs(Lineage):
             self.exec_without_fork(record)
             return
         if self.hot[row].flags & PL_ROW_START_TICKS and not ticks:
-            self.exact_start(row, head.start_boot_ns)
-        if self.is_provisional(row, head.time_boot_ns):
+            self.exact_start(row, header.start_boot_ns)
+        if self.is_provisional(row, header.time_boot_ns):
             previous = self.previous_image(row)
             if previous:
                 confirm_image(self, row, previous, record)
@@ -345,17 +345,17 @@ cdef class Execs(Lineage):
             hot = &self.hot[previous]
             if not hot.known & PL_KNOWN_EXEC_TIME:
                 break
-            if hot.exec_boot_ns == head.time_boot_ns:  # without ROW_IS_EXEC, which a tracer's entry may lack
+            if hot.exec_boot_ns == header.time_boot_ns:  # without ROW_IS_EXEC, which a tracer's entry may lack
                 complete_applied(self, row, previous, record)
                 return
-            if not hot.flags & PL_ROW_IS_EXEC or hot.exec_boot_ns < head.time_boot_ns:
+            if not hot.flags & PL_ROW_IS_EXEC or hot.exec_boot_ns < header.time_boot_ns:
                 break
             newer = previous
             previous = self.previous_image(previous)
             if previous == 0:
                 break
         row = self.append_image(previous, newer, record)
-        self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+        self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, header.time_boot_ns, 0)
 
     cdef bint has_lost_exec(self, uint32_t previous, const parsed_record *record) noexcept nogil:
         """Whether the exec replaced another image than `previous`: an exec between the two was lost."""
@@ -383,7 +383,7 @@ cdef class Execs(Lineage):
         # Sources without eBPF read /proc after the exec and may see the image of a later one. For tracers, each exec
         # makes an image (specification 4).
         return (
-            record.body.exec != NULL and not record.head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED)
+            record.body.exec != NULL and not record.header.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED)
             and self.is_same_again(row, record, groups)
         )
 
@@ -409,13 +409,13 @@ cdef class Execs(Lineage):
 
     cdef bint begin_earlier(self, uint32_t previous, uint32_t newer, const parsed_record *record) noexcept nogil:
         """Let `newer` begin at a late exec that started the same image; False: another image ran in between."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_exec_any *body = record.body.exec
         cdef uint64_t replaced = self.cold[newer].exec_inode
         if replaced and replaced != body.inode:
             return False
         # This comes first, so that a repetition after a kill finds that the image was running by then.
-        self.replace(previous, head.time_boot_ns)
+        self.replace(previous, header.time_boot_ns)
         self.tables.begin(newer)
         self.cold[newer].exec_inode = body.prev_inode
         if previous and not self.has_lost_exec(previous, record):
@@ -436,17 +436,17 @@ cdef class Execs(Lineage):
 
         The image still runs from the end of the image before; look-ups for a past time depend on that.
         """
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
         cdef pl_hot *hot = &self.hot[row]
-        cdef bint is_head = self.tables.head(head.tgid) == row and hot.exit_boot_ns == 0
-        cdef bint is_news = is_head and self.is_news(row, head.time_boot_ns)
+        cdef bint is_head = self.tables.head(header.tgid) == row and hot.exit_boot_ns == 0
+        cdef bint is_news = is_head and self.is_news(row, header.time_boot_ns)
         cdef uint64_t began
         self.counters[PL_C_EXEC_BOMB] += 1
         if self.is_first_exec(row) and self.previous_image(row) == 0:
-            began = min(self.begun(0, row), head.time_boot_ns)
-            self.pids[head.tgid].began_before_ns = <uint32_t>min(
-                max(hot.exec_boot_ns, head.time_boot_ns) - began, <uint64_t>0xFFFFFFFF
+            began = min(self.begun(0, row), header.time_boot_ns)
+            self.pids[header.tgid].began_before_ns = <uint32_t>min(
+                max(hot.exec_boot_ns, header.time_boot_ns) - began, <uint64_t>0xFFFFFFFF
             )
         self.tables.begin(row)
         if is_news:
@@ -454,17 +454,17 @@ cdef class Execs(Lineage):
             self.note_tty(row, False)
             self.put_task(row, record, record.groups)
             self.put_image(row, record, False)
-            self.cold[row].tid = head.tid
-        if task.cookie and head.time_boot_ns >= hot.exec_boot_ns:
+            self.cold[row].tid = header.tid
+        if task.cookie and header.time_boot_ns >= hot.exec_boot_ns:
             self.cold[row].cookie = task.cookie
-        hot.exec_boot_ns = max(hot.exec_boot_ns, head.time_boot_ns)
+        hot.exec_boot_ns = max(hot.exec_boot_ns, header.time_boot_ns)
         hot.known |= PL_KNOWN_EXEC_TIME
         hot.flags |= PL_ROW_IS_EXEC
         self.tables.end(row)
         if is_news:
-            self.pids[head.tgid].facts_at = head.time_boot_ns
-        if is_head and head.ppid:
-            self.follow_kernel(row, head, PL_KIND_EXEC)
+            self.pids[header.tgid].facts_at = header.time_boot_ns
+        if is_head and header.ppid:
+            self.follow_kernel(row, header, PL_KIND_EXEC)
 
     cdef uint32_t part_image(self, uint32_t previous, uint32_t newer, uint64_t time) noexcept nogil:
         """Divide `newer` at `time`: a late exec shows that it was two images, because another image ran in between.
@@ -511,12 +511,12 @@ cdef class Execs(Lineage):
 
     cdef void fill_exec(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil:
         """Between begin and end of an image: store the record's facts."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef const pl_exec_any *body = record.body.exec
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
         hot.source = record.source
-        cold.tid = head.tid
+        cold.tid = header.tid
         if body == NULL:
             # Only the exec itself is known. Session, namespaces, cgroup and terminal stay; the rest may have changed.
             self.clear_image(row)
@@ -524,7 +524,7 @@ cdef class Execs(Lineage):
             hot.flags |= PL_ROW_HEAD_ONLY | PL_ROW_GAP
             cold.exec_inode = 0
             cold.cookie = 0
-            self.want(head.tgid, head.start_boot_ns)
+            self.want(header.tgid, header.start_boot_ns)
         else:
             # The process may have other descriptors now: its terminal is read again.
             self.note_tty(row, False)
@@ -532,7 +532,7 @@ cdef class Execs(Lineage):
             self.put_image(row, record, True)
             cold.exec_inode = body.prev_inode
             cold.cookie = record.task.cookie
-        hot.exec_boot_ns = head.time_boot_ns
+        hot.exec_boot_ns = header.time_boot_ns
         hot.known |= PL_KNOWN_EXEC_TIME
         hot.flags |= PL_ROW_IS_EXEC
 
@@ -542,15 +542,15 @@ cdef class Execs(Lineage):
         Returns:
             The row of the image, or of the image that an exec bomb started again; 0: the table is full.
         """
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef uint64_t until = self.begun(previous, newer) if newer else 0  # when `newer` began to run
         cdef bint is_head = newer == 0, ended
         cdef uint32_t model, row = started_again(self, previous, newer, until, record)
         if row:
             return row
-        if newer and until <= head.time_boot_ns:
-            if until < head.time_boot_ns:
-                previous = self.part_image(previous, newer, head.time_boot_ns)
+        if newer and until <= header.time_boot_ns:
+            if until < header.time_boot_ns:
+                previous = self.part_image(previous, newer, header.time_boot_ns)
                 if previous == 0:
                     return 0
             # else a predecessor, which was killed then, has parted the image or ended the one before already
@@ -566,7 +566,7 @@ cdef class Execs(Lineage):
             self.tables.end(row)
             previous = row
             row = model
-            self.replace(previous, head.time_boot_ns)
+            self.replace(previous, header.time_boot_ns)
             self.tables.begin(row)
         fill_appended(self, row, previous, model, record, is_head, until)
         self.tables.end(row)
@@ -581,7 +581,7 @@ cdef class Execs(Lineage):
 
     cdef uint32_t overwrite(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Overwrite the head, as the table is full: the process is right then, and its history is lost."""
-        cdef const pl_head_any *head = record.head
+        cdef const pl_header_any *header = record.header
         cdef pl_hot *hot = &self.hot[row]
         cdef uint32_t flags = hot.flags, container = self.cold[row].container_ref, extra = self.cold[row].extra_ref
         cdef pl_hot before = hot[0]
@@ -601,10 +601,10 @@ cdef class Execs(Lineage):
         self.tables.names.release(container)
         self.tables.args.release(extra)
         self.counters[PL_C_ELIDED] += 1
-        if self.tables.head(head.tgid) == row and hot.exit_boot_ns == 0:
-            self.pids[head.tgid].facts_at = max(self.pids[head.tgid].facts_at, head.time_boot_ns)
-            if head.ppid:
-                self.follow_kernel(row, head, PL_KIND_EXEC)
+        if self.tables.head(header.tgid) == row and hot.exit_boot_ns == 0:
+            self.pids[header.tgid].facts_at = max(self.pids[header.tgid].facts_at, header.time_boot_ns)
+            if header.ppid:
+                self.follow_kernel(row, header, PL_KIND_EXEC)
         return row
 
     cdef void number_images(self, uint32_t head, uint32_t row) noexcept nogil:
@@ -621,15 +621,15 @@ cdef class Execs(Lineage):
             image = self.previous_image(image)
 
     cdef void exec_without_fork(self, const parsed_record *record) noexcept nogil:
-        cdef const pl_head_any *head = record.head
-        cdef uint32_t newer = 0, row = self.open_entry(head, head.start_boot_ns, &newer), parent
+        cdef const pl_header_any *header = record.header
+        cdef uint32_t newer = 0, row = self.open_entry(header, header.start_boot_ns, &newer), parent
         cdef pl_hot *hot
         if row == 0:
             return
         hot = &self.hot[row]
-        self.missing_parent(row, head, newer)
+        self.missing_parent(row, header, newer)
         self.fill_exec(row, record, record.groups)
-        if head.flags & PL_FLAG_KEYED and head.time_boot_ns == head.start_boot_ns:
+        if header.flags & PL_FLAG_KEYED and header.time_boot_ns == header.start_boot_ns:
             # A tracer found the process when the tracer began; that corresponds to the snapshot of other sources.
             parent = self.tables.follow(hot.parent)
             hot.source = PL_SOURCE_SNAPSHOT
@@ -641,13 +641,13 @@ cdef class Execs(Lineage):
             # The image before is missing, even if the parent is known.
             self.counters[PL_C_EXEC_WITHOUT_FORK] += 1
             hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
-        if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
+        if header.flags & PL_FLAG_PARTIAL and header.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
         self.insert_entry(row, newer)
         self.count_added(record.source)
         if not newer:
-            self.begin_pid(head)
-            if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
-                self.link_waiting(row, head.time_boot_ns)
-        self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+            self.begin_pid(header)
+            if self.tables.first_child(header.tgid) or self.pids[header.tgid].awaited:
+                self.link_waiting(row, header.time_boot_ns)
+        self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, header.time_boot_ns, 0)
         self.close_if_ended(row)

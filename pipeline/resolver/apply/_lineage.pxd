@@ -3,14 +3,14 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
-from pipeline.records._records cimport pl_head_any
+from pipeline.records._records cimport pl_header_any
 from pipeline.resolver.apply._images cimport Images
 
 
 cdef class Lineage(Images):
     # -- entries ----------------------------------------------------------------------------------------------------
     @cython.final
-    cdef uint32_t open_entry(self, const pl_head_any *head, uint64_t displaced_at, uint32_t *newer) noexcept nogil
+    cdef uint32_t open_entry(self, const pl_header_any *header, uint64_t displaced_at, uint32_t *newer) noexcept nogil
     @cython.final
     cdef void insert_entry(self, uint32_t row, uint32_t newer) noexcept nogil
     @cython.final
@@ -37,7 +37,7 @@ cdef class Lineage(Images):
     @cython.final
     cdef void move(self, uint32_t row, uint32_t parent, uint64_t time, uint32_t kind, bint predicted) noexcept nogil
     @cython.final
-    cdef void follow_kernel(self, uint32_t row, const pl_head_any *head, uint32_t kind) noexcept nogil
+    cdef void follow_kernel(self, uint32_t row, const pl_header_any *header, uint32_t kind) noexcept nogil
     @cython.final
     cdef bint is_child_of(self, uint32_t child, uint32_t parent) noexcept nogil
     @cython.final

@@ -6,7 +6,7 @@ _rows.pyx says when a parent may be linked at all.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from pipeline.records._records cimport PL_FLAG_PARTIAL, PL_KIND_EXIT, pl_head_any
+from pipeline.records._records cimport PL_FLAG_PARTIAL, PL_KIND_EXIT, pl_header_any
 from pipeline.resolver.apply._images cimport Images
 from pipeline.resolver.apply._rows cimport WAITING_SIZE, ended_process
 from pipeline.shm.layout._layout cimport (
@@ -39,7 +39,7 @@ cdef class Lineage(Images):
 
     # -- entries -------------------------------------------------------------------------------------------------------
 
-    cdef uint32_t open_entry(self, const pl_head_any *head, uint64_t displaced_at, uint32_t *newer) noexcept nogil:
+    cdef uint32_t open_entry(self, const pl_header_any *header, uint64_t displaced_at, uint32_t *newer) noexcept nogil:
         """Make a first row for a process that is not in the tables. The row is not visible yet.
 
         If an older process has the pid, its exit was lost; it has ended at `displaced_at` at the latest. If a younger
@@ -57,7 +57,7 @@ cdef class Lineage(Images):
         if row == 0:
             return 0
         # Fetch the row that the next process will get: free rows are cold.
-        other = self.tables.free_head
+        other = self.tables.first_free
         if other:
             pl_prefetch(&self.hot[other])
             pl_prefetch(<const char *>&self.hot[other] + 64)
@@ -65,15 +65,15 @@ cdef class Lineage(Images):
             pl_prefetch(<const char *>&self.cold[other] + 64)
             pl_prefetch(<const char *>&self.cold[other] + 128)
         hot = &self.hot[row]
-        hot.tgid = head.tgid
-        hot.start_boot_ns = head.start_boot_ns
-        hot.flags = PL_ROW_HEAD if head.tgid < self.tables.root_pids else PL_ROW_HEAD | PL_ROW_FOREIGN
+        hot.tgid = header.tgid
+        hot.start_boot_ns = header.start_boot_ns
+        hot.flags = PL_ROW_HEAD if header.tgid < self.tables.root_pids else PL_ROW_HEAD | PL_ROW_FOREIGN
         hot.known = PL_KNOWN_START
         hot.images = 1
-        self.cold[row].tid = head.tid
+        self.cold[row].tid = header.tid
         newer[0] = 0
-        older = self.tables.head(head.tgid)
-        while older and self.hot[older].start_boot_ns > head.start_boot_ns:
+        older = self.tables.head(header.tgid)
+        while older and self.hot[older].start_boot_ns > header.start_boot_ns:
             newer[0] = older
             older = self.tables.follow(self.cold[older].previous_owner)
         if newer[0]:
@@ -84,9 +84,9 @@ cdef class Lineage(Images):
         if older:
             self.tables.set_previous_owner(row, older)
         if newer[0] == 0:
-            if self.tables.first_child(head.tgid):
-                self.forget_children(head.tgid, head.start_boot_ns)
-            self.cgroups.sets[head.tgid] = 0
+            if self.tables.first_child(header.tgid):
+                self.forget_children(header.tgid, header.start_boot_ns)
+            self.cgroups.sets[header.tgid] = 0
         return row
 
     cdef void insert_entry(self, uint32_t row, uint32_t newer) noexcept nogil:
@@ -271,20 +271,20 @@ cdef class Lineage(Images):
             self.counters[PL_C_REPARENT_SUCCESS_KERNEL_PPID] += 1
         self.emit(PL_TOPIC_REPARENT, kind, row, time, parent)
 
-    cdef void follow_kernel(self, uint32_t row, const pl_head_any *head, uint32_t kind) noexcept nogil:
+    cdef void follow_kernel(self, uint32_t row, const pl_header_any *header, uint32_t kind) noexcept nogil:
         """Confirm or correct the parent in the tables with the parent that a record names."""
         cdef pl_hot *hot = &self.hot[row]
         cdef uint32_t known, parent
         cdef bint was_predicted = hot.flags & PL_ROW_ADOPTION_PREDICTED
-        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
-        if head.ppid == 0 or head.ppid >= self.tables.pid_capacity:
+        cdef bint ticks = header.flags & PL_FLAG_PARTIAL
+        if header.ppid == 0 or header.ppid >= self.tables.pid_capacity:
             return
         known = self.tables.follow(hot.parent)
         if (
-            hot.ppid == head.ppid
+            hot.ppid == header.ppid
             and known
-            and self.hot[known].tgid == head.ppid
-            and (head.parent_start_boot_ns == 0 or self.same_start(known, head.parent_start_boot_ns, ticks))
+            and self.hot[known].tgid == header.ppid
+            and (header.parent_start_boot_ns == 0 or self.same_start(known, header.parent_start_boot_ns, ticks))
         ):
             if was_predicted:
                 self.tables.begin(row)
@@ -292,33 +292,33 @@ cdef class Lineage(Images):
                 self.tables.end(row)
                 self.counters[PL_C_REPARENTS_CONFIRMED] += 1
             return
-        if head.parent_start_boot_ns:
-            parent = self.find(head.ppid, head.parent_start_boot_ns, ticks)
+        if header.parent_start_boot_ns:
+            parent = self.find(header.ppid, header.parent_start_boot_ns, ticks)
         else:
-            parent = self.tables.head(head.ppid)
+            parent = self.tables.head(header.ppid)
         if parent and self.hot[parent].exit_boot_ns:
             # An exit is stamped before the kernel moves the children, so the predicted move is still to come. Or the
             # record is older than that exit, and is late or repeated.
             return
-        if parent and known == 0 and hot.ppid == head.ppid and self.can_descend(row, parent):
+        if parent and known == 0 and hot.ppid == header.ppid and self.can_descend(row, parent):
             # The parent is the same: it has been entered since, or the linked image was evicted at the ceiling.
-            self.pids[hot.tgid].parent_start = head.parent_start_boot_ns
-            self.link_child(hot.tgid, parent, head.time_boot_ns)
+            self.pids[hot.tgid].parent_start = header.parent_start_boot_ns
+            self.link_child(hot.tgid, parent, header.time_boot_ns)
             return
         if parent and self.can_descend(row, parent):
             if was_predicted:
                 self.counters[PL_C_REPARENTS_CORRECTED] += 1
-            self.move(row, parent, head.time_boot_ns, kind, False)
+            self.move(row, parent, header.time_boot_ns, kind, False)
             return
         # The parent is not in the tables: nothing is relinked, as a wrong parent would be worse (specification R21).
         if self.tables.head(hot.tgid) != row:
             return
-        if self.pids[hot.tgid].parent_start != head.parent_start_boot_ns or hot.ppid != head.ppid:
-            self.want(head.ppid, head.parent_start_boot_ns)
-        if hot.ppid != head.ppid:
+        if self.pids[hot.tgid].parent_start != header.parent_start_boot_ns or hot.ppid != header.ppid:
+            self.want(header.ppid, header.parent_start_boot_ns)
+        if hot.ppid != header.ppid:
             if kind:
                 self.counters[PL_C_REPARENT_FAILED_KERNEL_PPID] += 1
-            self.wait_for(hot.tgid, head.ppid, head.parent_start_boot_ns, False)
+            self.wait_for(hot.tgid, header.ppid, header.parent_start_boot_ns, False)
 
     cdef bint is_child_of(self, uint32_t child, uint32_t parent) noexcept nogil:
         """Whether the process with head `child`, which is in the child list of the pid, has exactly this parent."""

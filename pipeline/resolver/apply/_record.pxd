@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE, PL_FLAG_CONTAINER,
     PL_EXIT_COST, PL_EXIT_IO, PL_EXIT_SENDER, PL_FLAG_SAMPLED, PL_KIND_CAPS, PL_KIND_CRED, PL_KIND_EXEC, PL_KIND_EXIT,
-    PL_KIND_SID, pl_caps_any, pl_cost_any, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_sampled_any,
+    PL_KIND_SID, pl_caps_any, pl_cost_any, pl_exec_any, pl_exit_any, pl_fork_any, pl_header_any, pl_sampled_any,
     pl_sender_any, pl_task_any,
 )
 from pipeline.shm.layout._layout cimport (
@@ -27,7 +27,7 @@ cdef union record_body:
 
 
 cdef struct parsed_record:
-    const pl_head_any *head
+    const pl_header_any *header
     const pl_task_any *task  # NULL: the record has none (FLAG_HEAD_ONLY)
     record_body body
     const char *strings  # path, name, arguments and environment, one after the other
@@ -98,7 +98,7 @@ cdef inline const pl_cost_any *cost_of(const parsed_record *record) noexcept nog
     """What the process of an exit record has used; NULL: unknown."""
     if (
         record.body.exit == NULL or record.strings == NULL or not record.body.exit.exit_flags & PL_EXIT_COST
-        or record.head.var_bytes < sizeof(pl_cost_any)
+        or record.header.var_bytes < sizeof(pl_cost_any)
     ):
         return NULL
     return <const pl_cost_any *>record.strings
@@ -108,7 +108,7 @@ cdef inline const pl_sender_any *sender_of(const parsed_record *record) noexcept
     """The process that sent the signal that ended the process of an exit record; NULL: unknown."""
     if (
         cost_of(record) == NULL or not record.body.exit.exit_flags & PL_EXIT_SENDER
-        or record.head.var_bytes < sizeof(pl_cost_any) + sizeof(pl_sender_any)
+        or record.header.var_bytes < sizeof(pl_cost_any) + sizeof(pl_sender_any)
     ):
         return NULL
     return <const pl_sender_any *>(record.strings + sizeof(pl_cost_any))
@@ -117,9 +117,9 @@ cdef inline const pl_sender_any *sender_of(const parsed_record *record) noexcept
 cdef inline const pl_sampled_any *sampled_of(const parsed_record *record) noexcept nogil:
     """When the change of a record could have happened; NULL: at its time, or unknown, as in older recordings."""
     if (
-        not record.head.flags & PL_FLAG_SAMPLED or record.strings == NULL
-        or (record.head.kind != PL_KIND_CRED and record.head.kind != PL_KIND_SID)
-        or record.head.var_bytes < sizeof(pl_sampled_any)
+        not record.header.flags & PL_FLAG_SAMPLED or record.strings == NULL
+        or (record.header.kind != PL_KIND_CRED and record.header.kind != PL_KIND_SID)
+        or record.header.var_bytes < sizeof(pl_sampled_any)
     ):
         return NULL
     return <const pl_sampled_any *>record.strings
@@ -144,16 +144,16 @@ cdef extern from *:
 cdef inline void find_container(parsed_record *record) noexcept nogil:
     """Set the container id of a tracer's record; it stands behind the other strings."""
     cdef uint64_t used = 0
-    if not record.head.flags & PL_FLAG_CONTAINER or record.strings == NULL:
+    if not record.header.flags & PL_FLAG_CONTAINER or record.strings == NULL:
         return
-    if record.head.kind == PL_KIND_EXEC and record.body.exec != NULL:
+    if record.header.kind == PL_KIND_EXEC and record.body.exec != NULL:
         used = strings_bytes(record.body.exec)
-    elif record.head.kind == PL_KIND_CAPS:
+    elif record.header.kind == PL_KIND_CAPS:
         used = sizeof(pl_caps_any)
-    elif record.head.kind == PL_KIND_EXIT and cost_of(record) != NULL:
+    elif record.header.kind == PL_KIND_EXIT and cost_of(record) != NULL:
         used = sizeof(pl_cost_any) + (sizeof(pl_sender_any) if sender_of(record) != NULL else 0)
     elif sampled_of(record) != NULL:
         used = sizeof(pl_sampled_any)
-    used = min(used, <uint64_t>record.head.var_bytes)
+    used = min(used, <uint64_t>record.header.var_bytes)
     record.container = record.strings + used
-    record.container_bytes = <uint32_t>(record.head.var_bytes - used)
+    record.container_bytes = <uint32_t>(record.header.var_bytes - used)

@@ -6,7 +6,7 @@ Short functions that each event needs have their bodies here: a call into anothe
 cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from pipeline.records._records cimport pl_cost_any, pl_head_any
+from pipeline.records._records cimport pl_cost_any, pl_header_any
 from pipeline.resolver.apply._cgroups cimport CgroupNames
 from pipeline.resolver.apply._followups cimport FollowUps
 from pipeline.resolver.stream._encoder cimport Encoder
@@ -135,10 +135,10 @@ cdef class Rows:
     cdef inline ended_process *unknown_owners(self, uint32_t tgid) noexcept nogil:
         return &self.unknown[tgid % UNKNOWN_SIZE * UNKNOWN_OWNERS]
     # The first facts about a process that is now the owner of its pid.
-    cdef inline void begin_pid(self, const pl_head_any *head) noexcept nogil:
-        cdef pid_state *pid = &self.pids[head.tgid]
-        pid.facts_at = head.time_boot_ns
-        pid.parent_start = head.parent_start_boot_ns
+    cdef inline void begin_pid(self, const pl_header_any *header) noexcept nogil:
+        cdef pid_state *pid = &self.pids[header.tgid]
+        pid.facts_at = header.time_boot_ns
+        pid.parent_start = header.parent_start_boot_ns
         pid.began_before_ns = 0
     # Whether the exit of a process was applied. The tables may have no row of it any more. With `ticks`, a process that
     # began in the same tick as the last one that has ended is taken for that one.

@@ -1,8 +1,8 @@
 """Entries as the records that the BPF programs would have written, so that the same code applies both.
 
-Covers HEAD, TASK, FORK, EXEC and EXIT of an entry that is in no table yet, and of a change to one that is. The applier
-decides what a record does to the tables (`apply/_applier.pyx`). A record holds only the fields that a caller has set;
-the applier copies the others from the parent or the image before.
+Covers HEADER, TASK, FORK, EXEC and EXIT of an entry that is in no table yet, and of a change to one that is. The
+applier decides what a record does to the tables (`apply/_applier.pyx`). A record holds only the fields that a caller
+has set; the applier copies the others from the parent or the image before.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def fields_of(entry: ProcessCacheEntry) -> dict[str, Any]:
     return store.values if isinstance(store, FreeStore) else {}
 
 
-def head(
+def header(
     kind: int, pid: int, tid: int, time_boot_ns: int, start_boot_ns: int, ppid: int = 0, parent_start_boot_ns: int = 0,
     var_bytes: int = 0,
 ) -> Column:  # fmt: skip
-    """Return one HEAD. A `parent_start_boot_ns` of 0 is unknown: the current owner of the ppid is meant."""
-    row = np.zeros(1, dtypes.HEAD)
+    """Return one HEADER. A `parent_start_boot_ns` of 0 is unknown: the current owner of the ppid is meant."""
+    row = np.zeros(1, dtypes.HEADER)
     row["kind"], row["tgid"], row["tid"] = kind, pid, tid or pid
     row["time_boot_ns"], row["start_boot_ns"] = time_boot_ns, start_boot_ns
     row["ppid"], row["parent_start_boot_ns"], row["var_bytes"] = ppid, parent_start_boot_ns, var_bytes

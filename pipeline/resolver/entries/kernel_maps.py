@@ -146,11 +146,11 @@ class KernelMaps:
             return 0
         return int(image["exec_boot_ns"]) if image is not None else 0
 
-    def fill(self, head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int = 0) -> int:
+    def fill(self, header: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int = 0) -> int:
         """Store a process that was read from ``/proc``, unless the maps have a record of its pid.
 
         Args:
-            head: one HEAD.
+            header: one HEADER.
             task: one TASK.
             exec_: one EXEC.
             path: of the executable.
@@ -164,25 +164,25 @@ class KernelMaps:
             return 0
         cookie = cookie or new_cookie()
         try:
-            is_new = fill(self._pids, self._images, head, task, exec_, path, cookie)
+            is_new = fill(self._pids, self._images, header, task, exec_, path, cookie)
         except OSError:
             self._count("maps_refused")
             return 0
         if not is_new:
-            return self._known_cookie(head)
+            return self._known_cookie(header)
         self._count("maps_filled")
         return cookie
 
-    def _known_cookie(self, head: np.void) -> int:
+    def _known_cookie(self, header: np.void) -> int:
         """Return the cookie of a process in the maps; 0: none, or its image is more recent than the read of /proc."""
         try:
-            held = self._pids.get(int(head["tgid"])) if self._pids is not None else None
+            held = self._pids.get(int(header["tgid"])) if self._pids is not None else None
         except OSError:
             return 0
-        if held is None or not is_same_start(int(held["start_boot_ns"]), ticks_of(int(head["start_boot_ns"]))):
+        if held is None or not is_same_start(int(held["start_boot_ns"]), ticks_of(int(header["start_boot_ns"]))):
             return 0
         cookie = int(held["cookie"])
-        return cookie if self.exec_time(cookie) <= int(head["time_boot_ns"]) else 0
+        return cookie if self.exec_time(cookie) <= int(header["time_boot_ns"]) else 0
 
 
 def entry_of(
@@ -239,11 +239,11 @@ def entry_of(
     return entry, is_whole
 
 
-def records_of(head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int) -> tuple[np.void, np.void]:
+def records_of(header: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int) -> tuple[np.void, np.void]:
     """Return the two records that the task iterator would have made of a process.
 
     Args:
-        head: one HEAD.
+        header: one HEADER.
         task: one TASK.
         exec_: one EXEC.
         path: of the executable. If ``/proc`` did not show it, the image has only name, terminal and cgroup.
@@ -252,20 +252,20 @@ def records_of(head: np.void, task: np.void, exec_: np.void, path: bytes, cookie
     owner, image = np.zeros(1, PID_ENTRY)[0], np.zeros(1, IMAGE_ENTRY)[0]
     for name in _OF_TASK:
         owner[name] = task[name]
-    owner["start_boot_ns"], owner["ppid"] = head["start_boot_ns"], head["ppid"]
+    owner["start_boot_ns"], owner["ppid"] = header["start_boot_ns"], header["ppid"]
     owner["cookie"] = cookie
     for name in _OF_EXEC:
         image[name] = exec_[name]
     image["exec_flags"] = int(exec_["exec_flags"]) & _FILE_FLAGS
     for name in ("cgroup_id", "comm", "tty"):
         image[name] = task[name]
-    image["tgid"], image["path_bytes"] = head["tgid"], len(path)
+    image["tgid"], image["path_bytes"] = header["tgid"], len(path)
     image["path"] = np.void(path[:128].ljust(128, b"\0"))
     return owner, image
 
 
 def fill(
-    pid_cache: PidCache, proc_cache: KernelMap, head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int
+    pid_cache: PidCache, proc_cache: KernelMap, header: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int
 ) -> bool:
     """Store a process in the maps, if the kernel has no record of its pid: the kernel's own records are more recent.
 
@@ -279,7 +279,7 @@ def fill(
     Args:
         pid_cache: the map of processes.
         proc_cache: the map of images.
-        head: as in `records_of`, and so are the rest.
+        header: as in `records_of`, and so are the rest.
         task: the TASK.
         exec_: the EXEC.
         path: of the executable.
@@ -291,11 +291,11 @@ def fill(
     Raises:
         OSError: the kernel rejected the call.
     """
-    tgid = int(head["tgid"])
+    tgid = int(header["tgid"])
     held = pid_cache.get(tgid)
-    if held is not None and not _is_nameless(held, head):
+    if held is not None and not _is_nameless(held, header):
         return False
-    owner, image = records_of(head, task, exec_, path, cookie)
+    owner, image = records_of(header, task, exec_, path, cookie)
     has_made_image = _put_new(proc_cache, cookie, image)
     if _put_new(pid_cache, tgid, owner) if held is None else pid_cache.name_image(tgid, cookie):
         return True
@@ -304,10 +304,10 @@ def fill(
     return False
 
 
-def _is_nameless(owner: np.void, head: np.void) -> bool:
-    """Whether a record belongs to the live process of `head`, and names no image."""
+def _is_nameless(owner: np.void, header: np.void) -> bool:
+    """Whether a record belongs to the live process of `header`, and names no image."""
     return int(owner["cookie"]) == int(owner["exit_boot_ns"]) == 0 and is_same_start(
-        int(owner["start_boot_ns"]), int(head["start_boot_ns"]) // TICK_NS
+        int(owner["start_boot_ns"]), int(header["start_boot_ns"]) // TICK_NS
     )
 
 

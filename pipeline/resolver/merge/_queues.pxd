@@ -15,7 +15,7 @@ cdef struct pending_event:
 
 
 cdef struct columns:
-    const char *head
+    const char *header
     const char *task
     const unsigned char *task_of  # number of each record's TASK, 2 bytes; NULL: each has its own
     const unsigned char *ns_pid  # pid in its innermost namespace, 4 bytes; NULL: it is in the TASK

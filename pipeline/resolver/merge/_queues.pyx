@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memmove
 
 
-from pipeline.records._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXIT, pl_head_any
+from pipeline.records._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXIT, pl_header_any
 from pipeline.bus.frames._frame cimport Frame
 
 
@@ -205,7 +205,7 @@ cdef class RingQueues:
         if state.done == NULL:
             raise MemoryError
         col = &self.columns[number]
-        col.head = <const char *>frame.heads.at
+        col.header = <const char *>frame.headers.at
         col.task = <const char *>frame.tasks.at
         col.task_of = frame.task_of.at if frame.task_of.bytes else NULL
         col.ns_pid = frame.ns_pids.at if frame.task_of.bytes else NULL
@@ -264,7 +264,7 @@ cdef class RingQueues:
             while state.prefix < state.count and state.done[state.prefix]:
                 state.prefix += 1
             if state.prefix < state.count:
-                queue.applied_pos = (<const pl_head_any *>self.columns[number].head)[state.prefix].ring_pos
+                queue.applied_pos = (<const pl_header_any *>self.columns[number].header)[state.prefix].ring_pos
                 return
             queue.applied_pos = state.to_pos
             queue.oldest = state.next
@@ -390,8 +390,8 @@ cdef uint32_t _enqueue(
     ring_queue *queue, frame_state *state, uint32_t number, columns *col, uint64_t from_pos, uint32_t *replayed
 ) noexcept nogil:
     """Append a frame's events to the queue of their ring, which has room, and keep it sorted; return how many."""
-    cdef const pl_head_any *heads = <const pl_head_any *>col.head
-    cdef const pl_head_any *head
+    cdef const pl_header_any *headers = <const pl_header_any *>col.header
+    cdef const pl_header_any *header
     cdef pending_event *items = queue.items
     cdef pending_event item
     cdef uint64_t at, last = queue.last, moves = 0, added
@@ -401,17 +401,17 @@ cdef uint32_t _enqueue(
     counts[0] = counts[1] = counts[2] = counts[3] = 0
     item.frame = number
     for i in range(state.count):
-        head = &heads[i]
-        item.time = head.time_boot_ns
-        item.seq = head.ring_seq
+        header = &headers[i]
+        item.time = header.time_boot_ns
+        item.seq = header.ring_seq
         item.event = i
         item.var = var
         item.body = 0
-        var += head.var_bytes
-        if head.kind <= PL_KIND_EXIT and not head.flags & PL_FLAG_HEAD_ONLY:
-            item.body = counts[head.kind]
-            counts[head.kind] += 1
-        if head.ring_pos < from_pos:
+        var += header.var_bytes
+        if header.kind <= PL_KIND_EXIT and not header.flags & PL_FLAG_HEAD_ONLY:
+            item.body = counts[header.kind]
+            counts[header.kind] += 1
+        if header.ring_pos < from_pos:
             state.done[i] = 1
             continue
         if item.time <= queue.skip_time:

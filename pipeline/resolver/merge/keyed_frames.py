@@ -1,7 +1,7 @@
 """Translate frames of tracers before the merge: numbers in a pid namespace become slots of the index.
 
-A tracer's record names its process by (pid, pid namespace): HEAD's tgid and TASK's `pid_ns`. Here each key gets a slot
-(`shm.writer.keyspace`). In merge, apply, the stream and the tables, the slot stands for the pid. The keys are in a
+A tracer's record names its process by (pid, pid namespace): HEADER's tgid and TASK's `pid_ns`. Here each key gets a
+slot (`shm.writer.keyspace`). In merge, apply, the stream and the tables, the slot stands for the pid. The keys are in a
 segment, so a successor translates the same record to the same slot. `sources.tracer` makes such frames.
 
 If a tracer does not know a start time, the time of the first record is used: a process and the next owner of its number
@@ -66,13 +66,13 @@ class KeyedFrames:
         return bytes(translated)
 
     def _columns(self, frame: Frame) -> dict[str, Any]:
-        head, task, fork, exit_ = frame.head.copy(), frame.task.copy(), frame.fork.copy(), frame.exit.copy()
+        header, task, fork, exit_ = frame.header.copy(), frame.task.copy(), frame.fork.copy(), frame.exit.copy()
         forks = exits = 0
         for i in range(frame.count):
-            kind, flags = int(head["kind"][i]), int(head["flags"][i])
+            kind, flags = int(header["kind"][i]), int(header["flags"][i])
             is_whole = not flags & declared.FLAG_HEAD_ONLY
             self.record(
-                head[i : i + 1],
+                header[i : i + 1],
                 task[i : i + 1],
                 fork[forks : forks + 1] if kind == declared.KIND_FORK and is_whole else None,
                 exit_[exits : exits + 1] if kind == declared.KIND_EXIT and is_whole else None,
@@ -80,39 +80,39 @@ class KeyedFrames:
             forks += kind == declared.KIND_FORK and is_whole
             exits += kind == declared.KIND_EXIT and is_whole
         return {name: column.tobytes() for name, column in
-                (("head", head), ("task", task), ("fork", fork), ("exit", exit_))}  # fmt: skip
+                (("header", header), ("task", task), ("fork", fork), ("exit", exit_))}  # fmt: skip
 
-    def record(self, head: Column, task: Column, fork: Column | None = None, exit_: Column | None = None) -> int:
+    def record(self, header: Column, task: Column, fork: Column | None = None, exit_: Column | None = None) -> int:
         """Translate one record in place; arrays of one element each.
 
         Returns:
-            The slot of the process; 0 (and a HEAD without tgid) if there is none.
+            The slot of the process; 0 (and a HEADER without tgid) if there is none.
         """
-        pid_ns, pid = int(task["pid_ns"][0]), int(head["tgid"][0])
+        pid_ns, pid = int(task["pid_ns"][0]), int(header["tgid"][0])
         slot = self._space.slot(pid, pid_ns) if pid_ns else 0
-        head["tgid"], head["flags"] = slot, int(head["flags"][0]) | declared.FLAG_KEYED
+        header["tgid"], header["flags"] = slot, int(header["flags"][0]) | declared.FLAG_KEYED
         if not slot:
             self.skipped_total += 1
             return 0
-        head["ppid"] = self._space.slot(int(head["ppid"][0]), pid_ns) if int(head["ppid"][0]) else 0
+        header["ppid"] = self._space.slot(int(header["ppid"][0]), pid_ns) if int(header["ppid"][0]) else 0
         task["ns_pid"] = pid
         if int(task["known"][0]):
             task["known"] = int(task["known"][0]) | layout.KNOWN_NS
-        if not int(head["tid"][0]):
-            head["tid"] = pid
-        self._start(slot, head)
+        if not int(header["tid"][0]):
+            header["tid"] = pid
+        self._start(slot, header)
         for column, name in ((fork, "creator_tgid"), (exit_, "reaper_tgid")):
             if column is not None and int(column[name][0]):
                 column[name] = self._space.slot(int(column[name][0]), pid_ns)
         return slot
 
-    def _start(self, slot: int, head: Column) -> None:
-        start, kind = int(head["start_boot_ns"][0]), int(head["kind"][0])
+    def _start(self, slot: int, header: Column) -> None:
+        start, kind = int(header["start_boot_ns"][0]), int(header["kind"][0])
         if not start:
             # A fork begins a process; all other records are about the process that has the slot.
             start = 0 if kind == declared.KIND_FORK else int(self._starts[slot]) or self._live_start(slot)
-            start = start or int(head["time_boot_ns"][0])
-            head["start_boot_ns"] = start
+            start = start or int(header["time_boot_ns"][0])
+            header["start_boot_ns"] = start
         self._starts[slot] = 0 if kind == declared.KIND_EXIT else start
 
     def _live_start(self, slot: int) -> int:

@@ -25,7 +25,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.bus.frames._msgpack cimport (
-    pl_array, pl_bool, pl_field, pl_find, pl_int, pl_key, pl_map, pl_name, pl_nil, pl_str_head, pl_text, pl_uint,
+    pl_array, pl_bool, pl_field, pl_find, pl_int, pl_key, pl_map, pl_name, pl_nil, pl_str_header, pl_text, pl_uint,
 )
 from pipeline.software._container_paths cimport pl_container_trust, pl_trust_word
 from pipeline.records._limits cimport CHAIN_MAX, ID_UNSET, WAIT_CORE, WAIT_SIGNAL
@@ -999,7 +999,7 @@ cdef class Encoder:
             p + 2, self.boot_hex, &cold.pid_ns if hot.flags & PL_ROW_FOREIGN else NULL, own_number(hot, cold),
             hot.start_boot_ns,
         )
-        pl_str_head(p, <uint32_t>(end - p - 2))
+        pl_str_header(p, <uint32_t>(end - p - 2))
         return end
 
     cdef void _note(self, TableWriter tables, uint32_t kind, uint32_t row) noexcept nogil:
@@ -1079,7 +1079,7 @@ cdef class Encoder:
             made.pid_ns = cold.pid_ns
             made.ns_pid = cold.ns_pid
             pl_cpid(made.text, self.boot_raw, cold.pid_ns, hot.start_boot_ns // self.tick_ns, cold.ns_pid)
-        return put_again(pl_str_head(p, sizeof(made.text)), made.text, sizeof(made.text))
+        return put_again(pl_str_header(p, sizeof(made.text)), made.text, sizeof(made.text))
 
     cdef char *_identity(self, char *p, TableWriter tables, uint64_t link) noexcept nogil:
         """Write the entity id of the process that `link` refers to."""

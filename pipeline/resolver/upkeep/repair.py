@@ -74,7 +74,7 @@ class Repairer:
         rows: enters processes into the tables.
         close: removes processes (pids, starts, whether ``/proc`` has none of the pid, end of the survey) that ``/proc``
             does not show as alive; returns how many it removed.
-        fill_maps: stores a process (HEAD, TASK, EXEC, path) in the kernel's maps, unless they have it; returns its
+        fill_maps: stores a process (HEADER, TASK, EXEC, path) in the kernel's maps, unless they have it; returns its
             cookie there, 0 if it has none.
         with_envs: whether environments are captured.
 
@@ -208,9 +208,9 @@ class Repairer:
         self._concealer.survey(found, self._tables.py_show_life)
         self._learn_cgroups(self._watched(found.cgroup_paths.items()))
         # The iterator stores the processes that it visits in the maps itself.
-        for i in self._watched(np.flatnonzero(found.head["flags"] & FLAG_PARTIAL).tolist()):
+        for i in self._watched(np.flatnonzero(found.header["flags"] & FLAG_PARTIAL).tolist()):
             path = found.strings[i][: int(found.exec["path_bytes"][i])]
-            found.task["cookie"][i] = self._fill_maps(found.head[i], found.task[i], found.exec[i], path)
+            found.task["cookie"][i] = self._fill_maps(found.header[i], found.task[i], found.exec[i], path)
         return found
 
     def _watched(self, items: Iterable[_T]) -> Iterator[_T]:
@@ -256,7 +256,7 @@ class Repairer:
         is_ours = hot["flags"][rows] & layout.ROW_FOREIGN == 0
         is_meant = is_ours & (hot["exit_boot_ns"][rows] == 0) & (starts < found.begin_boot_ns)
         tgids, starts = hot["tgid"][rows[is_meant]], starts[is_meant]
-        is_seen = is_in(_identities(tgids, starts), _identities(found.head["tgid"], found.head["start_boot_ns"]))
+        is_seen = is_in(_identities(tgids, starts), _identities(found.header["tgid"], found.header["start_boot_ns"]))
         tgids, starts = tgids[~is_seen], starts[~is_seen]
         order = np.argsort(starts, kind="stable")[::-1]
         return tgids[order], starts[order]

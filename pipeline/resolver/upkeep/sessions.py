@@ -59,7 +59,7 @@ RECORDED_MAX = 4096
 #: The record of an exec without a client.
 NO_CLIENT = b"\0"
 #: Length of the header of an environment in the tables.
-ENVS_HEAD_BYTES = 4
+ENVS_HEADER_BYTES = 4
 _SSHD = np.frombuffer(b"sshd", "<u4")[0]
 #: Fields of a session in an event, in their order.
 _EVENT_FIELDS = ("username", "client_ip", "client_port", "auth_method", "public_key")
@@ -281,7 +281,7 @@ class SshSessions:
         """The same as `read_session`, from the environment of the executed image that the tables hold."""
         row = self._tables.py_follow(login.image)
         ref = int(self._tables.cold_view()["envs_ref"][row]) if row else 0
-        text = self._tables.envs.py_bytes(ref)[ENVS_HEAD_BYTES:] if ref else b""
+        text = self._tables.envs.py_bytes(ref)[ENVS_HEADER_BYTES:] if ref else b""
         if not text:
             return None
         environment = text.split(b"\0")

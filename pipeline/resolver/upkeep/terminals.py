@@ -241,9 +241,9 @@ def _set(tables: TableWriter, row: int, tty: bytes) -> None:
 def _publish(tables: TableWriter, applier: Applier, row: int, time_boot_ns: int) -> None:
     """Publish the terminal of a row like a change in the kernel, by applying a record of that time."""
     hot = tables.hot_view()[row]
-    head, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.TASK)
-    head["kind"], head["flags"], head["time_boot_ns"] = declared.KIND_SID, declared.FLAG_PARTIAL, time_boot_ns
-    head["tgid"] = head["tid"] = hot["tgid"]
-    head["start_boot_ns"] = hot["start_boot_ns"]
+    header, task = np.zeros(1, dtypes.HEADER), np.zeros(1, dtypes.TASK)
+    header["kind"], header["flags"], header["time_boot_ns"] = declared.KIND_SID, declared.FLAG_PARTIAL, time_boot_ns
+    header["tgid"] = header["tid"] = hot["tgid"]
+    header["start_boot_ns"] = hot["start_boot_ns"]
     task["tty"] = tables.cold_view()["tty"][row]
-    applier.apply_records(head, task, known=layout.KNOWN_TTY)
+    applier.apply_records(header, task, known=layout.KNOWN_TTY)

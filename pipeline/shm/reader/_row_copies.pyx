@@ -71,7 +71,7 @@ cdef enum:
 
 # Before the strings of a list.
 cdef enum:
-    LIST_HEAD_BYTES = 4
+    LIST_HEADER_BYTES = 4
 
 # Result of reading a string, besides its code and NO_MEMORY.
 cdef enum:
@@ -269,10 +269,10 @@ cdef int _measure_lists(const string_table *table, string_list *lists, dict esca
     cdef size_t begin = 0
     cdef int32_t code
     for code in range(table.count):
-        if table.ends[code] - begin < LIST_HEAD_BYTES:
+        if table.ends[code] - begin < LIST_HEADER_BYTES:
             lists[code].count = -1
         else:
-            lists[code] = _measured(table.data + begin + LIST_HEAD_BYTES, table.data + table.ends[code])
+            lists[code] = _measured(table.data + begin + LIST_HEADER_BYTES, table.data + table.ends[code])
             if not lists[code].is_ascii:
                 escaped[code] = [
                     (<str>text).encode("utf-8", "backslashreplace")
@@ -638,8 +638,8 @@ cdef class RowCopies:
         cdef tuple texts
         for code in range(table.count):
             texts = None
-            if table.ends[code] - begin >= LIST_HEAD_BYTES:
-                texts = _decode_few(table.data + begin + LIST_HEAD_BYTES, table.data + table.ends[code])
+            if table.ends[code] - begin >= LIST_HEADER_BYTES:
+                texts = _decode_few(table.data + begin + LIST_HEADER_BYTES, table.data + table.ends[code])
                 # Nothing in it can refer back to it, and the collector need not learn this by itself.
                 if PyObject_GC_IsTracked(texts):
                     PyObject_GC_UnTrack(texts)

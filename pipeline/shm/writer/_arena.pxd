@@ -25,7 +25,7 @@ cdef class Arena:
     # Return a reference with one more holder; 0 for n == 0 or when the segment is at its ceiling (counted in `full`).
     cdef uint32_t intern(self, const char *data, uint32_t n) noexcept nogil
     # Intern the concatenation of two pieces (a FILE record and its path, or a length and the bytes).
-    cdef uint32_t intern2(self, const char *head, uint32_t head_n, const char *data, uint32_t n) noexcept nogil
+    cdef uint32_t intern2(self, const char *header, uint32_t head_n, const char *data, uint32_t n) noexcept nogil
 
     cdef inline void hold(self, uint32_t ref) noexcept nogil:
         if ref != 0:
@@ -63,8 +63,8 @@ cdef class Arena:
     cdef uint32_t *buckets
     cdef uint32_t bucket_mask, bucket_split, bucket_limit
     cdef readonly uint32_t records
-    cdef uint32_t free_heads[64]
-    cdef uint64_t free_classes  # bit c: free_heads[c] is not 0
+    cdef uint32_t free_lists[64]
+    cdef uint64_t free_classes  # bit c: free_lists[c] is not 0
     cdef uint32_t frontier, limit, ceiling  # units: first never used, end of the allocated part, capacity
     cdef uint64_t freed_units  # freed since the last sweep
     cdef char *scratch

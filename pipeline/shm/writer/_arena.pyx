@@ -111,13 +111,13 @@ cdef class Arena:
         pl_order()
         return ref
 
-    cdef uint32_t intern2(self, const char *head, uint32_t head_n, const char *data, uint32_t n) noexcept nogil:
+    cdef uint32_t intern2(self, const char *header, uint32_t head_n, const char *data, uint32_t n) noexcept nogil:
         # Copy both parts into one buffer, so that equal bytes have one hash and one record however they were split.
         if <uint64_t>head_n + n > PL_ARENA_MAX_LENGTH:
             self.full += 1
             self.full_counter[0] += 1
             return 0
-        memcpy(self.scratch, head, head_n)
+        memcpy(self.scratch, header, head_n)
         memcpy(self.scratch + head_n, data, n)
         return self.intern(self.scratch, head_n + n)
 
@@ -205,7 +205,7 @@ cdef class Arena:
         cdef uint32_t units = pl_arena_class_units(class_index)
         cdef uint64_t larger
         cdef uint32_t ref
-        if self.free_heads[class_index] == 0:
+        if self.free_lists[class_index] == 0:
             if self.limit - self.frontier >= units:
                 return self._extend_frontier(units, n)
             larger = self.free_classes >> class_index
@@ -255,11 +255,11 @@ cdef class Arena:
 
     cdef uint32_t _pop_free(self, uint32_t class_index, uint32_t n) noexcept nogil:
         """Remove a free block from its class and split it to the size that `n` bytes need."""
-        cdef uint32_t ref = self.free_heads[class_index]
+        cdef uint32_t ref = self.free_lists[class_index]
         cdef pl_arena *record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
         cdef uint32_t units = pl_arena_class_units(class_index)
         cdef uint32_t needed = pl_arena_class_units(pl_arena_class_up(pl_arena_units(n)))
-        self.free_heads[class_index] = record.next
+        self.free_lists[class_index] = record.next
         if record.next == 0:
             self.free_classes &= ~(<uint64_t>1 << class_index)
         if needed < units:
@@ -270,8 +270,8 @@ cdef class Arena:
 
     cdef void _push_free(self, uint32_t ref, uint32_t class_index) noexcept nogil:
         cdef pl_arena *record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
-        record.next = self.free_heads[class_index]
-        self.free_heads[class_index] = ref
+        record.next = self.free_lists[class_index]
+        self.free_lists[class_index] = ref
         self.free_classes |= <uint64_t>1 << class_index
 
     cdef void _free_run(self, uint32_t start, uint32_t end) noexcept nogil:
@@ -319,7 +319,7 @@ cdef class Arena:
         cdef uint32_t i
         cdef pl_arena *record
         for i in range(PL_ARENA_CLASSES):
-            self.free_heads[i] = 0
+            self.free_lists[i] = 0
         self.free_classes = 0
         self.freed_units = 0
         while position < self.frontier:
@@ -419,7 +419,7 @@ cdef class Arena:
         cdef dict result = {}
         for i in range(PL_ARENA_CLASSES):
             refs = []
-            ref = self.free_heads[i]
+            ref = self.free_lists[i]
             while ref != 0:
                 refs.append(ref)
                 ref = (<pl_arena *>(self.base + <uint64_t>ref * UNIT)).next

@@ -222,8 +222,8 @@ cdef void free_row(TableWriter w, uint32_t row) noexcept nogil:
     pl_store_relaxed32(&hot.generation, generation if generation != 0 else 1)
     pl_fence_release()
     w.rows[row].status = 0
-    w.rows[row].next = w.free_head
-    w.free_head = row
+    w.rows[row].next = w.first_free
+    w.first_free = row
 
 
 cdef bint settle(TableWriter w, uint32_t row) noexcept nogil:

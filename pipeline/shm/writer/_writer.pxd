@@ -290,7 +290,7 @@ cdef class TableWriter(ControlWriter):
     cdef readonly uint32_t lineage_epoch  # a multiple of LINEAGE_EPOCH; words of other epochs are invalid
     cdef uint32_t row_capacity, rows_allocated, rows_fresh
     cdef uint32_t rows_populated  # rows that were never used and are below this number are mapped
-    cdef uint32_t free_head, pinned
+    cdef uint32_t first_free, pinned
     cdef uint32_t queue_first, queue_last, ancestors_first, ancestors_last
     cdef readonly uint32_t rows_used, heads_live, heads_exited
     cdef readonly uint64_t evicted_total

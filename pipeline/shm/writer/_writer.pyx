@@ -171,17 +171,17 @@ cdef class TableWriter(ControlWriter):
     # -- rows -------------------------------------------------------------------------------------------------------
 
     cdef uint32_t new_row(self) noexcept nogil:
-        cdef uint32_t row = self.free_head
+        cdef uint32_t row = self.first_free
         if row != 0:
-            self.free_head = self.rows[row].next
+            self.first_free = self.rows[row].next
         else:
             row = self._fresh_row()
             if row == 0:
                 if not self._make_room():
                     self.counters[PL_C_TABLE_FULL] += 1
                     return 0
-                row = self.free_head
-                self.free_head = self.rows[row].next
+                row = self.first_free
+                self.first_free = self.rows[row].next
         # row_seq has been odd since the row was freed (or since _fresh_row), so a reader that still holds the number
         # of the row sees that it is being written.
         pl_row_clear(&self.hot[row], &self.cold[row])
@@ -191,7 +191,7 @@ cdef class TableWriter(ControlWriter):
         self.rows[row].status = STATUS_USED
         self.rows_used += 1
         # Prefetch the row that will be used next; it is no longer in the cache.
-        self.fetch(self.free_head)
+        self.fetch(self.first_free)
         return row
 
     cdef uint32_t _fresh_row(self) noexcept nogil:
@@ -322,8 +322,8 @@ cdef class TableWriter(ControlWriter):
         self.rows[row].status = 0
         self.rows[row].refs = 0
         self.rows_used -= 1
-        self.rows[row].next = self.free_head
-        self.free_head = row
+        self.rows[row].next = self.first_free
+        self.first_free = row
         self._release_refs(row)
         self._drop(hot.ancestor)
         self._drop(hot.parent)
@@ -822,7 +822,7 @@ cdef class TableWriter(ControlWriter):
         self._require_open()
         cdef list result = []
         cdef uint32_t row = {
-            "free": self.free_head, "queue": self.queue_first, "ancestors": self.ancestors_first,
+            "free": self.first_free, "queue": self.queue_first, "ancestors": self.ancestors_first,
         }[name]
         while row != 0:
             result.append(row)

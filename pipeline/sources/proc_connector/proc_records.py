@@ -14,10 +14,10 @@ import numpy as np
 
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.records import declared, dtypes
-from pipeline.records.declared import EXIT_LAYOUT, HEAD_LAYOUT
+from pipeline.records.declared import EXIT_LAYOUT, HEADER_LAYOUT
 from pipeline.shm.layout import layout
 
-_HEAD = HEAD_LAYOUT.struct(
+_HEADER = HEADER_LAYOUT.struct(
     "time_boot_ns", "ring_seq", "tgid", "tid", "start_boot_ns", "ppid", "kind", "flags", "cpu", "parent_start_boot_ns",
     "record_bytes", "var_bytes", "ring_pos",
 )  # fmt: skip
@@ -35,17 +35,17 @@ _TASK_BYTES = dtypes.TASK.itemsize
 _TASK_SID = _offset(dtypes.TASK, "sid")
 _TASK_COMM = _offset(dtypes.TASK, "comm")
 _TASK_KNOWN = _offset(dtypes.TASK, "known")
-_HEAD_SEQ = _offset(dtypes.HEAD, "ring_seq")
-_HEAD_START = _offset(dtypes.HEAD, "start_boot_ns")
-_HEAD_CPU = _offset(dtypes.HEAD, "cpu")
-_HEAD_PARENT_START = _offset(dtypes.HEAD, "parent_start_boot_ns")
+_HEADER_SEQ = _offset(dtypes.HEADER, "ring_seq")
+_HEADER_START = _offset(dtypes.HEADER, "start_boot_ns")
+_HEADER_CPU = _offset(dtypes.HEADER, "cpu")
+_HEADER_PARENT_START = _offset(dtypes.HEADER, "parent_start_boot_ns")
 
 _PROC_KNOWS = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
 
 
 @dataclass(slots=True)
 class About:
-    """The content of a HEAD: the process, the time, and the CPU."""
+    """The content of a HEADER: the process, the time, and the CPU."""
 
     time_boot_ns: int
     tgid: int
@@ -59,11 +59,11 @@ class About:
 
 def _record(about: About, kind: int, task: bytes | bytearray, body: bytes = b"") -> bytes:
     flags = declared.FLAG_PARTIAL | (0 if task else declared.FLAG_HEAD_ONLY)
-    head = _HEAD.pack(
+    header = _HEADER.pack(
         about.time_boot_ns, about.seq, about.tgid, about.tid, about.start_boot_ns, about.ppid, kind, flags, about.cpu,
-        about.parent_start_boot_ns, _HEAD.size + len(task) + len(body), 0, 0,
+        about.parent_start_boot_ns, _HEADER.size + len(task) + len(body), 0, 0,
     )  # fmt: skip
-    return head + task + body
+    return header + task + body
 
 
 _EMPTY_TASK = bytes(_TASK_BYTES)
@@ -85,12 +85,12 @@ def fork(about: About, info: ProcInfo | None = None) -> bytes:
 def exec_(about: About, info: ProcInfo) -> bytes:
     """Return an exec record with the facts `info` from ``/proc``."""
     made = to_record(info, declared.KIND_EXEC, about.time_boot_ns)
-    head = bytearray(made.head.tobytes())
-    struct.pack_into("<Q", head, _HEAD_SEQ, about.seq)
-    struct.pack_into("<Q", head, _HEAD_START, about.start_boot_ns)
-    struct.pack_into("<H", head, _HEAD_CPU, about.cpu)
-    struct.pack_into("<Q", head, _HEAD_PARENT_START, about.parent_start_boot_ns)
-    return bytes(head) + _with_known(made.task.tobytes(), known_groups(info)) + made.exec.tobytes() + made.blob
+    header = bytearray(made.header.tobytes())
+    struct.pack_into("<Q", header, _HEADER_SEQ, about.seq)
+    struct.pack_into("<Q", header, _HEADER_START, about.start_boot_ns)
+    struct.pack_into("<H", header, _HEADER_CPU, about.cpu)
+    struct.pack_into("<Q", header, _HEADER_PARENT_START, about.parent_start_boot_ns)
+    return bytes(header) + _with_known(made.task.tobytes(), known_groups(info)) + made.exec.tobytes() + made.blob
 
 
 def change(about: About, kind: int, info: ProcInfo, groups: int) -> bytes:
@@ -126,7 +126,7 @@ def exit_(about: About, exit_code: int, info: ProcInfo | None = None) -> bytes:
 
 
 def unknown(about: About, kind: int) -> bytes:
-    """Return a record with only a HEAD: the event is known, but the process ended before it could be read."""
+    """Return a record with only a HEADER: the event is known, but the process ended before it could be read."""
     return _record(about, kind, b"")
 
 

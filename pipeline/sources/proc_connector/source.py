@@ -11,7 +11,7 @@ events. The gaps in its numbers (`netlink`) show how many, but not of which kind
 the resolver starts a repair, and this source reads all of ``/proc`` again.
 
 ``/proc`` shows the state a moment after the event. If the process has ended by then, the record of an exec has only a
-HEAD (FLAG_HEAD_ONLY). A child inherits its parent's state, so a fork needs only the start time from ``/proc``.
+HEADER (FLAG_HEAD_ONLY). A child inherits its parent's state, so a fork needs only the start time from ``/proc``.
 
 The proc connector does not report changes of capabilities, login uid, cgroups and terminals. They are found when the
 process is read again, a while after an exec or a change of credentials (`recheck`). Repairs find the other changes. The

@@ -73,21 +73,21 @@ class ConcealedFrames:
 
     def _encode(self, old: Frame, new: Frame) -> bytes:
         moved = self._moved.get(old.ring, 0)
-        head = new.head.copy()
-        length_before = record_ends(head) - head["ring_pos"]
+        header = new.header.copy()
+        length_before = record_ends(header) - header["ring_pos"]
         # Negative differences are added modulo 2**n.
-        head["record_bytes"] += head["var_bytes"] - old.head["var_bytes"]
-        ends = (record_ends(head) - head["ring_pos"] - length_before).astype(np.int64).cumsum() + moved
-        starts = np.concatenate([[moved], ends])[: len(head)]
-        head["ring_pos"] += starts.astype(np.uint64)
-        self._moved[old.ring] = int(ends[-1]) if len(head) else moved
+        header["record_bytes"] += header["var_bytes"] - old.header["var_bytes"]
+        ends = (record_ends(header) - header["ring_pos"] - length_before).astype(np.int64).cumsum() + moved
+        starts = np.concatenate([[moved], ends])[: len(header)]
+        header["ring_pos"] += starts.astype(np.uint64)
+        self._moved[old.ring] = int(ends[-1]) if len(header) else moved
         encoder = self._encoders.get(old.source)
         if encoder is None:
             encoder = self._encoders[old.source] = FrameEncoder(boot_id=old.boot_id, source=old.source)
         return encoder.encode(
             ring=old.ring, seq=old.frame_seq, from_pos=old.from_pos + moved, to_pos=old.to_pos + self._moved[old.ring],
             count=old.count, lost=old.lost, malformed=old.malformed, watermark_boot_ns=old.watermark_boot_ns,
-            head=head, task=new.task, fork=new.fork, exec=new.exec, exit=new.exit, blob=new.blob,
+            header=header, task=new.task, fork=new.fork, exec=new.exec, exit=new.exit, blob=new.blob,
         )  # fmt: skip
 
 
@@ -112,14 +112,14 @@ def snapshot_frame(reader: ProcReader, *, boot_id: bytes, ring: int, before_boot
     # Parents first: within one tick, the pid is the best indication of the order.
     infos.sort(key=lambda info: (info.start_ticks, info.tgid))
     made = to_records(infos)
-    head, task = made.head.copy(), made.task.copy()
-    head["ring_seq"] = np.arange(len(infos))
-    ends = record_ends(head).cumsum()  # the ends of the records if the first is at position 0
-    head["ring_pos"][1:] = ends[:-1]
+    header, task = made.header.copy(), made.task.copy()
+    header["ring_seq"] = np.arange(len(infos))
+    ends = record_ends(header).cumsum()  # the ends of the records if the first is at position 0
+    header["ring_pos"][1:] = ends[:-1]
     task["known"] = [known_groups(info) for info in infos]
     return FrameEncoder(boot_id=boot_id, source="snapshot").encode(
         ring=ring, seq=0, from_pos=0, to_pos=int(ends[-1]) if infos else RECORD_HEADER_BYTES, count=len(infos),
-        lost={}, head=head, task=task, exec=made.exec, blob=made.blob,
+        lost={}, header=header, task=task, exec=made.exec, blob=made.blob,
     )  # fmt: skip
 
 

@@ -137,7 +137,7 @@ class ReplaySource:
         if part.count == 0:
             return
         to_pos = ring.end_pos + part.to_pos - part.from_pos
-        first_boot_ns = int(part.head["time_boot_ns"].min())
+        first_boot_ns = int(part.header["time_boot_ns"].min())
         shift = ring.end_pos - part.from_pos
         ring.frames.append(_Recorded(message, index, order, part.from_pos, shift, ring.end_pos, to_pos, first_boot_ns))
         ring.end_pos = to_pos
@@ -221,13 +221,13 @@ class ReplaySource:
             self._read = recorded.order, decode_frames(recorded.message)
         frame = self._read[1][recorded.index].since(recorded.skip_to)
         ring.lost = frame.lost
-        head = frame.head.copy()
+        header = frame.header.copy()
         # A negative shift is added modulo 2**64.
-        head["ring_pos"] += np.uint64(recorded.shift & (1 << 64) - 1)
+        header["ring_pos"] += np.uint64(recorded.shift & (1 << 64) - 1)
         return self._encoder.encode(
             ring=ring.number, seq=self.frames_total, from_pos=recorded.from_pos, to_pos=recorded.to_pos,
             count=frame.count, lost=frame.lost, malformed=frame.malformed, watermark_boot_ns=recorded.watermark_boot_ns,
-            head=head, task=frame.task, fork=frame.fork, exec=frame.exec, exit=frame.exit, blob=frame.blob,
+            header=header, task=frame.task, fork=frame.fork, exec=frame.exec, exit=frame.exit, blob=frame.blob,
         )  # fmt: skip
 
     def _encode_nothing(self, ring: _Ring) -> bytes:

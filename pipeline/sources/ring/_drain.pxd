@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.bus.frames._column cimport column
-from pipeline.records._records cimport pl_head_any
+from pipeline.records._records cimport pl_header_any
 from pipeline.sources.ring._shared cimport RingMap
 
 
@@ -17,10 +17,10 @@ cdef enum:
 
 
 cdef class Columns:
-    cdef object head_view, task_view, fork_view, exec_view, exit_view, blob_view
+    cdef object header_view, task_view, fork_view, exec_view, exit_view, blob_view
     cdef Py_buffer held[6]
     cdef int held_count
-    cdef char *heads
+    cdef char *headers
     cdef char *tasks
     cdef char *forks
     cdef char *execs
@@ -44,6 +44,6 @@ cdef class Columns:
     @cython.final
     cdef uint64_t _leave_out(self) noexcept nogil
     @cython.final
-    cdef uint64_t _append_head(self, pl_head_any *head, uint64_t room) noexcept nogil
+    cdef uint64_t _append_header(self, pl_header_any *header, uint64_t room) noexcept nogil
     @cython.final
-    cdef bint _append_body(self, const pl_head_any *head, const unsigned char *body) noexcept nogil
+    cdef bint _append_body(self, const pl_header_any *header, const unsigned char *body) noexcept nogil

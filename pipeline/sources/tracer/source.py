@@ -120,25 +120,25 @@ class TracerFrames:
         bodies = {kind: iter(getattr(frame, declared.KIND_NAMES[kind])) for kind in dtypes.BODIES}
         at = 0
         now = self._clock_ns()
-        for head, task in zip(frame.head, frame.task, strict=True):
-            var_bytes, kind = int(head["var_bytes"]), int(head["kind"])
+        for header, task in zip(frame.header, frame.task, strict=True):
+            var_bytes, kind = int(header["var_bytes"]), int(header["kind"])
             strings = frame.blob[at : at + var_bytes]
             at += var_bytes
-            if int(head["flags"]) & declared.FLAG_HEAD_ONLY:
+            if int(header["flags"]) & declared.FLAG_HEAD_ONLY:
                 self._refuse("a record without a pid namespace")
                 continue
             body = next(bodies[kind]).tobytes() if kind in bodies else b""
-            if not 0 < kind < declared.KIND_COUNT or not int(head["tgid"]) or not int(task["pid_ns"]):
+            if not 0 < kind < declared.KIND_COUNT or not int(header["tgid"]) or not int(task["pid_ns"]):
                 self._refuse("a record without a pid namespace")
                 continue
             rest = task.tobytes() + body + bytes(strings)
-            length = dtypes.HEAD.itemsize + len(rest)
+            length = dtypes.HEADER.itemsize + len(rest)
             if length > min(RECORD_MAX_BYTES, self._writer.data_bytes // 2):
                 self._lose(1)
                 continue
-            whole = np.array([head], dtypes.HEAD)
-            whole["time_boot_ns"] = min(int(head["time_boot_ns"]), now)
-            whole["flags"] = int(head["flags"]) & _FLAGS
+            whole = np.array([header], dtypes.HEADER)
+            whole["time_boot_ns"] = min(int(header["time_boot_ns"]), now)
+            whole["flags"] = int(header["flags"]) & _FLAGS
             whole["record_bytes"], whole["ring_pos"] = length, 0
             # Records with the same time keep their order of arrival.
             whole["ring_seq"] = self.records_total + len(self._records)

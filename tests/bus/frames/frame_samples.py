@@ -26,7 +26,7 @@ class Sample:
     lost: dict[str, int] = field(default_factory=dict)
     malformed: int = 0
     watermark_boot_ns: int | None = None
-    heads: list[np.void] = field(default_factory=list)
+    headers: list[np.void] = field(default_factory=list)
     tasks: list[np.void] = field(default_factory=list)
     bodies: dict[int, list[np.void]] = field(default_factory=lambda: {kind: [] for kind in dtypes.BODIES})
     strings: list[bytes] = field(default_factory=list)
@@ -34,20 +34,20 @@ class Sample:
     def add(self, kind: int, *, strings: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b""),
             head_only: bool = False, gap: int = 0, fill: int = 0) -> None:  # fmt: skip
         """Append one record, `gap` bytes after the one before it; `fill` determines its unused fields."""
-        head = np.frombuffer(bytes([fill & 0xFF]) * dtypes.HEAD.itemsize, dtypes.HEAD).copy()[0]
+        header = np.frombuffer(bytes([fill & 0xFF]) * dtypes.HEADER.itemsize, dtypes.HEADER).copy()[0]
         task = np.frombuffer(bytes([fill & 0xFF]) * dtypes.TASK.itemsize, dtypes.TASK).copy()[0]
         blob = b"".join(strings)
-        head["kind"] = kind
-        head["flags"] = declared.FLAG_HEAD_ONLY if head_only else 0
-        head["ring_pos"] = self.to_pos + gap
-        head["record_bytes"] = dtypes.HEAD.itemsize
-        head["var_bytes"] = 0
+        header["kind"] = kind
+        header["flags"] = declared.FLAG_HEAD_ONLY if head_only else 0
+        header["ring_pos"] = self.to_pos + gap
+        header["record_bytes"] = dtypes.HEADER.itemsize
+        header["var_bytes"] = 0
         if head_only:
             task = np.zeros(1, dtypes.TASK)[0]
             blob = b""
         else:
-            head["var_bytes"] = len(blob)
-            head["record_bytes"] += dtypes.TASK.itemsize + len(blob)
+            header["var_bytes"] = len(blob)
+            header["record_bytes"] += dtypes.TASK.itemsize + len(blob)
             if kind in dtypes.BODIES:
                 dtype = dtypes.BODIES[kind]
                 body = np.frombuffer(bytes([fill & 0xFF]) * dtype.itemsize, dtype).copy()[0]
@@ -55,16 +55,16 @@ class Sample:
                     body["root_offset"] = len(strings[0]) // 2
                     for name, string in zip(("path", "name", "args", "envs"), strings, strict=True):
                         body[f"{name}_bytes"] = len(string)
-                head["record_bytes"] += dtype.itemsize
+                header["record_bytes"] += dtype.itemsize
                 self.bodies[kind].append(body)
-        self.heads.append(head)
+        self.headers.append(header)
         self.tasks.append(task)
         self.strings.append(blob)
-        self.to_pos = int(head["ring_pos"]) + record_span(int(head["record_bytes"]))
+        self.to_pos = int(header["ring_pos"]) + record_span(int(header["record_bytes"]))
 
     def columns(self) -> dict[str, np.ndarray]:
         return {
-            "head": np.array(self.heads, dtypes.HEAD),
+            "header": np.array(self.headers, dtypes.HEADER),
             "task": np.array(self.tasks, dtypes.TASK),
             "fork": np.array(self.bodies[declared.KIND_FORK], dtypes.FORK),
             "exec": np.array(self.bodies[declared.KIND_EXEC], dtypes.EXEC),
@@ -76,7 +76,7 @@ class Sample:
         """Encode the frame; keyword arguments replace arguments of the encoder."""
         arguments: dict = {
             "ring": self.ring, "seq": self.seq, "from_pos": self.from_pos, "to_pos": self.to_pos,
-            "count": len(self.heads), "lost": self.lost, "malformed": self.malformed,
+            "count": len(self.headers), "lost": self.lost, "malformed": self.malformed,
             "watermark_boot_ns": self.watermark_boot_ns, **self.columns(), **changed,
         }  # fmt: skip
         return FrameEncoder(boot_id=BOOT_ID, source=self.source).encode(**arguments)
@@ -107,7 +107,7 @@ def samples(draw: st.DrawFn, max_records: int = 12) -> Sample:
             gap=8 * draw(st.integers(0, 3)),
             fill=draw(st.integers(0, 255) | st.integers(1, 3)),
         )
-        if draw(st.booleans()) and not sample.heads[-1]["flags"]:
+        if draw(st.booleans()) and not sample.headers[-1]["flags"]:
             sample.tasks[-1]["ns_pid"] = draw(st.integers(0, (1 << 32) - 1))
     sample.to_pos += 8 * draw(st.integers(0, 3))
     return sample
@@ -134,8 +134,8 @@ def family(children: int = 5) -> Sample:
 
 def assert_consistent(frame: Frame) -> None:
     """Whatever the message was: the columns of a frame that was accepted fit together."""
-    assert len(frame.head) == len(frame.task) == frame.count
-    assert int(frame.head["var_bytes"].sum(dtype=np.uint64)) == len(frame.blob)
-    whole = (frame.head["flags"] & declared.FLAG_HEAD_ONLY) == 0
+    assert len(frame.header) == len(frame.task) == frame.count
+    assert int(frame.header["var_bytes"].sum(dtype=np.uint64)) == len(frame.blob)
+    whole = (frame.header["flags"] & declared.FLAG_HEAD_ONLY) == 0
     for kind, name in ((declared.KIND_FORK, "fork"), (declared.KIND_EXEC, "exec"), (declared.KIND_EXIT, "exit")):
-        assert len(getattr(frame, name)) == int((whole & (frame.head["kind"] == kind)).sum())
+        assert len(getattr(frame, name)) == int((whole & (frame.header["kind"] == kind)).sum())

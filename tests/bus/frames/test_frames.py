@@ -19,7 +19,7 @@ from pipeline.records import declared, dtypes
 from tests.bus.frames.frame_samples import BOOT_ID, Sample, assert_consistent, example, family, samples
 from tests.sampling import examples
 
-COLUMNS = ("head", "task", "fork", "exec", "exit")
+COLUMNS = ("header", "task", "fork", "exec", "exit")
 OPTIONAL = {key.name for key in FRAME_KEYS if key.optional}
 
 
@@ -35,7 +35,7 @@ def test_frame_comes_back_as_it_was_sent(sample: Sample) -> None:
     frame = decode_frame(sample.message())
     assert frame.boot_id == BOOT_ID
     assert (frame.source, frame.ring, frame.frame_seq) == (sample.source, sample.ring, sample.seq)
-    assert (frame.from_pos, frame.to_pos, frame.count) == (sample.from_pos, sample.to_pos, len(sample.heads))
+    assert (frame.from_pos, frame.to_pos, frame.count) == (sample.from_pos, sample.to_pos, len(sample.headers))
     assert (frame.lost, frame.malformed) == (sample.lost, sample.malformed)
     assert frame.watermark_boot_ns == sample.watermark_boot_ns
     _same(frame, sample)
@@ -46,7 +46,7 @@ def test_the_encoder_writes_the_declared_keys() -> None:
     assert list(msgpack.unpackb(example().message())) == [name for name in names if name not in OPTIONAL]
     sample = family()
     whole = FrameEncoder(boot_id=BOOT_ID, source="ebpf", capture_id=7).encode(
-        ring=0, seq=0, from_pos=0, to_pos=sample.to_pos, count=len(sample.heads), lost={}, malformed=1,
+        ring=0, seq=0, from_pos=0, to_pos=sample.to_pos, count=len(sample.headers), lost={}, malformed=1,
         watermark_boot_ns=1, **sample.columns(),
     )  # fmt: skip
     assert sorted(msgpack.unpackb(whole)) == sorted(names)
@@ -65,21 +65,20 @@ def test_the_message_equals_that_of_the_msgpack_library(sample: Sample) -> None:
 def test_since_keeps_records_at_or_after_the_position(sample: Sample, index: int, off: int) -> None:
     message = sample.message()
     frame = decode_frame(message)
-    positions = [int(head["ring_pos"]) for head in sample.heads]
+    positions = [int(header["ring_pos"]) for header in sample.headers]
     position = positions[index % len(positions)] + off if positions else sample.from_pos + off
     position = max(position, 0)
     part = frame.since(position)
     kept = [i for i, at in enumerate(positions) if at >= position]
     expected = Sample()
     for i in kept:
-        kind = int(sample.heads[i]["kind"])
-        expected.heads.append(sample.heads[i])
+        kind = int(sample.headers[i]["kind"])
+        expected.headers.append(sample.headers[i])
         expected.tasks.append(sample.tasks[i])
         expected.strings.append(sample.strings[i])
-        if kind in dtypes.BODIES and not sample.heads[i]["flags"] & declared.FLAG_HEAD_ONLY:
-            before = sum(
-                1 for head in sample.heads[:i] if head["kind"] == kind and not head["flags"] & declared.FLAG_HEAD_ONLY
-            )
+        if kind in dtypes.BODIES and not sample.headers[i]["flags"] & declared.FLAG_HEAD_ONLY:
+            others = [header for header in sample.headers[:i] if header["kind"] == kind]
+            before = sum(not header["flags"] & declared.FLAG_HEAD_ONLY for header in others)
             expected.bodies[kind].append(sample.bodies[kind][before])
     assert part.count == len(kept)
     assert part.from_pos == min(max(position, frame.from_pos), frame.to_pos) and part.to_pos == frame.to_pos
@@ -162,11 +161,12 @@ def test_one_bad_frame_makes_the_message_bad() -> None:
 
 def test_replaced_strings_are_those_of_the_frame_and_of_its_parts() -> None:
     frame = decode_frame(example().message())
-    head, exec_, blob = frame.head.tobytes(), frame.exec.tobytes(), bytes(frame.blob).upper()
+    header, exec_, blob = frame.header.tobytes(), frame.exec.tobytes(), bytes(frame.blob).upper()
     digests = bytes(range(8 * frame.exec_count))
-    other = frame.replaced(head, exec_, blob, digests)
-    assert bytes(other.blob) == blob and other.head.tobytes() == head and other.task.tobytes() == frame.task.tobytes()
-    last = int(frame.head["ring_pos"][-1])
+    other = frame.replaced(header, exec_, blob, digests)
+    assert bytes(other.blob) == blob and other.header.tobytes() == header
+    assert other.task.tobytes() == frame.task.tobytes()
+    last = int(frame.header["ring_pos"][-1])
     part = other.since(last)
     assert bytes(part.blob) == bytes(frame.since(last).blob).upper()
     assert other.digests.tobytes() == digests and frame.digests.size == 0
@@ -174,7 +174,7 @@ def test_replaced_strings_are_those_of_the_frame_and_of_its_parts() -> None:
     with pytest.raises(ValueError, match="another length"):
         frame.replaced(b"", exec_, blob, digests)
     with pytest.raises(ValueError, match="another length"):
-        frame.replaced(head, exec_, blob, digests + b"1")
+        frame.replaced(header, exec_, blob, digests + b"1")
 
 
 def test_decoding_reads_the_columns_in_place() -> None:
@@ -226,21 +226,21 @@ def test_a_frame_names_the_capture_of_its_rings(capture_id: int) -> None:
 
 def test_more_tasks_than_there_are_numbers_for_are_all_sent() -> None:
     n = 70_000
-    head = np.zeros(n, dtypes.HEAD)
-    head["kind"], head["record_bytes"] = declared.KIND_CRED, 64 + 160
-    head["ring_pos"] = np.arange(n) * record_span(64 + 160)
+    header = np.zeros(n, dtypes.HEADER)
+    header["kind"], header["record_bytes"] = declared.KIND_CRED, 64 + 160
+    header["ring_pos"] = np.arange(n) * record_span(64 + 160)
     task = np.zeros(n, dtypes.TASK)
     task["uid"] = np.arange(n)
     frame = decode_frame(
         FrameEncoder(boot_id=BOOT_ID, source="ebpf").encode(
-            ring=0, seq=0, from_pos=0, to_pos=n * record_span(64 + 160), count=n, lost={}, head=head, task=task
+            ring=0, seq=0, from_pos=0, to_pos=n * record_span(64 + 160), count=n, lost={}, header=header, task=task
         )
     )
     assert (frame.task["uid"] == np.arange(n)).all()
     task["uid"] = np.arange(n) // 4  # fewer distinct TASKs than numbers, but more records
     frame = decode_frame(
         FrameEncoder(boot_id=BOOT_ID, source="ebpf").encode(
-            ring=0, seq=0, from_pos=0, to_pos=n * record_span(64 + 160), count=n, lost={}, head=head, task=task
+            ring=0, seq=0, from_pos=0, to_pos=n * record_span(64 + 160), count=n, lost={}, header=header, task=task
         )
     )
     assert (frame.task["uid"] == np.arange(n) // 4).all()
@@ -268,7 +268,7 @@ def test_numbers_of_tasks_that_do_not_fit_are_refused(entries: dict[str, bytes |
 def test_frame_outlives_the_names_of_its_message_and_cannot_be_written() -> None:
     frame = decode_frame(bytearray(example().message()))
     with pytest.raises(ValueError):
-        frame.head["tgid"] = 1
+        frame.header["tgid"] = 1
     with pytest.raises(TypeError):
         frame.blob[0] = 1
     _same(frame, example())
@@ -344,7 +344,7 @@ def test_wrong_shape_is_refused_whole_with_its_reason(entries: dict[str, object]
 )
 def test_disagreeing_head_is_refused(index: int, field: str, value: int, reason: str) -> None:
     sample = example()
-    sample.heads[index][field] = value
+    sample.headers[index][field] = value
     with pytest.raises(FrameError, match=f"record {index} of 9: .*{reason}"):
         decode_frame(sample.message())
 
@@ -379,6 +379,6 @@ def test_boot_id_of_another_length_is_a_programming_error() -> None:
 @given(samples())
 def test_record_ends_follow_from_position_and_length(sample: Sample) -> None:
     frame = decode_frame(sample.message())
-    ends = record_ends(frame.head)
-    assert (ends[:-1] <= frame.head["ring_pos"][1:]).all()
+    ends = record_ends(frame.header)
+    assert (ends[:-1] <= frame.header["ring_pos"][1:]).all()
     assert all(int(end) % 8 == 0 and int(end) <= frame.to_pos for end in ends)

@@ -102,11 +102,11 @@ def test_the_checksum_is_that_of_zlib(size: int, value: int) -> None:
 )
 def test_messages_are_copied_whatever_the_cpu_and_the_place(sizes: list[tuple[int, int, int]], place: int) -> None:
     noise = random.Random(str(sizes))
-    messages = [(topic, noise.randbytes(head), noise.randbytes(body)) for topic, head, body in sizes]
+    messages = [(topic, noise.randbytes(header), noise.randbytes(body)) for topic, header, body in sizes]
     size = block_bytes(messages)
     plain = b""
-    for topic, head, body in messages:
-        plain += b"".join(part.to_bytes(4, "little") for part in (topic, len(head), len(body))) + head
+    for topic, header, body in messages:
+        plain += b"".join(part.to_bytes(4, "little") for part in (topic, len(header), len(body))) + header
         plain += bytes(-(BLOCK_HEADER_BYTES + len(plain)) % 64) + body
         plain += bytes(-(BLOCK_HEADER_BYTES + len(plain)) % 64)
     for folds in (0, 16, 64):
@@ -149,7 +149,7 @@ def test_headers_have_the_declared_layout() -> None:
     block = Block(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, -11, tuple(range(12, 12 + len(TOPICS))))
     (found,) = np.frombuffer(block.pack(), JOURNAL_BLOCK_LAYOUT.dtype())
     assert {name: found[name].tolist() for name in found.dtype.names} == {
-        "magic": BLOCK_MAGIC, "head_crc": zlib.crc32(block.pack()[8:]), "at": 1, "bytes": 2, "body_crc": 3,
+        "magic": BLOCK_MAGIC, "header_crc": zlib.crc32(block.pack()[8:]), "at": 1, "bytes": 2, "body_crc": 3,
         "messages": 4, "kept": 5, "stream": 6, "group": 7, "step": 8, "writer": 9, "epoch": 10, "time_ns": -11,
         "unused": 0, "next": [*block.next],
     }  # fmt: skip

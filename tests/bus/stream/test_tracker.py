@@ -70,8 +70,8 @@ class Sender:
             events = bodies[topic]
             rest = sum(1 << later for later in present[at + 1 :])
             following[topic] += len(events)
-            head = self.header(first=events[0]["seq"], count=len(events), rest=rest, next=self.said(following))
-            messages.append((TOPIC_BYTES[topic], head, pack_events(events)))
+            header = self.header(first=events[0]["seq"], count=len(events), rest=rest, next=self.said(following))
+            messages.append((TOPIC_BYTES[topic], header, pack_events(events)))
         self.step += 1
         self.group += 1
         return messages
@@ -283,8 +283,8 @@ def test_what_is_not_wanted_is_not_decoded_but_numbered() -> None:
     sender, tracker = Sender(), Tracker(PROC, lambda body: b"wanted" not in body)
     tracker.begin(sender.welcome())
     messages = sender.publish([FORK, EXEC, FORK, EXIT], ["a", "wanted", "b", "c"])
-    (topic, head, _), *others = messages
-    assert names(feed(tracker, [(topic, head, b"not even msgpack"), *others])) == ["wanted"]
+    (topic, header, _), *others = messages
+    assert names(feed(tracker, [(topic, header, b"not even msgpack"), *others])) == ["wanted"]
     assert tracker.skipped == 3 and not tracker.missed and not tracker.refused
     sender.publish([FORK, EXEC])
     assert gaps(feed(tracker, sender.publish([FORK, EXEC]))) == [
@@ -328,18 +328,18 @@ def test_hostile_messages_are_counted_and_change_nothing() -> None:
     before = feed(tracker, sender.publish([FORK], ["a"]))
     rng = random.Random(1)
     good = sender.publish([FORK, FORK], ["b", "c"])
-    topic, head, body = good[0]
+    topic, header, body = good[0]
     for refused, message in enumerate(
         [
-            (topic, b"", body), (topic, rng.randbytes(100), body), (topic, head, b""), (topic, head, body[:-1]),
-            (topic, head, body + b"\xc0"), (topic, head, rng.randbytes(len(body))), (topic, body, head),
+            (topic, b"", body), (topic, rng.randbytes(100), body), (topic, header, b""), (topic, header, body[:-1]),
+            (topic, header, body + b"\xc0"), (topic, header, rng.randbytes(len(body))), (topic, body, header),
         ],
         1,
     ):  # fmt: skip
         assert tracker.feed(*message) == []
         assert tracker.refused == refused
     for unknown in (b"", b"proc", b"proc.fork2", b"\xff", b"sys.welcome.abc"):
-        assert tracker.feed(unknown, head, body) == []
+        assert tracker.feed(unknown, header, body) == []
     assert names(before + feed(tracker, good)) == ["a", "b", "c"]
     assert not tracker.missed and not tracker.stale
 
@@ -348,19 +348,19 @@ def test_hostile_messages_are_counted_and_change_nothing() -> None:
 def test_a_publisher_cannot_send_an_event_without_a_kind_or_of_a_subscriber(kind: object) -> None:
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())
-    ((topic, head, _),) = sender.publish([FORK], ["a"])
+    ((topic, header, _),) = sender.publish([FORK], ["a"])
     event = {"seq": 1, "order": 1} | ({"event": kind} if kind is not None else {})
-    assert tracker.feed(topic, head, pack_events([event])) == [] and tracker.refused == 1
+    assert tracker.feed(topic, header, pack_events([event])) == [] and tracker.refused == 1
 
 
 def test_a_successor_that_sends_impossible_identities_is_read() -> None:
     """Identities are compared after a take-over, and a list cannot be in a set."""
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())
-    ((topic, head, _),) = sender.publish([FORK], ["a"])
+    ((topic, header, _),) = sender.publish([FORK], ["a"])
     body = pack_events([{"event": "fork", "seq": 1, "order": 1, "entity_id": ["x"], "time_ns": {"y": []}}])
-    assert len(tracker.feed(topic, head, body)) == 1
-    header = Header.parse(head)
+    assert len(tracker.feed(topic, header, body)) == 1
+    header = Header.parse(header)
     again = header._replace(writer=header.writer + 1).pack()
     assert tracker.feed(topic, again, body) == [] and tracker.repeats == 1
 

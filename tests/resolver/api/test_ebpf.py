@@ -284,7 +284,7 @@ def test_the_fork_completes_a_process_that_the_maps_showed_before(w: World) -> N
     fork.task["ns_pid"], fork.task["pid_ns"] = 1, 4026531999
     w.bind(
         FakeMap({child: owner_of(w, child, int(fork.task["cookie"][0]), ppid=parent, cgroup_id=CGROUP,
-                                 start_boot_ns=int(fork.head["start_boot_ns"][0]), fork_boot_ns=fork.time)}),
+                                 start_boot_ns=int(fork.header["start_boot_ns"][0]), fork_boot_ns=fork.time)}),
         FakeMap({int(fork.task["cookie"][0]): image_of(int(fork.task["exe_inode"][0]), b"/bin/parent")}),
     )  # fmt: skip
     entry = w.resolver.resolve(child, child, 0, False, None)
@@ -307,7 +307,7 @@ def test_the_exec_completes_an_image_that_the_maps_showed_before(w: World) -> No
     cookie = int(execed.task["cookie"][0])
     w.bind(
         FakeMap({child: owner_of(w, child, cookie, ppid=parent, cgroup_id=CGROUP,
-                                 start_boot_ns=int(fork.head["start_boot_ns"][0]), fork_boot_ns=fork.time)}),
+                                 start_boot_ns=int(fork.header["start_boot_ns"][0]), fork_boot_ns=fork.time)}),
         FakeMap({cookie: image_of(int(execed.task["exe_inode"][0]), b"/bin/child", exec_boot_ns=execed.time)}),
     )  # fmt: skip
     entry = w.resolver.resolve(child, child, 0, False, None)
@@ -417,7 +417,7 @@ def test_a_process_with_a_hidden_executable_still_has_an_image(w: World) -> None
     told = to_record(w.proc.add(high(8), 3, exe=None, exe_inode=0, **facts))
     pids, images = FakeMap(), FakeMap()
     w.bind(pids, images)
-    assert w.resolver.fill_maps(told.head[0], told.task[0], told.exec[0], b"", 5) == 5
+    assert w.resolver.fill_maps(told.header[0], told.task[0], told.exec[0], b"", 5) == 5
     owner = pids[high(8)]
     assert kernel_maps.is_rounded(owner) and w.tables.counter("maps_filled") == 1
     assert (int(images[5]["inode"]), int(images[5]["tgid"]), images[5]["comm"]) == (0, high(8), b"x")
@@ -1213,8 +1213,8 @@ def test_a_batch_finds_the_row_of_a_single_call(w: World) -> None:
     used = w.tables.rows_used
     body = np.zeros(1, dtypes.EXEC)
     body["inode"] = 11
-    head = entry_records.head(declared.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns)
-    w.applier.apply_records(head, np.zeros(1, dtypes.TASK), body)
+    header = entry_records.header(declared.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns)
+    w.applier.apply_records(header, np.zeros(1, dtypes.TASK), body)
     assert w.tables.rows_used == used and w.resolver.get(high(3)) is entry
     row = w.tables.hot_view()[w.tables.py_head(high(3))]
     assert int(row["flags"]) & layout.ROW_IS_EXEC
@@ -1288,7 +1288,7 @@ def test_a_process_found_in_procfs_before_its_fork_record_inherits_too(w: World)
     story = Story(now=w.clock())
     story.begin(high(3), inode=10, start=parent.start_boot_ns)
     fork = story.fork(high(3), high(4))
-    start = int(fork.head["start_boot_ns"][0])
+    start = int(fork.header["start_boot_ns"][0])
     w.proc.add(high(4), high(3), start_boot_ns=start, exe=b"/memfd:x", is_memfd=True, exe_inode=4)
     found = w.resolver.resolve_from_procfs(high(4), 0, None)
     assert found is not None and found.user_session.ssh.ssh_session_id == 9

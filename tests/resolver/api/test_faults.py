@@ -170,10 +170,10 @@ def test_a_look_up_of_the_resolver_changes_no_row() -> None:
 
 def forks(like: Event, pids: npt.NDArray[np.uint32], starts: npt.NDArray[np.uint64]) -> bytes:
     """Return a message in which each process is forked 1 µs before its record, in all else like the one of an event."""
-    head, task = np.repeat(like.head, len(pids)), np.repeat(like.task, len(pids))
-    head["tgid"] = head["tid"] = task["ns_pid"] = pids
-    head["start_boot_ns"], head["time_boot_ns"] = starts, starts + np.uint64(1_000)
-    return message_of_columns(head, task, ring=0, from_pos=0, fork=np.repeat(like.body, len(pids)).tobytes())
+    header, task = np.repeat(like.header, len(pids)), np.repeat(like.task, len(pids))
+    header["tgid"] = header["tid"] = task["ns_pid"] = pids
+    header["start_boot_ns"], header["time_boot_ns"] = starts, starts + np.uint64(1_000)
+    return message_of_columns(header, task, ring=0, from_pos=0, fork=np.repeat(like.body, len(pids)).tobytes())
 
 
 @pytest.mark.slow

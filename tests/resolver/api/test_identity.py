@@ -76,11 +76,11 @@ class Kernel:
         return entry
 
     def _call(self, record: Record) -> ProcessCacheEntry | None:
-        r, head, task = self.w.resolver, record.head[0], record.task[0]
-        pid = int(head["tgid"])
+        r, header, task = self.w.resolver, record.header[0], record.task[0]
+        pid = int(header["tgid"])
         context = PIDContext(
-            pid=pid, tid=pid, ppid=int(head["ppid"]), exec_inode=int(task["exe_inode"]),
-            start_boot_ns=int(head["start_boot_ns"]), parent_start_boot_ns=int(head["parent_start_boot_ns"]),
+            pid=pid, tid=pid, ppid=int(header["ppid"]), exec_inode=int(task["exe_inode"]),
+            start_boot_ns=int(header["start_boot_ns"]), parent_start_boot_ns=int(header["parent_start_boot_ns"]),
         )  # fmt: skip
         event = Event(timestamp_ns=record.time, pid_context=context)
         if record.kind == declared.KIND_FORK:
@@ -174,7 +174,7 @@ def test_a_fork_of_an_earlier_owner_of_the_parents_pid_has_that_creator(k: Kerne
     told = [k.fork(1, 3), k.exec(3, b"/bin/old")]
     late = k.fork(3, 4)
     told += [k.exec(3, b"/bin/then"), k.exit(3), k.fork(1, 3), k.exec(3, b"/bin/young")]
-    old, young = int(told[0].head["start_boot_ns"][0]), k.story.processes[high(3)].start
+    old, young = int(told[0].header["start_boot_ns"][0]), k.story.processes[high(3)].start
     k.tell(*told, late)
     child = k.w.resolver.get(high(4))
     assert child is not None and child.ancestor is not None
@@ -189,7 +189,7 @@ def test_a_fork_of_an_earlier_owner_of_the_parents_pid_has_that_creator(k: Kerne
 def test_an_exit_that_comes_late_is_of_the_process_that_ended(k: Kernel) -> None:
     fork, end, again = k.fork(1, 3), k.exit(3), k.fork(1, 3)
     k.tell(fork, again)
-    first = k.w.resolver.book.of_identity(high(3), int(fork.head["start_boot_ns"][0]))
+    first = k.w.resolver.book.of_identity(high(3), int(fork.header["start_boot_ns"][0]))
     k.tell(end)
     young = k.w.resolver.get(high(3))
     assert young is not None and young.exit_time is None

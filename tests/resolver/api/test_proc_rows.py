@@ -23,12 +23,12 @@ START = 1000 * TICK_NS
 
 
 def process(cookie: int, time_boot_ns: int) -> LiveProcess:
-    head, task, exec_ = (np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC))
-    head["tgid"] = head["tid"] = 5
-    head["start_boot_ns"], head["time_boot_ns"] = START, time_boot_ns
+    header, task, exec_ = (np.zeros(1, dtype) for dtype in (dtypes.HEADER, dtypes.TASK, dtypes.EXEC))
+    header["tgid"] = header["tid"] = 5
+    header["start_boot_ns"], header["time_boot_ns"] = START, time_boot_ns
     task["cookie"], task["comm"], task["pid_ns"], task["ns_pid"] = cookie, b"x", 1, 5
     exec_["inode"], exec_["path_bytes"] = 12, 6
-    return LiveProcess(head[0], task[0], exec_[0], b"/bin/x", True)
+    return LiveProcess(header[0], task[0], exec_[0], b"/bin/x", True)
 
 
 @pytest.mark.parametrize(("cookie", "is_other"), [(77, False), (78, True), (79, False)])
@@ -45,16 +45,16 @@ def test_an_exec_of_the_same_file_is_another_image_if_the_maps_know_of_it(cookie
 
 
 def survey_of(processes: list[dict[str, int]], time_boot_ns: int) -> Survey:
-    columns = [np.zeros(len(processes), dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)]
+    columns = [np.zeros(len(processes), dtype) for dtype in (dtypes.HEADER, dtypes.TASK, dtypes.EXEC)]
     for i, facts in enumerate(processes):
         for column in columns:
             for name in set(facts) & set(column.dtype.names or ()):
                 column[name][i] = facts[name]
-    head, task, exec_ = columns
-    head["tid"], head["time_boot_ns"], task["comm"], exec_["path_bytes"] = head["tgid"], time_boot_ns, b"x", 6
-    is_exact = (head["flags"] & declared.FLAG_PARTIAL) == 0
+    header, task, exec_ = columns
+    header["tid"], header["time_boot_ns"], task["comm"], exec_["path_bytes"] = header["tgid"], time_boot_ns, b"x", 6
+    is_exact = (header["flags"] & declared.FLAG_PARTIAL) == 0
     strings = [b"/bin/x"] * len(processes)
-    return Survey(head, task, exec_, strings, is_exact, 0, time_boot_ns, {}, list(range(1, len(processes) + 1)))
+    return Survey(header, task, exec_, strings, is_exact, 0, time_boot_ns, {}, list(range(1, len(processes) + 1)))
 
 
 PROCESSES = st.builds(

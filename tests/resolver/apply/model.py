@@ -77,14 +77,14 @@ class Model:
         })  # fmt: skip
 
     def apply(self, event: Event) -> None:
-        head = event.head[0]
-        identity = int(head["tgid"]), int(head["start_boot_ns"])
+        header = event.header[0]
+        identity = int(header["tgid"]), int(header["start_boot_ns"])
         now = {
             "uid": int(event.task["uid"][0]), "euid": int(event.task["euid"][0]), "comm": event.task["comm"][0],
             "cgroup_id": int(event.task["cgroup_id"][0]), "cookie": int(event.task["cookie"][0]),
-            "tid": int(head["tid"]),
+            "tid": int(header["tid"]),
         }  # fmt: skip
-        parent = int(head["ppid"]), int(head["parent_start_boot_ns"])
+        parent = int(header["ppid"]), int(header["parent_start_boot_ns"])
         if event.kind == declared.KIND_FORK:
             self._fork(event, identity, parent, now)
             return

@@ -122,15 +122,15 @@ def test_r7_a_recycled_pid_is_another_process(w):
     p2 = w.fork(1, 3)
     c2 = w.fork(3, 5)
     assert w.read.live() == {1, 3, 4, 5}
-    assert w.proc(3).start_boot_ns == int(p2.head["start_boot_ns"][0])
-    assert w.read.follow(w.proc(3).previous_owner).start_boot_ns == int(p1.head["start_boot_ns"][0])
-    assert w.read.follow(w.proc(4).creator).start_boot_ns == int(p1.head["start_boot_ns"][0])
-    assert w.read.chain(5)[1].start_boot_ns == int(p2.head["start_boot_ns"][0])
+    assert w.proc(3).start_boot_ns == int(p2.header["start_boot_ns"][0])
+    assert w.read.follow(w.proc(3).previous_owner).start_boot_ns == int(p1.header["start_boot_ns"][0])
+    assert w.read.follow(w.proc(4).creator).start_boot_ns == int(p1.header["start_boot_ns"][0])
+    assert w.read.chain(5)[1].start_boot_ns == int(p2.header["start_boot_ns"][0])
     w.exit(4)
     assert w.read.live() == {1, 3, 5}
     w.exit(3)
     assert w.read.live() == {1, 5}
-    assert int(c2.head["start_boot_ns"][0]) == w.proc(5).start_boot_ns
+    assert int(c2.header["start_boot_ns"][0]) == w.proc(5).start_boot_ns
 
 
 def test_r8_a_child_keeps_the_image_that_forked_it(w):
@@ -314,7 +314,7 @@ def test_one_pid_fifty_times(w):
     starts = []
     for i in range(50):
         event = w.fork(1, 77, uid=i)
-        starts.append(int(event.head["start_boot_ns"][0]))
+        starts.append(int(event.header["start_boot_ns"][0]))
         w.exec(77, b"/bin/p%d" % i)
         w.exit(77, code=i << 8)
     row, found = w.proc(77), []
@@ -437,7 +437,7 @@ def test_a_late_fork_of_an_earlier_owner_becomes_history(w):
     w.fork(1, 3)
     fork.apply(w.applier)
     old = w.read.follow(w.proc(3).previous_owner)
-    assert old.start_boot_ns == int(fork.head["start_boot_ns"][0])
+    assert old.start_boot_ns == int(fork.header["start_boot_ns"][0])
     assert flag(old, "EXIT_UNSEEN") and w.read.live() == {1, 3}
     end.apply(w.applier)
     assert not flag(w.read.row(old.row), "EXIT_UNSEEN")
@@ -500,7 +500,7 @@ def test_an_exit_that_came_first_ends_a_process_that_proc_shows(w, ticks):
     assert w.read.live() == {1}
     fork.apply(w.applier)
     row = w.proc(3)
-    assert row.start_boot_ns == int(fork.head["start_boot_ns"][0]) and row.exit_boot_ns == end.time
+    assert row.start_boot_ns == int(fork.header["start_boot_ns"][0]) and row.exit_boot_ns == end.time
     assert flag(row, "DELETED") and w.read.live() == {1}
 
 
@@ -772,7 +772,7 @@ def test_a_reaper_that_ended_first_names_the_next_one(w):
     father = w.story.exit(3)
     father.body["reaper_tgid"], father.body["reaper_start_boot_ns"] = 2, w.proc(2).start_boot_ns
     w.exit(2)
-    father.head["time_boot_ns"] = w.story.tick()
+    father.header["time_boot_ns"] = w.story.tick()
     father.apply(w.applier)
     assert w.proc(4).ppid == 1 and w.read.chain(4)[1].tgid == 1
 
@@ -891,7 +891,7 @@ def test_every_event_of_a_broken_lineage_counts(w):
     broken = w.story.fork(1, 2)  # lost
     kernel = w.story.fork(1, 9)
     kernel.task["task_flags"] = 0x200000
-    kernel.head["ppid"], kernel.head["parent_start_boot_ns"] = 8, 5
+    kernel.header["ppid"], kernel.header["parent_start_boot_ns"] = 8, 5
     apply_batch(w.applier, w.story.fork(1, 7), w.story.exec(7, b"/bin/a"), kernel)
     assert broken.kind == declared.KIND_FORK and w.read.counter("broken_lineage") == 0
     child = [w.story.fork(2, 3), w.story.exec(3, b"/bin/a"), w.story.fork(3, 4), w.story.exec(4, b"/bin/b")]
@@ -1033,11 +1033,11 @@ def told():
 
 def sampled(event: Event, changed_after_boot_ns: int | None = None) -> Event:
     """The same record as the comparison of live processes makes it; without the limit as in an older recording."""
-    event.head["flags"] |= declared.FLAG_SAMPLED
+    event.header["flags"] |= declared.FLAG_SAMPLED
     if changed_after_boot_ns is not None:
         event.strings = np.array([(changed_after_boot_ns,)], dtypes.SAMPLED).tobytes()
-        event.head["var_bytes"] = len(event.strings)
-        event.head["record_bytes"] += len(event.strings)
+        event.header["var_bytes"] = len(event.strings)
+        event.header["record_bytes"] += len(event.strings)
     return event
 
 
@@ -1093,7 +1093,7 @@ def test_a_comparison_that_finds_what_is_known_makes_no_event(told):
     found = sampled(told.story.change(3, declared.KIND_CRED, uid=7))
     late = sampled(told.story.change(3, declared.KIND_CRED, uid=8))
     told.exit(3)
-    late.head["time_boot_ns"] = told.story.now
+    late.header["time_boot_ns"] = told.story.now
     numbers = told.numbers()
     late.apply(told.applier)
     assert told.numbers() == numbers and told.proc(3).uid == 8, "the exit record has it; nothing follows an end"
@@ -1128,7 +1128,7 @@ def test_the_buffers_of_a_record_are_released(w, kept):
     w.fork(1, 3)
     event = w.story.exec(3, b"/bin/a")
     assert event.body is not None
-    buffers = [bytearray(each) for each in (event.head.tobytes(), event.task.tobytes(), event.body.tobytes())]
+    buffers = [bytearray(each) for each in (event.header.tobytes(), event.task.tobytes(), event.body.tobytes())]
     buffers.append(bytearray(event.strings))
     if kept:
         buffers[1].append(0)
@@ -1165,7 +1165,7 @@ def test_ticks_and_nanoseconds_are_one_entry(w):
     assert flag(w.proc(4), "START_TICKS")
     fork.apply(w.applier)
     row = w.proc(4)
-    assert row.start_boot_ns == int(fork.head["start_boot_ns"][0]) and not flag(row, "START_TICKS")
+    assert row.start_boot_ns == int(fork.header["start_boot_ns"][0]) and not flag(row, "START_TICKS")
     assert row.images == 1 and w.read.live() == {1, 3, 4}
     assert w.read.follow(row.previous_owner) is None and w.read.counter("exits_unseen") == 0, "one, not two"
     # The other order: /proc is read after the exact start of the process is known.
@@ -1263,13 +1263,13 @@ def test_arguments_that_a_process_wrote_over_are_no_exec(w):
 def test_proc_is_not_believed_over_a_younger_event(w):
     w.fork(1, 3)
     process = w.story.processes[3]
-    head = np.zeros(1, dtypes.HEAD)
-    head["tgid"], head["start_boot_ns"], head["ppid"] = 3, process.start, 1
-    head["time_boot_ns"] = w.story.now - 1
+    header = np.zeros(1, dtypes.HEADER)
+    header["tgid"], header["start_boot_ns"], header["ppid"] = 3, process.start, 1
+    header["time_boot_ns"] = w.story.now - 1
     task = task_of(process)
     task["uid"] = 99
     w.change(3, declared.KIND_COMM, comm=b"c")
-    assert w.applier.insert_snapshot(head, task) == _applier.SAME
+    assert w.applier.insert_snapshot(header, task) == _applier.SAME
     assert w.proc(3).uid == 0
 
 
@@ -1393,13 +1393,13 @@ def test_a_full_table_still_follows_execs():
 
 def test_pids_outside_the_index_are_refused(w):
     event = w.story.fork(1, 3)
-    event.head["tgid"] = 1 << 30
+    event.header["tgid"] = 1 << 30
     event.apply(w.applier)
-    event.head["tgid"] = 0
+    event.header["tgid"] = 0
     event.apply(w.applier)
     assert w.read.counter("malformed") == 2
     with pytest.raises(ValueError):
-        w.applier.insert_snapshot(event.head, event.task)
+        w.applier.insert_snapshot(event.header, event.task)
 
 
 def test_applying_everything_twice_changes_nothing(w):

@@ -28,23 +28,23 @@ class World:
 
     def enter(self, tgid: int, ppid: int, start: int) -> None:
         """Add a process that the snapshot found: root's, in the outermost namespaces, in cgroup 11."""
-        head, task, body = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.TASK), np.zeros(1, dtypes.EXEC)
-        head["tgid"] = head["tid"] = task["ns_pid"] = task["sid"] = tgid
-        head["ppid"], head["start_boot_ns"], head["time_boot_ns"] = ppid, start, 200 * TICK
+        header, task, body = np.zeros(1, dtypes.HEADER), np.zeros(1, dtypes.TASK), np.zeros(1, dtypes.EXEC)
+        header["tgid"] = header["tid"] = task["ns_pid"] = task["sid"] = tgid
+        header["ppid"], header["start_boot_ns"], header["time_boot_ns"] = ppid, start, 200 * TICK
         task["comm"], task["pid_ns"], task["mnt_ns"], task["cgroup_id"] = b"init", ROOT_NS, 1, 11
         task["cap_effective"] = 7
         body["inode"], body["path_bytes"] = 5, 5
         known = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_NS
         self.applier.insert_snapshot(
-            head, task, body, b"/init", known=known | layout.KNOWN_CGROUP, start_ticks=True, flags=0
+            header, task, body, b"/init", known=known | layout.KNOWN_CGROUP, start_ticks=True, flags=0
         )
 
     def put(self, record: bytes) -> int:
         """Apply one record; return the row of its process."""
-        head, task = record[:64], record[64:224] or None
-        length = {declared.KIND_FORK: 32, declared.KIND_EXEC: 128, declared.KIND_EXIT: 32}.get(head[36], 0)
+        header, task = record[:64], record[64:224] or None
+        length = {declared.KIND_FORK: 32, declared.KIND_EXEC: 128, declared.KIND_EXIT: 32}.get(header[36], 0)
         body = record[224 : 224 + length] or None
-        return self.applier.apply_records(head, task, body, record[224 + length :])
+        return self.applier.apply_records(header, task, body, record[224 + length :])
 
     def fork(self, time: int, child: int = CHILD, parent: int = PARENT) -> int:
         return self.put(proc_records.fork(About(time, child, child, time, ppid=parent)))

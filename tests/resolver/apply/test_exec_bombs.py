@@ -106,7 +106,7 @@ def test_sources_without_ebpf_and_tracers_make_an_image_for_each_exec(w: World) 
     w.fork(1, 4)
     for images in (2, 3):
         event = w.story.exec(4, b"/bin/x")
-        event.head["flags"] |= declared.FLAG_PARTIAL
+        event.header["flags"] |= declared.FLAG_PARTIAL
         event.apply(w.applier)
         assert w.proc(4).images == images
 
@@ -309,7 +309,7 @@ def test_ten_thousand_execs_of_something_else_are_a_chain_of_512() -> None:
         assert world.applier.py_root(own[0].row) == first.row
         survivor = next(row for row in own if row.flags & layout.ROW_ELIDED)
         late = world.story.exec(4, b"/bin/x", args=[b"late"])
-        late.head["time_boot_ns"] = world.read.follow(survivor.ancestor).exit_boot_ns + 1
+        late.header["time_boot_ns"] = world.read.follow(survivor.ancestor).exit_boot_ns + 1
         late.apply(world.applier)
         below = world.read.follow(world.read.row(survivor.row).ancestor)
         assert below is not None and below.exec_boot_ns == late.time and below.exit_boot_ns == survivor.exec_boot_ns
@@ -357,7 +357,7 @@ def test_counts_of_a_frame_belong_to_the_process_of_the_record() -> None:
     story.begin(9)  # no fork was reported for it
     story.fork(9, 4)
     late = story.change(4, declared.KIND_COMM, comm=b"late")
-    late.head["start_boot_ns"] = unknown.start
+    late.header["start_boot_ns"] = unknown.start
     with instance() as directory:
         read = Reading(in_frames(directory, story))
         assert read.counter("broken_lineage") == 1, "the second fork; what came late is of another process"

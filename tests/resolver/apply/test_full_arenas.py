@@ -79,11 +79,11 @@ def test_arguments_without_room_are_not_taken_from_proc_later(w: World) -> None:
     with w.everything():
         w.do(w.story.exec(3, b"/bin/new", inode=77, args=[b"new"]))
     process = w.story.processes[3]
-    head, body = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.EXEC)
-    head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = 3, process.start, w.story.tick()
-    head["ppid"] = 1
+    header, body = np.zeros(1, dtypes.HEADER), np.zeros(1, dtypes.EXEC)
+    header["tgid"], header["start_boot_ns"], header["time_boot_ns"] = 3, process.start, w.story.tick()
+    header["ppid"] = 1
     body["inode"], body["path_bytes"], body["args_bytes"], body["args_full_bytes"] = 77, 8, 7, 7
-    w.applier.insert_snapshot(head, np.zeros(1, dtypes.TASK), body, b"/bin/newchosen\0", known=0)
+    w.applier.insert_snapshot(header, np.zeros(1, dtypes.TASK), body, b"/bin/newchosen\0", known=0)
     row = w.head(3)
     assert (row.path, w.args(row), row.images) == (b"/bin/new", None, 2) and row.flags & layout.ROW_ARGS_TRUNCATED
 

@@ -108,7 +108,7 @@ def sent(w: World, pid: int, kept: int = dtypes.SENDER.itemsize, **fields: objec
         sender[f"sender_{name}"] = value
     event.body["exit_flags"] |= declared.EXIT_SENDER
     event.strings += sender.tobytes()[:kept]
-    event.head["var_bytes"] = len(event.strings)
+    event.header["var_bytes"] = len(event.strings)
     return event
 
 

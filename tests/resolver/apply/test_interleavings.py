@@ -93,7 +93,7 @@ class Kernel:
         for ring in self.rings:
             positions = [0]
             for event in ring:
-                positions.append(positions[-1] + 8 + (int(event.head["record_bytes"][0]) + 7 & ~7))
+                positions.append(positions[-1] + 8 + (int(event.header["record_bytes"][0]) + 7 & ~7))
             self.positions.append(positions)
 
     def producer(self, now: int, extra: list[int]) -> np.ndarray:
@@ -199,7 +199,7 @@ def run(story: Story, data, *, kills: int = 0):
 
 
 def event_at(kernel: Kernel, frame, place: int) -> Event:
-    return kernel.rings[frame.ring][kernel.positions[frame.ring].index(int(frame.head["ring_pos"][place]))]
+    return kernel.rings[frame.ring][kernel.positions[frame.ring].index(int(frame.header["ring_pos"][place]))]
 
 
 def differences(found: dict, expected: dict) -> dict:

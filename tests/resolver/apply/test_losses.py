@@ -77,25 +77,25 @@ class World:
             path = event.strings[: body["path_bytes"]]
             rest = event.strings[body["path_bytes"] + body["name_bytes"] :]
             self.execs[event.time] = path, rest[: body["args_bytes"]]
-            self.shown.pop((int(event.head["tgid"][0]), int(event.head["start_boot_ns"][0])), None)
+            self.shown.pop((int(event.header["tgid"][0]), int(event.header["start_boot_ns"][0])), None)
         elif event.kind == declared.KIND_FORK:
             creator = int(event.body[0]["creator_tgid"]), int(event.body[0]["creator_start_boot_ns"])
-            child = int(event.head["tgid"][0]), int(event.head["start_boot_ns"][0])
+            child = int(event.header["tgid"][0]), int(event.header["start_boot_ns"][0])
             process, maker = self.story.processes[child[0]], self.story.processes[creator[0]]
             process.started = maker.started[-1:]
             if creator in self.shown:
                 self.shown[child] = self.shown[creator]
 
     def survey(self, process: Process, *, is_proc: bool) -> int:
-        head, task, body = np.zeros(1, dtypes.HEAD), task_of(process), np.zeros(1, dtypes.EXEC)
-        head["tgid"] = head["tid"] = process.tgid
-        head["start_boot_ns"], head["time_boot_ns"] = process.start, self.story.tick()
+        header, task, body = np.zeros(1, dtypes.HEADER), task_of(process), np.zeros(1, dtypes.EXEC)
+        header["tgid"] = header["tid"] = process.tgid
+        header["start_boot_ns"], header["time_boot_ns"] = process.start, self.story.tick()
         if process.parent is not None:
-            head["ppid"], head["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
+            header["ppid"], header["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
         path, args = process.started[-1] if process.started else (b"/sbin/init", b"init\0")
         args = self.shown.get((process.tgid, process.start), args)
         if is_proc:
-            head["flags"] = declared.FLAG_PARTIAL
+            header["flags"] = declared.FLAG_PARTIAL
         body["inode"] = process.inode + STAT * is_proc
         task["exe_inode"] = body["inode"]
         body["path_bytes"], body["args_bytes"], body["args_full_bytes"] = len(path), len(args), len(args)
@@ -104,7 +104,7 @@ class World:
         known = int(self.tables.cold_view()["cookie"][row]) if row else 0
         unseen = self.exec_times.get(process.cookie, 0) if known not in (0, process.cookie) else 0
         result: int = self.applier.insert_snapshot(
-            head, task, body, path + args, source=layout.SOURCE_PROCFS, known=GROUPS, exec_boot_ns=unseen
+            header, task, body, path + args, source=layout.SOURCE_PROCFS, known=GROUPS, exec_boot_ns=unseen
         )
         return result
 
@@ -136,7 +136,7 @@ def check(w: World) -> None:
 
 def check_forks(w: World, event: Event) -> None:
     """A process that was just forked has its creator's image, or is not known to have another."""
-    process = w.story.processes[int(event.head["tgid"][0])]
+    process = w.story.processes[int(event.header["tgid"][0])]
     row = w.read.head(process.tgid)
     if row is None or row.start_boot_ns != process.start or row.flags & layout.ROW_PARENT_MISSING:
         return

@@ -27,21 +27,21 @@ class World(StoryWorld):
     ) -> int:  # fmt: skip
         """`stat_inode`: the inode number that a read of `/proc` shows; with 0 the task iterator reads the process."""
         process = self.story.processes[tgid]
-        head, body, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.EXEC), task_of(process)
-        head["tgid"] = head["tid"] = tgid
-        head["start_boot_ns"], head["time_boot_ns"] = process.start, time or self.story.tick()
+        header, body, task = np.zeros(1, dtypes.HEADER), np.zeros(1, dtypes.EXEC), task_of(process)
+        header["tgid"] = header["tid"] = tgid
+        header["start_boot_ns"], header["time_boot_ns"] = process.start, time or self.story.tick()
         if process.parent is not None:
-            head["ppid"], head["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
+            header["ppid"], header["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
         body["inode"] = process.inode
         if stat_inode:
-            head["flags"] = declared.FLAG_PARTIAL
+            header["flags"] = declared.FLAG_PARTIAL
             body["inode"] = task["exe_inode"] = stat_inode
         text = b"".join(arg + b"\0" for arg in args or [path])
         body["path_bytes"], body["args_bytes"], body["argc"] = len(path), len(text), len(args or [path])
         body["args_full_bytes"], body["envs_bytes"] = full or len(text), len(envs)
         body["envs_full_bytes"], body["envc"] = len(envs), envs.count(0)
         more.setdefault("known", self.applier_groups())
-        return self.applier.insert_snapshot(head, task, body, path + text + envs, **more)
+        return self.applier.insert_snapshot(header, task, body, path + text + envs, **more)
 
     @staticmethod
     def applier_groups() -> int:
@@ -95,7 +95,7 @@ def test_unknown_facts_are_completed_and_the_others_stay(w: World) -> None:
     told.body["exec_flags"] |= declared.EXEC_ENVS_UNREADABLE
     told.body["path_bytes"] = told.body["inode"] = 0
     told.strings = told.strings[len(b"/bin/a") :]
-    told.head["var_bytes"] = len(told.strings)
+    told.header["var_bytes"] = len(told.strings)
     w.do(told)
     assert w.head(3).path is None and w.args(w.head(3)) == b"real\0"
     assert w.survey(3, b"/bin/a", [b"chosen"], envs=b"A=1\0") == _applier.COMPLETED
@@ -135,14 +135,14 @@ def test_a_child_with_other_strings_than_its_parent_has_executed(
     for tgid, up, (text, full) in ((3, 1, parents), (4, 3, childs)):
         w.story.begin(tgid, inode=77).parent = w.story.processes[up]
         process = w.story.processes[tgid]
-        head, body, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.EXEC), task_of(process)
-        head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = tgid, process.start, w.story.tick()
-        head["ppid"], head["parent_start_boot_ns"] = up, w.story.processes[up].start
+        header, body, task = np.zeros(1, dtypes.HEADER), np.zeros(1, dtypes.EXEC), task_of(process)
+        header["tgid"], header["start_boot_ns"], header["time_boot_ns"] = tgid, process.start, w.story.tick()
+        header["ppid"], header["parent_start_boot_ns"] = up, w.story.processes[up].start
         body["inode"], body["path_bytes"], body[f"{which}_bytes"] = 77, 6, len(text)
         body[f"{which}_full_bytes"] = full
         if len(text) < full:
             body["exec_flags"] = getattr(declared, f"EXEC_{which.upper()}_TRUNCATED")
-        assert w.applier.insert_snapshot(head, task, body, b"/bin/a" + text) == _applier.ADDED
+        assert w.applier.insert_snapshot(header, task, body, b"/bin/a" + text) == _applier.ADDED
     assert w.has(w.head(4), "IS_EXEC") is is_exec
 
 
@@ -153,12 +153,12 @@ def test_strings_of_which_nothing_is_left_are_unknown_and_empty_ones_are_not(
     w.do(w.story.fork(1, 3))
     w.entry(3).set(args_entry=ArgsEntry([], is_cut), envs_entry=EnvsEntry([], is_cut))
     w.story.begin(4, inode=10).parent = w.story.processes[3]
-    head, body, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.EXEC), task_of(w.story.processes[4])
-    head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = 4, w.story.processes[4].start, w.story.tick()
-    head["ppid"], head["parent_start_boot_ns"] = 3, w.story.processes[3].start
+    header, body, task = np.zeros(1, dtypes.HEADER), np.zeros(1, dtypes.EXEC), task_of(w.story.processes[4])
+    header["tgid"], header["start_boot_ns"], header["time_boot_ns"] = 4, w.story.processes[4].start, w.story.tick()
+    header["ppid"], header["parent_start_boot_ns"] = 3, w.story.processes[3].start
     body["inode"], body["path_bytes"] = 10, len(b"/sbin/init")
     body["exec_flags"] = declared.EXEC_ARGS_UNREADABLE | declared.EXEC_ENVS_UNREADABLE
-    assert w.applier.insert_snapshot(head, task, body, b"/sbin/init") == _applier.ADDED
+    assert w.applier.insert_snapshot(header, task, body, b"/sbin/init") == _applier.ADDED
     assert w.has(w.head(4), "IS_EXEC") is is_exec
 
 
@@ -256,7 +256,7 @@ def test_proc_of_another_numbering_is_no_other_image(w: World) -> None:
 
 def mapped(w: World, event: Event) -> None:
     """Apply what the kernel's maps say of an event that is under way: the parent, or the file of the image."""
-    head, task, body, path = event.head.copy(), np.zeros(1, dtypes.TASK), event.body, b""
+    header, task, body, path = event.header.copy(), np.zeros(1, dtypes.TASK), event.body, b""
     task["cookie"], task["exe_inode"] = event.task["cookie"], event.task["exe_inode"]
     assert body is not None
     if event.kind == declared.KIND_EXEC:
@@ -264,8 +264,8 @@ def mapped(w: World, event: Event) -> None:
         body = np.zeros(1, dtypes.EXEC)
         body["inode"], body["prev_inode"], body["path_bytes"] = event.body["inode"], event.body["prev_inode"], len(path)
         body["exec_flags"] = declared.EXEC_ARGS_UNREADABLE | declared.EXEC_ENVS_UNREADABLE
-    head["var_bytes"] = len(path)
-    w.applier.apply_records(head, task, body, path, known=0, source=layout.SOURCE_MAP)
+    header["var_bytes"] = len(path)
+    w.applier.apply_records(header, task, body, path, known=0, source=layout.SOURCE_MAP)
 
 
 def test_a_fork_completes_what_the_maps_said_of_its_process(w: World) -> None:

@@ -84,7 +84,7 @@ def test_a_killed_resolver_is_continued(directory: Path, shard: Shard) -> None:
             shard.send(*made)
             seen = [(event["event"], event["pid"]) for _, event in zip(made, subscriber, strict=False)]
             kinds = {1: "fork", 2: "exec", 3: "exit"}
-            assert seen == [(kinds[each.kind], int(each.head["tgid"][0])) for each in made]
+            assert seen == [(kinds[each.kind], int(each.header["tgid"][0])) for each in made]
 
         passes(lives(story, range(10, 20)))
         with ProcessTable(directory) as table:

@@ -272,7 +272,7 @@ def test_frames_are_followed_until_nothing_comes(desk: Desk) -> None:
     at = 0
     for part in parts:
         desk.push.send(message(part, from_pos=at, watermark_boot_ns=part[-1].time + 1))
-        at += sum(8 + int(one.head["record_bytes"][0]) + 7 & ~7 for one in part)
+        at += sum(8 + int(one.header["record_bytes"][0]) + 7 & ~7 for one in part)
     work = 0
     while not desk.turn.is_idle:
         work += follow(desk)

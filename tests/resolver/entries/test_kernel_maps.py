@@ -52,9 +52,9 @@ def test_when_an_image_was_loaded() -> None:
 )
 def test_a_process_that_the_maps_have_keeps_their_cookie(held: np.void, exec_boot_ns: int, cookie: int) -> None:
     made = bound(FakeMap({5: held}), FakeMap({77: image_of(12, exec_boot_ns=exec_boot_ns)}))
-    head, task, exec_ = (np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC))
-    head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = 5, START, START + 5
-    assert made.fill(head[0], task[0], exec_[0], b"/bin/x") == cookie
+    header, task, exec_ = (np.zeros(1, dtype) for dtype in (dtypes.HEADER, dtypes.TASK, dtypes.EXEC))
+    header["tgid"], header["start_boot_ns"], header["time_boot_ns"] = 5, START, START + 5
+    assert made.fill(header[0], task[0], exec_[0], b"/bin/x") == cookie
 
 
 def test_a_start_from_proc_is_rounded() -> None:

@@ -58,14 +58,15 @@ def test_a_record_holds_all_of_it(parts: list[str], data: st.DataObject) -> None
 
 def stored(writer: TableWriter, applier: Applier, tgid: int, *, end: int, flags: int, source: int = 0) -> np.void:
     """The FILE record of a process that an exec event or a snapshot reports."""
-    head, task, body = (np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC))
-    head["kind"], head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = declared.KIND_EXEC, tgid, tgid, 5000
-    head["var_bytes"] = body["path_bytes"] = len(PATH)
+    header, task, body = (np.zeros(1, dtype) for dtype in (dtypes.HEADER, dtypes.TASK, dtypes.EXEC))
+    header["kind"], header["time_boot_ns"] = declared.KIND_EXEC, 5000
+    header["tgid"] = header["start_boot_ns"] = tgid
+    header["var_bytes"] = body["path_bytes"] = len(PATH)
     body["inode"], body["mount_id"], body["mount_end"], body["exec_flags"] = tgid, 9, end, flags
     if source:
-        applier.insert_snapshot(head, task, body, PATH, source=source)
+        applier.insert_snapshot(header, task, body, PATH, source=source)
     else:
-        applier.apply_records(head.tobytes(), task.tobytes(), body.tobytes(), PATH)
+        applier.apply_records(header.tobytes(), task.tobytes(), body.tobytes(), PATH)
     data = writer.names.py_bytes(int(writer.hot_view()[writer.py_head(tgid)]["file_ref"]))
     assert data[64:] == PATH
     return np.frombuffer(data, layout.FILE, 1)[0]

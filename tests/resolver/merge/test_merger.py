@@ -15,7 +15,7 @@ from tests.resolver import _inside
 from tests.resolver.story import frame_of, head_only, instance, make_tables
 
 MS = 1_000_000
-RECORD = 8 + 64  # a ring's header and a record with its head only
+RECORD = 8 + 64  # a ring's header and a record with its header only
 
 
 def frame(
@@ -33,9 +33,9 @@ def frame(
 
     records = []
     for time in times:
-        head = np.zeros(1, dtypes.HEAD)
-        head["time_boot_ns"], head["kind"], head["tgid"] = time, declared.KIND_SID, 1
-        records.append(head_only(Event(head, np.zeros(1, dtypes.TASK), None)))
+        header = np.zeros(1, dtypes.HEADER)
+        header["time_boot_ns"], header["kind"], header["tgid"] = time, declared.KIND_SID, 1
+        records.append(head_only(Event(header, np.zeros(1, dtypes.TASK), None)))
     return frame_of(
         records, ring=ring, from_pos=start * RECORD if bytes_from is None else bytes_from,
         seq=start if seq is None else seq, to_pos=to_pos, watermark_boot_ns=watermark_boot_ns,
@@ -109,7 +109,7 @@ def test_order_is_time_then_ring_then_sequence():
     merger.advance(MS, positions(2, 2, 3))
     batch = merger.take(100)
     keys = [
-        (int(f.head["time_boot_ns"][e]), f.ring, int(f.head["ring_seq"][e]))
+        (int(f.header["time_boot_ns"][e]), f.ring, int(f.header["ring_seq"][e]))
         for f, e in ((batch.frames[n], e) for n, e in _inside.places(batch))
     ]
     assert keys == sorted(keys) and len(keys) == 7
@@ -139,7 +139,7 @@ def test_batches_of_any_size_are_the_sorted_whole(rings, size, span):
         assert len(batch) <= size
         for n, e in _inside.places(batch):
             one = batch.frames[n]
-            found.append((int(one.head["time_boot_ns"][e]), one.ring, int(one.head["ring_seq"][e])))
+            found.append((int(one.header["time_boot_ns"][e]), one.ring, int(one.header["ring_seq"][e])))
         before = merger.applied_pos.copy()
         merger.done(batch)
         assert (merger.applied_pos >= before).all()

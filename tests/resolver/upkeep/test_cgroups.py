@@ -55,11 +55,11 @@ class Paths(CgroupTree):
 
 
 def fork(applier: Applier, tgid: int, cgroup_id: int, time: int) -> int:
-    head, task, body = (np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.FORK))
-    head["kind"], head["tgid"], head["tid"] = declared.KIND_FORK, tgid, tgid
-    head["time_boot_ns"] = head["start_boot_ns"] = time
+    header, task, body = (np.zeros(1, dtype) for dtype in (dtypes.HEADER, dtypes.TASK, dtypes.FORK))
+    header["kind"], header["tgid"], header["tid"] = declared.KIND_FORK, tgid, tgid
+    header["time_boot_ns"] = header["start_boot_ns"] = time
     task["cgroup_id"], task["comm"], task["ns_pid"], task["pid_ns"] = cgroup_id, b"x", tgid, 1
-    row: int = applier.apply_records(head.tobytes(), task.tobytes(), body.tobytes(), b"")
+    row: int = applier.apply_records(header.tobytes(), task.tobytes(), body.tobytes(), b"")
     assert row
     return row
 
@@ -147,14 +147,15 @@ def put(
     applier: Applier, kind: int, tgid: int, cgroup_id: int, others: int, time: int,
     strings: bytes = b"", flags: int = 0, creator: int = 0, start: int = 0,
 ) -> int:  # fmt: skip
-    head, task, body = (np.zeros(1, dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.FORK))
-    head["kind"], head["tgid"], head["tid"], head["flags"], head["var_bytes"] = kind, tgid, tgid, flags, len(strings)
-    head["time_boot_ns"], head["start_boot_ns"] = time, start or time
-    head["ppid"] = body["creator_tgid"] = creator
-    head["parent_start_boot_ns"] = body["creator_start_boot_ns"] = creator * 1000
+    header, task, body = (np.zeros(1, dtype) for dtype in (dtypes.HEADER, dtypes.TASK, dtypes.FORK))
+    header["tgid"] = header["tid"] = tgid
+    header["kind"], header["flags"], header["var_bytes"] = kind, flags, len(strings)
+    header["time_boot_ns"], header["start_boot_ns"] = time, start or time
+    header["ppid"] = body["creator_tgid"] = creator
+    header["parent_start_boot_ns"] = body["creator_start_boot_ns"] = creator * 1000
     task["cgroup_id"], task["cgroups_v1"], task["comm"], task["ns_pid"], task["pid_ns"] = cgroup_id, others, b"x", 9, 1
     is_fork = kind == declared.KIND_FORK
-    row: int = applier.apply_records(head.tobytes(), task.tobytes(), body.tobytes() if is_fork else None, strings)
+    row: int = applier.apply_records(header.tobytes(), task.tobytes(), body.tobytes() if is_fork else None, strings)
     return row
 
 
@@ -201,10 +202,10 @@ def test_the_first_report_of_a_cgroup_is_its_source(tables: TableWriter) -> None
     sources = tables.hot_view()["cgroup_source"]
 
     def look(tgid: int, cgroup_id: int, source: int = layout.SOURCE_SNAPSHOT) -> int:
-        head, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.TASK)
-        head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = tgid, tgid * 1000, 500_000
+        header, task = np.zeros(1, dtypes.HEADER), np.zeros(1, dtypes.TASK)
+        header["tgid"], header["start_boot_ns"], header["time_boot_ns"] = tgid, tgid * 1000, 500_000
         task["cgroup_id"], task["comm"], task["pid_ns"] = cgroup_id, b"x", 1
-        applier.insert_snapshot(head, task, source=source)
+        applier.insert_snapshot(header, task, source=source)
         return tables.py_head(tgid)
 
     event, procfs = layout.CGROUP_SOURCE_EVENT, layout.CGROUP_SOURCE_PROCFS

@@ -323,7 +323,7 @@ def test_a_later_record_without_a_terminal_does_not_keep_it(w: World, sessions: 
     session(w, 3, 4)
     put(w.story.exit(3), 3).apply(w.applier)
     change = w.story.change(4, declared.KIND_COMM)
-    change.head["flags"] |= declared.FLAG_PARTIAL
+    change.header["flags"] |= declared.FLAG_PARTIAL
     change.task["known"], change.task["comm"] = layout.KNOWN_COMM, b"later"
     change.apply(w.applier)
     sessions.do_work()

@@ -32,7 +32,7 @@ def write(file: Path, *parts: list[Record]) -> Path:
     with RecordingWriter(file, boot_id=BOOT_ID, boot_unix_ns=BOOT_UNIX_NS) as writer:
         for part in parts:
             writer.write(message_of(part, ring=0, from_pos=position, seq=seq))
-            position += sum(8 + (int(event.head["record_bytes"][0]) + 7 & ~7) for event in part)
+            position += sum(8 + (int(event.header["record_bytes"][0]) + 7 & ~7) for event in part)
             seq += len(part)
     return file
 

@@ -95,7 +95,7 @@ def everything(hot: np.ndarray[Any, Any]) -> Survey:
     from pipeline.records import dtypes
 
     rows = np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0))
-    columns = [np.zeros(len(rows), dtype) for dtype in (dtypes.HEAD, dtypes.TASK, dtypes.EXEC)]
+    columns = [np.zeros(len(rows), dtype) for dtype in (dtypes.HEADER, dtypes.TASK, dtypes.EXEC)]
     columns[0]["tgid"], columns[0]["start_boot_ns"] = hot["tgid"][rows], hot["start_boot_ns"][rows]
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return Survey(*columns, [b""] * len(rows), np.ones(len(rows), np.bool_), now, now)
@@ -117,9 +117,9 @@ def test_a_repair_finds_exactly_the_processes_that_it_did_not_see(directory: Pat
         assert worker.loop.parts.repairer is not None
         hot = worker.loop.tables.hot_view()
         seen = everything(hot)
-        gone, reused = seen.head["tgid"][:2].tolist()
-        seen.head["tgid"][0] = 8191
-        seen.head["start_boot_ns"][1] += 20_000_000  # another process with the same pid
+        gone, reused = seen.header["tgid"][:2].tolist()
+        seen.header["tgid"][0] = 8191
+        seen.header["start_boot_ns"][1] += 20_000_000  # another process with the same pid
         expected = {pid: int(hot["start_boot_ns"][worker.loop.tables.py_head(pid)]) for pid in (gone, reused)}
         tgids, starts = worker.loop.parts.repairer._unseen(seen)
         assert dict(zip(tgids.tolist(), starts.tolist(), strict=True)) == expected

@@ -139,9 +139,9 @@ class Bench:
         return [frame for message in taken for frame in decode_frames(message)]
 
     def records(self, budget: int = 1000) -> np.ndarray:
-        """The HEADs of the records that a turn hands over."""
+        """The HEADERs of the records that a turn hands over."""
         self.shard.do_work(budget)
-        return np.concatenate([frame.head for frame in self.frames()] or [np.zeros(0, dtypes.HEAD)])
+        return np.concatenate([frame.header for frame in self.frames()] or [np.zeros(0, dtypes.HEADER)])
 
     def count(self, field: str) -> int:
         return int(np.frombuffer(self.memory, CPU_STATE)[field].sum())
@@ -217,14 +217,14 @@ def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD, code=0x100, parent=PARENT))
     bench.shard.do_work(100)
     (frame,) = bench.frames()
-    head = frame.head
-    assert head["kind"].tolist() == [declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_SID, declared.KIND_EXIT]
-    assert set(head["tgid"].tolist()) == {CHILD}
-    assert len(set(head["start_boot_ns"].tolist())) == 1
-    assert (head["flags"] & declared.FLAG_PARTIAL != 0).all()
+    header = frame.header
+    assert header["kind"].tolist() == [declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_SID, declared.KIND_EXIT]
+    assert set(header["tgid"].tolist()) == {CHILD}
+    assert len(set(header["start_boot_ns"].tolist())) == 1
+    assert (header["flags"] & declared.FLAG_PARTIAL != 0).all()
     # The process was gone before the connector read /proc, so the exec record has only its header.
-    assert (head["flags"] & declared.FLAG_HEAD_ONLY != 0).tolist() == [False, True, False, False]
-    assert head["ppid"].tolist()[0] == PARENT and head["ppid"].tolist()[3] == PARENT
+    assert (header["flags"] & declared.FLAG_HEAD_ONLY != 0).tolist() == [False, True, False, False]
+    assert header["ppid"].tolist()[0] == PARENT and header["ppid"].tolist()[3] == PARENT
     assert frame.exit["exit_code"].tolist() == [0x100]
     assert frame.task["sid"][2] == CHILD
     assert int(frame.task["known"][2]) == layout.KNOWN_SID | layout.KNOWN_TTY
@@ -247,8 +247,8 @@ def test_a_name_and_users_of_a_thread_are_not_the_process(bench: Bench) -> None:
 def test_changes_of_an_ended_process_are_marked_unknown(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.sock.put(netlink.EVENT_UID, (CHILD, CHILD, 1, 1))
-    heads = bench.records()
-    assert heads["kind"].tolist()[1] == declared.KIND_CRED and heads["flags"][1] & declared.FLAG_HEAD_ONLY
+    headers = bench.records()
+    assert headers["kind"].tolist()[1] == declared.KIND_CRED and headers["flags"][1] & declared.FLAG_HEAD_ONLY
 
 
 def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
@@ -265,7 +265,7 @@ def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     # A session that began outside this pid namespace is 0 here; the test's is, if it runs in an entered container.
     knows_sid = bool(int(frame.task["known"][1]) & layout.KNOWN_SID)
     assert knows_sid is (os.getsid(0) != 0), "a change of ids contains everything that was read"
-    assert frame.head["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
+    assert frame.header["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
     status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
     for name, key in (("no_new_privs", "NoNewPrivs"), ("seccomp_mode", "Seccomp")):
         assert frame.task[name].tolist() == [int(status[key]) + 1] * 2
@@ -297,9 +297,9 @@ def test_exec_and_exit_of_an_unseen_process_have_no_start(bench: Bench) -> None:
     """The process ended between the first event and the read of /proc; only the resolver may know it."""
     bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD))
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
-    heads = bench.records()
-    assert heads["kind"].tolist() == [declared.KIND_EXEC, declared.KIND_EXIT]
-    assert heads["start_boot_ns"].tolist() == [0, 0] and heads["flags"][0] & declared.FLAG_HEAD_ONLY
+    headers = bench.records()
+    assert headers["kind"].tolist() == [declared.KIND_EXEC, declared.KIND_EXIT]
+    assert headers["start_boot_ns"].tolist() == [0, 0] and headers["flags"][0] & declared.FLAG_HEAD_ONLY
 
 
 def test_a_process_that_is_being_released_has_no_session(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_process_ends_with_its_last_thread_not_with_its_leader(bench: Bench) -
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 11, 0x700))
     bench.shard.do_work(100)
     (frame,) = bench.frames()
-    assert frame.head["kind"].tolist() == [declared.KIND_EXIT] and frame.head["tid"].tolist() == [CHILD + 11]
+    assert frame.header["kind"].tolist() == [declared.KIND_EXIT] and frame.header["tid"].tolist() == [CHILD + 11]
     assert frame.exit["exit_code"].tolist() == [0x700]
     assert (bench.count("threads_forked"), bench.count("threads_exited")) == (2, 2)
     assert not bench.living.starts and not bench.living.threads
@@ -405,8 +405,8 @@ def test_an_exec_that_is_read_late_does_not_get_the_start_of_the_next_owner(benc
         bench.sock.put(netlink.EVENT_EXIT, end(me), lost=True)
         bench.sock.put(netlink.EVENT_COMM, (CHILD, CHILD, 0x61))
     bench.sock.put(netlink.EVENT_EXEC, (me, me), at=tick + 1_000_000)
-    heads = bench.records()
-    forked, execed = heads[heads["tgid"] == me]
+    headers = bench.records()
+    forked, execed = headers[headers["tgid"] == me]
     assert (execed["start_boot_ns"] == forked["start_boot_ns"]) is np.bool_(not lost)
     assert bool(execed["flags"] & declared.FLAG_HEAD_ONLY) is not lost
 
@@ -416,9 +416,9 @@ def test_a_pid_twice_within_a_tick_is_two_identities(bench: Bench) -> None:
     for n in range(3):
         bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD), at=base + 1000 * n)
         bench.sock.put(netlink.EVENT_EXIT, end(CHILD), at=base + 1000 * n + 500)
-    heads = bench.records()
-    assert len(set(heads["start_boot_ns"].tolist())) == 3
-    assert heads["start_boot_ns"][::2].tolist() == heads["start_boot_ns"][1::2].tolist()
+    headers = bench.records()
+    assert len(set(headers["start_boot_ns"].tolist())) == 3
+    assert headers["start_boot_ns"][::2].tolist() == headers["start_boot_ns"][1::2].tolist()
 
 
 def test_a_process_missing_in_one_survey_is_remembered_until_the_next(tmp_path: Path) -> None:
@@ -521,9 +521,9 @@ def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path, step_ns: int) -
     for _ in range(97):
         bench.shard.do_work(1000)
         for frame in bench.frames():
-            seen += frame.head["tgid"].tolist()
+            seen += frame.header["tgid"].tolist()
             # The receiver applies only what was reported complete, and the ring must not wait for more.
-            ends = record_ends(frame.head)[frame.head["time_boot_ns"] < (frame.watermark_boot_ns or 0)]
+            ends = record_ends(frame.header)[frame.header["time_boot_ns"] < (frame.watermark_boot_ns or 0)]
             applied = max([applied, *ends.tolist()])
         bench.acks.answers[0] = applied, applied, 0
     bench.close()
@@ -645,5 +645,5 @@ def test_a_process_that_changes_all_the_time_waits_once() -> None:
 def test_a_change_has_only_its_groups() -> None:
     about = proc_records.About(5, 7, 7, 1)
     record = proc_records.change(about, declared.KIND_CGROUP, info(), layout.KNOWN_CGROUP)
-    task = np.frombuffer(record, dtypes.TASK, 1, dtypes.HEAD.itemsize)[0]
+    task = np.frombuffer(record, dtypes.TASK, 1, dtypes.HEADER.itemsize)[0]
     assert int(task["known"]) == layout.KNOWN_CGROUP and int(task["cgroup_id"]) == 11

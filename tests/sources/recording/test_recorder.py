@@ -35,9 +35,9 @@ def told(frames: list[Frame]) -> dict[int, list[bytes]]:
     """The contents of the frames of each ring, without their place in the ring."""
     found: dict[int, list[bytes]] = {}
     for frame in frames:
-        head = frame.head.copy()
-        head["record_bytes"] = head["ring_pos"] = 0
-        columns = (head, frame.task, frame.fork, frame.exec, frame.exit)
+        header = frame.header.copy()
+        header["record_bytes"] = header["ring_pos"] = 0
+        columns = (header, frame.task, frame.fork, frame.exec, frame.exit)
         mine = found.setdefault(frame.ring, [b""] * 6)
         for i, part in enumerate((*(column.tobytes() for column in columns), bytes(frame.blob))):
             mine[i] += part
@@ -80,11 +80,11 @@ def test_rings_of_a_recording_have_neither_holes_nor_overlaps() -> None:
             assert (a.frame_seq, a.count, a.lost, a.source, a.watermark_boot_ns, a.malformed, a.boot_id) == (
                 b.frame_seq, b.count, b.lost, b.source, b.watermark_boot_ns, b.malformed, b.boot_id,
             )  # fmt: skip
-            grown = b.head["var_bytes"].astype(np.int64) - a.head["var_bytes"]
-            assert (b.head["record_bytes"].astype(np.int64) - a.head["record_bytes"] == grown).all()
+            grown = b.header["var_bytes"].astype(np.int64) - a.header["var_bytes"]
+            assert (b.header["record_bytes"].astype(np.int64) - a.header["record_bytes"] == grown).all()
             for name in ("args_full_bytes", "envs_full_bytes", "exec_flags", "argc", "envc"):
                 assert (a.exec[name] == b.exec[name]).all()
-    assert any((b.head["ring_pos"] != a.head["ring_pos"]).any() for a, b in zip(before, after, strict=True))
+    assert any((b.header["ring_pos"] != a.header["ring_pos"]).any() for a, b in zip(before, after, strict=True))
 
 
 def test_frames_without_records_move_too() -> None:

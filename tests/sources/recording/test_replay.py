@@ -78,7 +78,7 @@ def test_messages_with_several_frames_are_as_good_as_one_each() -> None:
     for bench in (alone, together):
         while bench.source.do_work(10):
             pass
-        sent.append([frame for frame in bench.frames() if len(frame.head)])
+        sent.append([frame for frame in bench.frames() if len(frame.header)])
     for ring in range(3):
         first, second = ([frame for frame in frames if frame.ring == ring] for frames in sent)
         assert [frame.to_pos for frame in first] == [frame.to_pos for frame in second]
@@ -92,7 +92,7 @@ def test_watermark_is_never_broken_and_the_last_one_frees_the_rest() -> None:
     promised = dict.fromkeys(range(3), 0)
     for frame in bench.frames():
         if frame.count:
-            assert frame.head["time_boot_ns"].min() >= promised[frame.ring]
+            assert frame.header["time_boot_ns"].min() >= promised[frame.ring]
         assert frame.watermark_boot_ns is not None
         promised[frame.ring] = frame.watermark_boot_ns
     assert set(promised.values()) == {WATERMARK_END_NS}
@@ -103,12 +103,12 @@ def test_holes_and_repetitions_of_the_recording_are_closed() -> None:
     ring = [message for message in STORM if decode_frame(message).ring == 1]
     first, second = decode_frame(ring[2]), decode_frame(ring[3])
     encoder = FrameEncoder(boot_id=BOOT_ID, source="ebpf")
-    half = first.since(int(first.head["ring_pos"][20]))
+    half = first.since(int(first.header["ring_pos"][20]))
     overlap = encoder.encode(
         ring=1, seq=0, from_pos=half.from_pos, to_pos=second.to_pos, count=half.count + second.count, lost={},
         **{
             name: np.concatenate([getattr(half, name), getattr(second, name)])
-            for name in ("head", "task", "fork", "exec", "exit")
+            for name in ("header", "task", "fork", "exec", "exit")
         },
         blob=bytes(half.blob) + bytes(second.blob),
     )  # fmt: skip

@@ -40,7 +40,7 @@ def has_more(ring: Ring) -> bool:
 
 
 def test_rows_have_the_size_of_the_dtypes() -> None:
-    assert (dtypes.HEAD.itemsize, dtypes.TASK.itemsize) == (HEAD_BYTES, TASK_BYTES)
+    assert (dtypes.HEADER.itemsize, dtypes.TASK.itemsize) == (HEAD_BYTES, TASK_BYTES)
 
 
 def test_every_kind_comes_out_as_it_was_written(made: tuple[Ring, KernelWriter]) -> None:
@@ -50,7 +50,7 @@ def test_every_kind_comes_out_as_it_was_written(made: tuple[Ring, KernelWriter])
     positions = [writer.write(one) for one in written]
     frame = drain_frame(ring, Columns(1 << 16))
     assert records_in(frame) == written
-    assert frame.head["ring_pos"].tolist() == positions
+    assert frame.header["ring_pos"].tolist() == positions
     assert (frame.from_pos, frame.to_pos) == (7 * PAGE_BYTES - 40, writer.producer_pos)
     assert ring.stop == CAUGHT_UP and ring.records_total == len(written)
 
@@ -210,7 +210,7 @@ def test_record_longer_than_any_can_be_is_malformed() -> None:
 
 operations = st.one_of(
     st.tuples(st.just("write"), st.sampled_from(KINDS), st.integers(0, 500)),
-    st.tuples(st.just("head"), st.sampled_from(KINDS), st.just(0)),
+    st.tuples(st.just("header"), st.sampled_from(KINDS), st.just(0)),
     st.tuples(st.just("discard"), st.sampled_from(KINDS), st.integers(0, 300)),
     st.tuples(st.just("malformed"), st.sampled_from(KINDS), st.integers(0, 200)),
     st.tuples(st.just("reserve"), st.sampled_from(KINDS), st.integers(0, 300)),
@@ -243,7 +243,7 @@ def test_any_interleaving_of_writing_reading_and_rewinding_loses_and_repeats_not
             frame = drain_frame(ring, Columns(max_bytes), max_records)
             assert frame.from_pos <= received_pos
             part = frame.since(received_pos)
-            for position, one in zip(part.head["ring_pos"].tolist(), records_in(part), strict=True):
+            for position, one in zip(part.header["ring_pos"].tolist(), records_in(part), strict=True):
                 assert position not in received
                 received[position] = one
             received_pos = max(received_pos, frame.to_pos)
@@ -251,13 +251,13 @@ def test_any_interleaving_of_writing_reading_and_rewinding_loses_and_repeats_not
 
         for name, first, second in steps:
             number += 1
-            if name in ("write", "head", "discard", "malformed"):
-                one = record(first, number, strings=strings_of(number, second), head_only=name == "head")
+            if name in ("write", "header", "discard", "malformed"):
+                one = record(first, number, strings=strings_of(number, second), head_only=name == "header")
                 if name == "malformed":
                     one = one[:-1]
                 position = writer.write_discarded(one) if name == "discard" else writer.write(one)
                 if position is not None:
-                    submitted[position] = one if name in ("write", "head") else None
+                    submitted[position] = one if name in ("write", "header") else None
             elif name == "reserve":
                 one = record(first, number, strings=strings_of(number, second))
                 position = writer.reserve(len(one))

@@ -63,11 +63,11 @@ def _images(frame: Frame) -> list[tuple[int, bytes]]:
     found = []
     at = 0
     bodies = iter(frame.exec)
-    for head in frame.head:
-        if head["kind"] == declared.KIND_EXEC and not head["flags"] & declared.FLAG_HEAD_ONLY:
+    for header in frame.header:
+        if header["kind"] == declared.KIND_EXEC and not header["flags"] & declared.FLAG_HEAD_ONLY:
             path = bytes(frame.blob[at : at + int(next(bodies)["path_bytes"])])
-            found.append((int(head["tgid"]), path.rpartition(b"/")[2]))
-        at += int(head["var_bytes"])
+            found.append((int(header["tgid"]), path.rpartition(b"/")[2]))
+        at += int(header["var_bytes"])
     return found
 
 
@@ -87,7 +87,7 @@ class Collected:
             part = frame.since(self.received[frame.ring])
             self.received[frame.ring] = max(self.received[frame.ring], frame.to_pos)
             self.frames.append(part)
-            self.exits.update(part.head["tgid"][self._mine(part, declared.KIND_EXIT)].tolist())
+            self.exits.update(part.header["tgid"][self._mine(part, declared.KIND_EXIT)].tolist())
             if self.stage.control is not None:
                 self.stage.control.acks["applied_pos"][frame.ring] = self.received[frame.ring]
         return bool(frames)
@@ -96,13 +96,13 @@ class Collected:
         """Count how often each of these pids occurs in records of a kind."""
         found: Counter[int] = Counter()
         for frame in self.frames:
-            found.update(frame.head["tgid"][self._mine(frame, kind) & np.isin(frame.head["tgid"], pids)].tolist())
+            found.update(frame.header["tgid"][self._mine(frame, kind) & np.isin(frame.header["tgid"], pids)].tolist())
         return found
 
     @staticmethod
     def _mine(frame: Frame, kind: int) -> np.ndarray:
         """Return a mask of the records of this process's children: other tests can use the same pids again."""
-        return (frame.head["kind"] == kind) & (frame.head["ppid"] == os.getpid())
+        return (frame.header["kind"] == kind) & (frame.header["ppid"] == os.getpid())
 
     def wait_for(self, pids: list[int]) -> None:
         def is_there() -> bool:

@@ -347,7 +347,7 @@ class Receiver:
         elif frame.to_pos > self.received[ring]:
             part = frame.since(self.received[ring])
             self.records[ring] += records_in(part)
-            self.positions[ring] += part.head["ring_pos"].tolist()
+            self.positions[ring] += part.header["ring_pos"].tolist()
             self.received[ring] = frame.to_pos
 
     def _rewind(self, ring: int, position: int) -> None:

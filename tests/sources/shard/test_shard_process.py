@@ -240,7 +240,7 @@ class Ledger:
             return
         part = frame.since(self.received[ring])
         _check_whole(part)
-        self.numbers[ring].append(part.head["ring_seq"].copy())
+        self.numbers[ring].append(part.header["ring_seq"].copy())
         self.received[ring] = frame.to_pos
 
     def rewind(self, ring: int, position: int) -> None:
@@ -263,13 +263,13 @@ class Ledger:
 
 
 def _check_whole(frame: Frame) -> None:
-    numbers = frame.head["ring_seq"].astype(np.uint64)
+    numbers = frame.header["ring_seq"].astype(np.uint64)
     fill = numbers * np.uint64(storm_writer.FACTOR)
-    assert (frame.head["time_boot_ns"] == numbers).all()
+    assert (frame.header["time_boot_ns"] == numbers).all()
     assert (frame.task.view(np.uint64).reshape(-1, 20) == fill[:, None]).all()
     for kind, bodies in ((declared.KIND_FORK, frame.fork), (declared.KIND_EXIT, frame.exit)):
-        assert (bodies.view(np.uint64).reshape(-1, 4) == fill[frame.head["kind"] == kind][:, None]).all()
-    words = frame.head["var_bytes"] // 8
+        assert (bodies.view(np.uint64).reshape(-1, 4) == fill[frame.header["kind"] == kind][:, None]).all()
+    words = frame.header["var_bytes"] // 8
     assert (words == numbers * np.uint64(7) % np.uint64(29)).all()
     assert (np.frombuffer(frame.blob, np.uint64) == np.repeat(fill, words)).all()
 

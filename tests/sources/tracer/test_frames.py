@@ -96,10 +96,10 @@ class Bench:
     def _apply_frame(self, frame: Frame) -> int:
         bodies = {kind: iter(getattr(frame, declared.KIND_NAMES[kind])) for kind in dtypes.BODIES}
         at = 0
-        for head, task in zip(frame.head, frame.task, strict=True):
-            kind, length = int(head["kind"]), int(head["var_bytes"])
+        for header, task in zip(frame.header, frame.task, strict=True):
+            kind, length = int(header["kind"]), int(header["var_bytes"])
             body = next(bodies[kind]).tobytes() if kind in bodies else None
-            self.applier.apply_records(head.tobytes(), task.tobytes(), body, bytes(frame.blob[at : at + length]))
+            self.applier.apply_records(header.tobytes(), task.tobytes(), body, bytes(frame.blob[at : at + length]))
             at += length
         return int(frame.count)
 
@@ -215,9 +215,9 @@ def test_an_unknown_start_is_that_of_the_first_record(bench: Bench) -> None:
 
 def test_records_that_a_tracer_may_not_send(bench: Bench) -> None:
     """A time in the future becomes now, flags reserved for the resolver are removed, malformed frames are refused."""
-    head = bytearray(proc_records.exec_(about(7, NOW * 2), info(7, 1, 50)))
-    head[37] |= declared.FLAG_KEYED
-    bench.send(bytes(head))
+    header = bytearray(proc_records.exec_(about(7, NOW * 2), info(7, 1, 50)))
+    header[37] |= declared.FLAG_KEYED
+    bench.send(bytes(header))
     entry = bench.entry(7, 50)
     assert entry is not None and entry.exec_time_ns == BOOT_UNIX_NS + NOW
     bench.messages.append(b"\xc1")
