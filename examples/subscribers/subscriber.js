@@ -78,8 +78,8 @@ async function main(endpoint) {
   socket.subscribe(...TOPICS, word);
   for (let isJoined = false; ; ) {
     try {
-      const [topic, head, body] = await socket.receive();
-      const header = decode(head, OPTIONS);
+      const [topic, packed, body] = await socket.receive();
+      const header = decode(packed, OPTIONS);
       if (header.major !== 1) throw new Error(`the stream has version ${header.major}, but this program reads 1`);
       const number = TOPICS.indexOf(topic.toString());
       if (isJoined && number >= 0) take(number, header, body);

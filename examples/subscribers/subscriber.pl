@@ -64,7 +64,7 @@ sub take ($number, $header, $body) {
     }
     $last[$number] = $first + $count - 1 if $first + $count > $next;
     ($step, %seen) = ($header->{step}) if $count && $header->{step} != $step;
-    # The body is `count` objects, one after the other. Behind the head of an array of that length, it is one.
+    # The body is `count` objects, one after the other. Behind the header of an array of that length, it is one.
     add_event($_) for @{ $msgpack->unpack(pack('CN', 0xdd, $count) . $body) };
     flush_group() unless $header->{rest} & $ALL;
 }
@@ -80,7 +80,7 @@ $socket->subscribe($_) for @TOPICS, $word;
 $| = 1;
 my $is_joined;
 while (1) {
-    my ($topic, $head, $body) = eval { $socket->recv_multipart };
+    my ($topic, $packed, $body) = eval { $socket->recv_multipart };
     if ($@) {    # no heartbeat either: the daemon is not running, or this user may not read its stream
         warn "subscriber: nothing arrives from $endpoint\n";    # ZeroMQ connects again by itself
         next if $is_joined;
@@ -88,7 +88,7 @@ while (1) {
         $socket->subscribe($word);
         next;
     }
-    my $header = $msgpack->unpack($head);
+    my $header = $msgpack->unpack($packed);
     die "the stream has version $header->{major}, but this program reads 1\n" if $header->{major} != 1;
     take($NUMBERS{$topic}, $header, $body) if $is_joined && exists $NUMBERS{$topic};
     next if $is_joined || $topic ne $word;    # the welcome's numbers cover earlier events

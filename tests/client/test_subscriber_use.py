@@ -702,11 +702,11 @@ def hostile(directory: Path, bodies: list[bytes], stop: threading.Event) -> None
         word = socket.recv()
         if not word.startswith(b"\x01" + WELCOME_PREFIX):
             continue
-        head = Header(writer=0, group=0, first=0, count=0, seqs=(0,) * 8, **common).pack()
-        socket.send_multipart([word[1:], head, b""])
+        header = Header(writer=0, group=0, first=0, count=0, seqs=(0,) * 8, **common).pack()
+        socket.send_multipart([word[1:], header, b""])
         for number, body in enumerate(bodies, 1):
-            head = Header(writer=number, group=number, first=number, count=1, **common).pack()
-            socket.send_multipart([b"proc.exec", head, body])
+            header = Header(writer=number, group=number, first=number, count=1, **common).pack()
+            socket.send_multipart([b"proc.exec", header, body])
             sent += 1
     socket.close(linger=0)
     context.term()

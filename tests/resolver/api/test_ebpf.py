@@ -1235,7 +1235,7 @@ def test_inheritance_in_a_live_batch(w: World) -> None:
             {"tracer_metadata": TracerMetadata(1, "id")},
             {"user_session": replace(ssh, id=77, session_type=2), "span_id": 5},
             {"aws_security_credentials": (AWSSecurityCredentials(access_key_id="A", expiration=1),)},
-            {  # more than a map of one byte's head holds
+            {  # more than a map with a header of one byte holds
                 "interpreter": FileEvent(inode=5, package_name="p"),
                 "container": ContainerContext("c", 1, ("t",)),
                 "credentials": Credentials(user="u"),

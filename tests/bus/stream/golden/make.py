@@ -155,12 +155,12 @@ def build() -> list[dict[str, Any]]:
     ]
     decoder = Decoder()
     result = []
-    for topic, head, body in messages:
-        parsed = Header.parse(head)
+    for topic, packed_header, body in messages:
+        parsed = Header.parse(packed_header)
         result.append(
             {
                 "topic": topic.decode(),
-                "header": head.hex(),
+                "header": packed_header.hex(),
                 "body": body.hex(),
                 "first": parsed.first,
                 "count": parsed.count,
