@@ -191,13 +191,13 @@ def write(directory: Path, when: str, machine: dict[str, Any], reports: list[dic
         parts.append(as_markdown(report, names or ()))
         written += names or ()
     facts = [{"fact": key, "value": str(value)} for key, value in machine.items()]
-    head = f"# Procline, benchmarks of {when}\n\n" + "\n".join(block([common.table(facts)]))
+    beginning = f"# Procline, benchmarks of {when}\n\n" + "\n".join(block([common.table(facts)]))
     if any("--small" in report.get("command", ()) for report in reports):
-        head += "\n**Run with --small**: this only shows that the benches work; the figures are meaningless.\n"
+        beginning += "\n**Run with --small**: this only shows that the benches work; the figures are meaningless.\n"
     loaded = [each["bench"] for each in reports if is_loaded(each)]
     if loaded:
-        head += f"\n**Other programs loaded the machine** before {', '.join(loaded)}: figures are upper bounds.\n"
-    (directory / "report.md").write_text(f"{head}\n{summary(reports)}\n" + "\n".join(parts))
+        beginning += f"\n**Other programs loaded the machine** before {', '.join(loaded)}: figures are upper bounds.\n"
+    (directory / "report.md").write_text(f"{beginning}\n{summary(reports)}\n" + "\n".join(parts))
     return written
 
 

@@ -87,7 +87,7 @@ def pages() -> dict[str, str]:
 def _main_page() -> Iterator[str]:
     group = command_line.cli
     context = click.Context(group, info_name="procline")
-    yield from _head("procline", "process lineage of this host")
+    yield from _title("procline", "process lineage of this host")
     yield ".SH SYNOPSIS"
     yield from (".B procline", '.RI [ OPTIONS ] " COMMAND " [ ARGS ]...')
     yield ".SH DESCRIPTION"
@@ -110,7 +110,7 @@ def _main_page() -> Iterator[str]:
 
 def _page(name: str, command: click.Command, parent: click.Context) -> Iterator[str]:
     context = click.Context(command, info_name=name, parent=parent)
-    yield from _head(f"procline-{name}", command_line.COMMANDS[name].rstrip("."))
+    yield from _title(f"procline-{name}", command_line.COMMANDS[name].rstrip("."))
     yield ".SH SYNOPSIS"
     yield f".B procline {_escape(name)}"
     yield f".I {_escape(' '.join(command.collect_usage_pieces(context)))}"
@@ -138,7 +138,7 @@ def _subcommand(command: click.Command, context: click.Context) -> Iterator[str]
         yield line.replace(".SH ", ".SS ", 1) if line.startswith(".SH ") else line
 
 
-def _head(name: str, what: str) -> Iterator[str]:
+def _title(name: str, what: str) -> Iterator[str]:
     seconds = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     date = time.strftime("%Y-%m-%d", time.gmtime(seconds))
     yield '.\\" Made by packaging/manual.py from the command line parser.'

@@ -556,13 +556,13 @@ def entry_names() -> str:
 #: Fields that are never null, or have a type of their own, in the static type of an event.
 _EVENT_TYPES = {"pid": "int", "lineage": "list[Ancestor]"}
 #: Fields of events with types that depend on the topic.
-_EVENT_HEAD = ("event", "seq", "order", "time_ns")
+_EVENT_FIRST = ("event", "seq", "order", "time_ns")
 
 
 def event_types(*shown: str) -> str:
     """Return the static types of the fields of events that are shown so."""
     types = _PYTHON_TYPES | {"map": "dict[str, object]", "[str]": "list[str]"}
-    fields = [field for field in entry_fields.FIELDS if field.shown in shown and field.name not in _EVENT_HEAD]
+    fields = [field for field in entry_fields.FIELDS if field.shown in shown and field.name not in _EVENT_FIRST]
     return "".join(
         f"    {field.name}: {_EVENT_TYPES.get(field.name) or types[field.type] + ' | None'}\n" for field in fields
     )
@@ -613,11 +613,11 @@ def event_marks() -> list[str]:
         "", "",
         "cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:",
         '    """Write the names in `Entry.marks`, in its order."""',
-        "    cdef char *head = p",
+        "    cdef char *header = p",
         "    cdef uint32_t count = 0",
         "    p += 1",
         *(f'    p = put_mark(p, (flags & {flag}) != 0, "{name}", &count)' for name, flag in marks),
-        "    pl_array(head, count)  # one byte, because there are fewer than 16",
+        "    pl_array(header, count)  # one byte, because there are fewer than 16",
         "    return p",
     ]  # fmt: skip
 

@@ -51,7 +51,7 @@ _FIELDS: dict[str, Schema] = {
 #: Fields that are never null.
 _ALWAYS = ("pid", "lineage")
 #: Fields that depend on the kind of the event.
-_HEAD = ("event", "seq", "order", "time_ns")
+_FIRST = ("event", "seq", "order", "time_ns")
 #: Keys of headers that the table types loosely.
 _HEADER: dict[str, Schema] = {
     "boot": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
@@ -97,7 +97,7 @@ def fields(*shown: str) -> dict[str, Schema]:
     """Return the schemas of the fields of a process that are shown so."""
     found = {}
     for field in entry_fields.FIELDS:
-        if field.shown in shown and field.name not in _HEAD:
+        if field.shown in shown and field.name not in _FIRST:
             schema = _FIELDS.get(field.name) or _TYPES.get(field.type) or {"type": "array", "items": {"type": "object"}}
             found[field.name] = _described(schema if field.name in _ALWAYS else _nullable(schema), field.meaning)
     return found

@@ -4,7 +4,7 @@ from libc.stdint cimport uint64_t
 
 
 cdef class ProducerPositions:
-    cdef uint64_t *pages[1024]
+    cdef uint64_t **pages  # `ring_count` of them; NULL: a ring without a descriptor
     cdef readonly int ring_count
     cdef long page_bytes
 

@@ -6,6 +6,7 @@ reservation, is therefore not older (docs/architecture.md, "Merge"). _drain.pyx 
 """
 
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
 from posix.unistd cimport _SC_PAGESIZE, sysconf
 
@@ -36,12 +37,13 @@ cdef class ProducerPositions:
     def __cinit__(self, dict fds, int ring_count):
         cdef int ring
         cdef void *at
-        if not 0 < ring_count <= 1024:
-            raise ValueError(f"ring_count is {ring_count}, expected 1 to 1024")
+        if ring_count <= 0:
+            raise ValueError(f"ring_count is {ring_count}, expected at least 1")
         self.ring_count = ring_count
         self.page_bytes = sysconf(_SC_PAGESIZE)
-        for ring in range(1024):
-            self.pages[ring] = NULL
+        self.pages = <uint64_t **>calloc(ring_count, sizeof(uint64_t *))
+        if self.pages == NULL:
+            raise MemoryError
         for number, fd in fds.items():
             ring = number
             if not 0 <= ring < ring_count:
@@ -66,16 +68,18 @@ cdef class ProducerPositions:
         # programs.
         pl_full_fence()
         for ring in range(self.ring_count):
-            positions[ring] = pl_position(self.pages[ring]) if self.pages[ring] != NULL else 0
+            positions[ring] = pl_position(self.pages[ring]) if self.pages != NULL and self.pages[ring] != NULL else 0
         return now
 
     def close(self):
         """Unmap; idempotent."""
         cdef int ring
-        for ring in range(1024):
+        for ring in range(self.ring_count if self.pages != NULL else 0):
             if self.pages[ring] != NULL:
                 munmap(self.pages[ring], self.page_bytes)
                 self.pages[ring] = NULL
+        free(self.pages)
+        self.pages = NULL
 
     def __dealloc__(self):
         self.close()

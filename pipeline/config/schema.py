@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from pipeline.records.declared import STRING_MAX
-from pipeline.records.limits import PID_MAX
+from pipeline.records.limits import CHAIN_MAX, PID_MAX
 
 MIB = 1 << 20
 #: The kernel accepts no smaller kernel.pid_max (kernel/pid.c, RESERVED_PIDS + 1).
@@ -329,12 +329,12 @@ class Tables(Section, frozen=True):
         int,
         Meta(
             ge=16,
-            le=512,
+            le=CHAIN_MAX,
             description="Maximum number of images of one process that stay linked. If a process has more, only the "
             "first image and the newest ones stay in the chain. The entry at the cut has the mark `elided`, and the "
             "images left out are counted.",
         ),
-    ] = 512
+    ] = CHAIN_MAX
     checked: Annotated[
         bool,
         Meta(description="Store a checksum in each row that readers can verify. For tests: it slows down the writer."),

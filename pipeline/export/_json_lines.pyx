@@ -115,10 +115,10 @@ cdef int _add_value(writer *to, object value, object encode) except -1:
     return _add(to, PyBytes_AS_STRING(other), PyBytes_GET_SIZE(other))
 
 
-cdef int _fill(column *to, bytes head, object values, Py_ssize_t count, object encode) except -1:
+cdef int _fill(column *to, bytes name, object values, Py_ssize_t count, object encode) except -1:
     """Make the texts of a column."""
-    cdef const char *key = PyBytes_AS_STRING(head)
-    cdef Py_ssize_t key_bytes = PyBytes_GET_SIZE(head), n, i
+    cdef const char *key = PyBytes_AS_STRING(name)
+    cdef Py_ssize_t key_bytes = PyBytes_GET_SIZE(name), n, i
     cdef list found
     cdef PyObject *each
     if type(values) is tuple:

@@ -233,7 +233,7 @@ class _Connected:
             await asyncio.sleep(random.uniform(0, 0.05 * conflicts))
 
     async def _store(self, batch: Batch) -> bool:
-        """Publish a batch; return False if meanwhile a part of it was stored."""
+        """Store a batch; return False if meanwhile a part of it was stored."""
         if batch.kind != GAP:
             return await self._publish(batch)
         async with self._gap_lock:  # the lanes share the subject

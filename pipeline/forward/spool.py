@@ -171,7 +171,7 @@ class Spool:
         """Begin a segment, into which `put` writes from now on."""
         before = self._segments.get(number - 1)
         segment = _Segment(number, self._path(number))
-        header = self._head()
+        header = self._header()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(segment.path, flags, 0o600)
         try:
@@ -190,7 +190,7 @@ class Spool:
         if before is not None:
             self._remove_if_done(before)
 
-    def _head(self) -> bytes:
+    def _header(self) -> bytes:
         position = self.position
         return SPOOL_MAGIC + _record(
             msgpack.packb([self.boot, None if position is None else position.as_dict(), self.streams[-64:]])
@@ -227,7 +227,7 @@ class Spool:
             self._figures.counts["dropped"] += missing.next - max(missing.first, self._done_to.get(key, 0))
         for batch in [*segment.kept, *segment.ranges.values()]:
             into.cover(batch)
-        content = self._head_of(segment if before is None else before)
+        content = self._header_of(segment if before is None else before)
         into.entries = into.taken = into.done = 0
         # Those of every topic first, and none of a stream before one of an earlier stream.
         gaps_in_order = [*into.kept, *into.ranges.values()]
@@ -253,7 +253,7 @@ class Spool:
             self._close_reading()
         return True
 
-    def _head_of(self, segment: _Segment) -> bytes:
+    def _header_of(self, segment: _Segment) -> bytes:
         with segment.path.open("rb") as file:
             start = file.read(len(SPOOL_MAGIC) + _PREFIX.size)
             length, _ = _PREFIX.unpack_from(start, len(SPOOL_MAGIC))
@@ -274,7 +274,7 @@ class Spool:
                 continue
             if offset == 0:
                 try:
-                    offset = len(self._head_of(segment))
+                    offset = len(self._header_of(segment))
                 except (OSError, struct.error):
                     self._damaged(segment, offset)
                     continue

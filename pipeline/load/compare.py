@@ -135,7 +135,7 @@ def document(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict
 
 def figures(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     """Return the figures of all reports, and for two reports the change from the first to the second."""
-    heads = labels(reports, names)
+    headings = labels(reports, names)
     rows: list[list[str]] = []
     for metric in METRICS:
         values = [metric.value(report) for report in reports]
@@ -146,8 +146,8 @@ def figures(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table
             shown.append(change(*values))
         rows.append([metric.name, *shown])
     if len(reports) == 2:
-        heads = [*heads, "change"]
-    return Table("Figures", [["", *heads], *rows])
+        headings = [*headings, "change"]
+    return Table("Figures", [["", *headings], *rows])
 
 
 def turned(table: Table) -> Table:

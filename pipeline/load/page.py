@@ -123,7 +123,7 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _comparison(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[str]:
-    heads = compare.labels(reports, names)
+    headings = compare.labels(reports, names)
     yield f"<h1>{len(reports)} load tests</h1>"
     exact = sum(is_exact(report) for report in reports)
     kind = "good" if exact == len(reports) else "bad"
@@ -138,12 +138,12 @@ def _comparison(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> I
         metric = by_name[name]
         values = [metric.value(report) for report in reports]
         if any(values):
-            rows = [(head, value, metric.show(value)) for head, value in zip(heads, values, strict=True)]
+            rows = [(heading, value, metric.show(value)) for heading, value in zip(headings, values, strict=True)]
             direction = "less" if metric.is_less_better else "more"
             yield f'<h3>{safe(name)} <span class="dim">({direction} is better)</span></h3>{drawing.bars(rows, name)}'
     yield "<h2>Results</h2>"
-    for head, report in zip(heads, reports, strict=True):
-        yield f"<h3>{safe(head)}</h3><p>{safe(summary.verdict(report))}</p>"
+    for heading, report in zip(headings, reports, strict=True):
+        yield f"<h3>{safe(heading)}</h3><p>{safe(summary.verdict(report))}</p>"
         yield f'<p class="dim">{safe(summary.title(report))}; {safe(report["time"])}</p>'
 
 

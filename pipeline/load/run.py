@@ -92,7 +92,7 @@ def measure(name: str, directory: Path, settings: Settings, *, is_own: bool, pro
         _check_sees_each_change(name, directory)
     found = _run(name, directory, settings, progress)
     progress("comparing")
-    return {**_head(settings), "instance": {"name": name, "is_own": is_own}, **_report(found)}
+    return {**_about(settings), "instance": {"name": name, "is_own": is_own}, **_report(found)}
 
 
 def _run(name: str, directory: Path, settings: Settings, progress: Show) -> _Round:
@@ -204,7 +204,7 @@ def _check_sees_each_change(name: str, directory: Path) -> None:
         )
 
 
-def _head(settings: Settings) -> dict[str, Any]:
+def _about(settings: Settings) -> dict[str, Any]:
     """Return what identifies a report."""
     return {
         "format": FORMAT,

@@ -29,14 +29,15 @@ from pipeline.procfs.rooted import memfd_mount
 SIZE_MAX = 1 << 16
 
 _LINK = "/memfd:"
-# Tracers seal size and seals. Not all of them seal the content (F_SEAL_WRITE), which they have written before.
+# Tracing libraries seal the size and the seals. Not all of them seal the content (F_SEAL_WRITE), which they have
+# written by then.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _ITEMS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
 class TracerMetadata:
-    """The decoded map. A text that the tracer left out is ""; unknown keys are dropped."""
+    """The decoded map. A text that the library left out is ""; unknown keys are dropped."""
 
     schema_version: int
     runtime_id: str = ""
@@ -133,7 +134,7 @@ def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetad
     try:
         if fcntl.fcntl(content, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise _refused(peer, f"the memfd at descriptor {fd} is not sealed: F_SEAL_SHRINK or F_SEAL_GROW is missing")
-        # The size cannot change any more. pread() does not depend on the tracer's file offset, read() would.
+        # The size cannot change any more. pread() does not depend on the library's file offset, read() would.
         data = os.pread(content, SIZE_MAX + 1, 0)
     except OSError as error:
         raise _refused(peer, f"descriptor {fd}: {error.strerror}") from error

@@ -8,6 +8,11 @@ Limits that only one module needs stand in that module.
 #: Measured lag of ring positions behind the clock: 73 us without a barrier, none with one.
 MERGE_SLACK_NS = 100_000
 
+#: A source without BPF programs takes a report that is older than the youngest by more than this for late. A task reads
+#: the time of its event before it sends the event, and may be preempted in between. In a storm on two CPUs, events of
+#: the kernel's connector arrived at most 6 us after younger ones.
+REPORT_SLACK_NS = 1_000_000
+
 #: The part of `capture.freshness_ms` during which events gather at most. The rest is for the message and the resolver's
 #: turn. The shards wait for this time, unless the resolver stores a shorter time.
 GATHER_PART = 0.8

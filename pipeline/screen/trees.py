@@ -91,16 +91,16 @@ def line(row: Row, label: str, command: Line, facts: Iterable[Line], width: int 
     guide = row.guide
     if width is not None and len(guide) > width // 2:  # a deep chain must not push everything off the screen
         guide = ELLIPSIS + guide[len(guide) - width // 2 + 1 :]
-    head = Line((guide, Style.FAINT)).add(label, Style.PID).add(" ")
+    first = Line((guide, Style.FAINT)).add(label, Style.PID).add(" ")
     tails = list(facts)
     if width is None:
-        return head.join(command).join(_joined(tails))
-    least = min(command.width, max(_COMMAND_MIN, (width - head.width) // 2))
+        return first.join(command).join(_joined(tails))
+    least = min(command.width, max(_COMMAND_MIN, (width - first.width) // 2))
     tail = _joined(tails)
-    while tails and width - head.width - tail.width < least:
+    while tails and width - first.width - tail.width < least:
         tails.pop()
         tail = _joined(tails)
-    return head.join(command.cut(max(1, width - head.width - tail.width))).join(tail)
+    return first.join(command.cut(max(1, width - first.width - tail.width))).join(tail)
 
 
 def _joined(facts: list[Line]) -> Line:

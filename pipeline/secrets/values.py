@@ -101,11 +101,11 @@ def _is_whole(text: bytes, begin: int, start: int, end: int) -> bool:
     if text[begin:start].rstrip()[-1:] not in (b"=", b":"):
         return False
     argument = text.rfind(b"\0", 0, begin + 1) + 1
-    head = text[argument:begin]
+    before = text[argument:begin]
     is_quoted = text.startswith((b'"', b"'", WORD_MASK), start)
     if text[argument : argument + 1] == b"-":
-        return not head or (text[begin : begin + 1] == b"=" and not is_quoted and SPACES.search(head) is None)
-    if head or is_quoted or b"=" not in text[begin:start] or not (text[argument : argument + 1].isalnum()):
+        return not before or (text[begin : begin + 1] == b"=" and not is_quoted and SPACES.search(before) is None)
+    if before or is_quoted or b"=" not in text[begin:start] or not (text[argument : argument + 1].isalnum()):
         return False
     before = text[text.rfind(b"\0", 0, max(argument - 1, 0)) + 1 : max(argument - 1, 0)]
     run = _RUN.match(text, start, end)

@@ -83,7 +83,7 @@ class Waiting:
 
 def _start(command: Sequence[str], description_fd: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [*command, "--spec-fd", str(description_fd)],
+        [*command, "--description-fd", str(description_fd)],
         stdin=subprocess.DEVNULL,
         pass_fds=(description_fd, *fds),
         env=os.environ | _ENVIRONMENT,
@@ -97,7 +97,7 @@ class Child:
 
     Args:
         description: of the worker; the descriptors named in it must be open here.
-        command: what to run, without ``--spec-fd N``.
+        command: what to run, without ``--description-fd N``.
         waiting: a process that runs this command already; otherwise a new one is started.
 
     Raises:

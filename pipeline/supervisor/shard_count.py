@@ -1,9 +1,9 @@
 """How many shards an instance needs, by the CPU time that they use. The supervisor makes the change (shard_change.py).
 
 An instance begins with one shard, however many CPUs the host has: a shard takes less CPU time for an event than the
-resolver, which there is only one of (docs/performance.md). More shards help only if one of them uses most of a CPU.
-Therefore nothing else counts. A shard that is behind, but uses little CPU time, waits for the resolver or for a CPU,
-and a second shard would wait with it.
+resolver, and there is only one resolver (docs/performance.md). More shards help only if one of them uses most of a CPU.
+Therefore the supervisor considers CPU time only. A shard that is behind, but uses little CPU time,
+waits for the resolver or for a CPU, and a second shard would wait with it.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Top(App[None]):
     CSS = """
     Screen { background: ansi_default; color: ansi_default; layout: vertical; }
     Widget { background: ansi_default; color: ansi_default; }
-    #head { height: 2; }
+    #summary { height: 2; }
     #time { height: 1; display: none; }
     #keys { height: 1; }
     #main { height: 1fr; }
@@ -75,7 +75,7 @@ class Top(App[None]):
 
     def compose(self) -> ComposeResult:
         """Compose the screen."""
-        yield TextLines(lambda width: bars.head_lines(self.model, width), id="head")
+        yield TextLines(lambda width: bars.summary_lines(self.model, width), id="summary")
         with Container(id="main"):
             yield ProcessList(self.model)
             yield RateList(self.model)
@@ -103,7 +103,7 @@ class Top(App[None]):
         """Read the tables, and draw what differs."""
         was_paused = self.model.is_paused
         has_news = self.model.step()
-        self.query_one("#head", TextLines).update()
+        self.query_one("#summary", TextLines).update()
         if has_news:
             self.frames += 1
             self.draw()
@@ -118,7 +118,7 @@ class Top(App[None]):
             self.processes.follow()
         self._describe()
         self._draw_time()
-        self.query_one("#head", TextLines).update()
+        self.query_one("#summary", TextLines).update()
 
     def _draw_time(self) -> None:
         line = self.query_one("#time", TextLines)
@@ -195,7 +195,7 @@ class Top(App[None]):
         at = _SPEEDS.index(self.model.settings.speed) + step
         self.model.settings.speed = _SPEEDS[max(0, min(len(_SPEEDS) - 1, at))]
         self.say(f"speed x{self.model.settings.speed:g}")
-        self.query_one("#head", TextLines).update()
+        self.query_one("#summary", TextLines).update()
 
     def _arrange(self) -> None:
         self.model.arrange()

@@ -22,7 +22,7 @@ KEYS = (
 )  # fmt: skip
 
 
-def head_lines(model: Model, width: int) -> list[Line]:
+def summary_lines(model: Model, width: int) -> list[Line]:
     """Return the two lines at the top."""
     return [_state(model, width), _activity(model, width)]
 

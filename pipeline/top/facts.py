@@ -20,7 +20,7 @@ from pipeline.top.processes import Processes
 if TYPE_CHECKING:
     from pipeline.shm.reader._entry import Entry
 
-#: Processes that are remembered before those that are no longer shown are forgotten.
+#: Above this number of remembered processes, those that are no longer shown are dropped.
 _KEPT_MIN = 4096
 #: Longer command lines are cut here; a line of the screen is shorter, and the details are read afresh.
 _ARGV_CHARACTERS = 4096

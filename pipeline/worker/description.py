@@ -1,6 +1,6 @@
 """A worker's description: its place in the daemon, its settings, and the descriptors that it inherits.
 
-The supervisor starts a worker as ``python -m MODULE --spec-fd N``. Descriptor N is a memfd that contains the
+The supervisor starts a worker as ``python -m MODULE --description-fd N``. Descriptor N is a memfd that contains the
 description as JSON, so no setting and no key appears on a command line. The worker inherits every descriptor in the
 description, under the same number. A worker that is started before there is a description inherits a socket instead,
 and receives the memfd and the descriptors over it. This module writes descriptions; workers read them without it

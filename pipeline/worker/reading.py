@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.errors import ConfigError, ProclineError
 from pipeline.records.capture_fds import NO_FD, CaptureFds
 
-_USAGE = "Workers are started by `procline run`, with --spec-fd N"
+_USAGE = "Workers are started by `procline run`, with --description-fd N"
 
 #: Fields with ring numbers as keys; in JSON, the keys are text.
 _BY_RING = ("ring_bytes", "ring_shards")
@@ -50,13 +50,13 @@ class _Fields(DerivedFields, SimpleNamespace):
 
 
 def description_fd(arguments: list[str]) -> int:
-    """Return the N of the command line ``--spec-fd N``, without argparse, which would need 1 MB.
+    """Return the N of the command line ``--description-fd N``, without argparse, which would need 1 MB.
 
     Raises:
         ConfigError: the command line has another form.
     """
-    if len(arguments) != 2 or arguments[0] != "--spec-fd" or not arguments[1].isdigit():
-        raise ConfigError(_USAGE, key="--spec-fd")
+    if len(arguments) != 2 or arguments[0] != "--description-fd" or not arguments[1].isdigit():
+        raise ConfigError(_USAGE, key="--description-fd")
     return int(arguments[1])
 
 
@@ -91,7 +91,7 @@ def read_description(fd: int) -> Any:
         raise _of_another_version(str(error.args[0])) from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"--spec-fd {fd}: no worker description ({error}). {_USAGE}", key="--spec-fd", value=fd
+            f"--description-fd {fd}: no worker description ({error}). {_USAGE}", key="--description-fd", value=fd
         ) from None
     return _Fields(**fields | by_ring | {"config": _Fields(**sections), "fds": fds, "ready_fd": ready_fd})
 

@@ -1,4 +1,4 @@
-"""Find what texts of the repository refer to: sections, scenarios, laws, links, files, modules, attributes of classes.
+"""Find what texts of the repository refer to: sections, scenarios, laws, links, files, modules, attributes, names of C.
 
 Covers the forms in which comments and pages cite something, and whether the target exists. Leaves out URLs, and names
 in the tables of docs/parity.md (tests/resolver/api/test_parity.py checks those).
@@ -54,6 +54,11 @@ _CODE = (".py", ".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h", ".o", ".js", ".css")
 #: A script, which has no suffix.
 _SCRIPT = re.compile(r"(?<![\w./~$*{<-])((?:script|\.ci|tests/\w+)/(?:[a-z]+-)?[a-z]+)\b(?![*{</.\w-])")
 _MODULE = re.compile(r"(?<![\w./-])pipeline((?:\.\w+)+)")
+#: A module without the name of the package. Settings and fields begin with other words than these packages.
+_SHORT_MODULE = re.compile(r"`((?:bpf|bus|procfs|records|resolver|shm|sources)(?:\.[a-z_]+)+)`")
+#: What C code defines. A recipe of CONTRIBUTING.md makes up some, and NAME stands for any.
+_C_NAME = re.compile(r"\b((?:pl|PL)_\w+)\b(?!\\?\*)")
+_MADE_UP_C_NAMES = {"PL_C_NAME", "PL_C_SCRIPT_EXECS", "PL_KIND_STOP", "pl_on_renamed"}
 _ATTRIBUTE = re.compile(r"(?<![\w./])([A-Z]\w+)\.([a-z_]\w*)\b")
 _CLASS = re.compile(r"^\s*(?:cdef )?class (\w+)(?:\(([^)]*)\))?", re.MULTILINE)
 #: Files of other projects that comments name.
@@ -126,6 +131,8 @@ def citations(file: str, text: str) -> Iterator[Citation]:
                 yield Citation(file, number, "scenario", found[1] + found[2])
             yield from (Citation(file, number, "step", f"{each[1]} {each[2]}") for each in _STEP.finditer(line))
         if file.endswith(".md"):
+            for found in _C_NAME.finditer(line):
+                yield Citation(file, number, "C name", found[1])
             for found in _LINK.finditer(line):
                 if not re.match(r"[a-z]+:", found[1]):
                     yield Citation(file, number, "link", found[1])
@@ -139,6 +146,8 @@ def citations(file: str, text: str) -> Iterator[Citation]:
                 yield Citation(file, number, "bare file", found[1])
             for found in _MODULE.finditer(line):
                 yield Citation(file, number, "module", found[1][1:])
+            for found in _SHORT_MODULE.finditer(line) if file.startswith(("pipeline/", "docs/")) else ():
+                yield Citation(file, number, "module", found[1])
             for found in _ATTRIBUTE.finditer(remark):
                 yield Citation(file, number, "attribute", found[0])
     yield from _names_in_docstring(file, text)
@@ -204,6 +213,12 @@ def _ours(file: str, target: str) -> bool:
     return first in (*_DIRECTORIES, "requirements") or any(
         (place / first).is_dir() for place in (ROOT / "pipeline", (ROOT / file).parent) if first != "."
     )
+
+
+@cache
+def _c_names() -> frozenset[str]:
+    """The names with the prefix of the C code in all files that are no pages."""
+    return frozenset(name for file, text in texts() if not file.endswith(".md") for name in _C_NAME.findall(text))
 
 
 @cache
@@ -340,4 +355,6 @@ def leads_nowhere(cited: Citation) -> bool:
             return cited.target not in _SPECIFIED_VALUES and cited.target not in _words_of_pipeline()
         case "module":
             return not _module_exists(cited.target)
+        case "C name":
+            return cited.target not in _c_names() | _MADE_UP_C_NAMES
     raise ValueError(cited.kind)

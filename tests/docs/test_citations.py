@@ -43,6 +43,8 @@ MADE_UP = [
     ("pipeline/bpf/programs/x.bpf.h", " * pipeline/shm/rows.py has the same.", "file", "pipeline/shm/rows.py"),
     ("tests/secrets/x.py", '"""Specification D77: the first is evicted."""', "scenario", "D77"),
     ("pipeline/resolver/x.py", "    # -- specification 3.3.99 ---------", "section", "3.3.99"),
+    ("pipeline/shm/reader/x.py", "# The writer's (`resolver.no_such_entry`).", "module", "resolver.no_such_entry"),
+    ("CONTRIBUTING.md", "       pl_fill_no_such(&record->plain.header, task);", "C name", "pl_fill_no_such"),
 ]  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def test_each_kind_of_citation_is_found() -> None:
     assert counts["link"] > 60 and counts["file"] > 60 and counts["module"] > 20, counts
     assert counts["bare file"] > 100 and counts["attribute"] > 100, counts
     assert counts["module beside"] > 60 and counts["name"] > 150, counts
-    assert counts["specified name"] > 150, counts
+    assert counts["specified name"] > 150 and counts["C name"] > 40, counts
 
 
 @pytest.mark.parametrize(("file", "text", "kind", "target"), MADE_UP)

@@ -50,4 +50,4 @@ def test_nothing_secret_stands_on_a_command_line(daemon: Daemon) -> None:
     for role in ("resolver", "shard"):
         for pid in daemon.pids(role):
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            assert arguments[-3:-1][0] == b"--spec-fd" and arguments[-2].isdigit(), arguments
+            assert arguments[-3:-1][0] == b"--description-fd" and arguments[-2].isdigit(), arguments

@@ -69,7 +69,7 @@ class Stage:
         fd = self.description.to_memfd()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, "--spec-fd", str(fd)],
+                [sys.executable, "-m", self.module, "--description-fd", str(fd)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(fd, *self.description.descriptors()),
             )  # fmt: skip
         os.close(fd)

@@ -90,7 +90,7 @@ def test_names_and_arguments_cannot_control_the_terminal(host: Host) -> None:
         assert spawning.count()
         made += [spawning.line(number, 120) for number in range(spawning.count())]
     model.settings.filter = model.settings.filter.__class__(words=(EVIL,))
-    made += bars.head_lines(model, 200)
+    made += bars.summary_lines(model, 200)
     text = "".join(line.plain for line in made)
     assert text.isprintable()
     assert "\\x1b[2J" in text and "\\u202e" in text and "[red]" in text and "\\xff" in text
@@ -141,17 +141,17 @@ def test_a_deep_tree_leaves_room_for_the_command(host: Host) -> None:
     assert all(len(line) <= 80 for line in lines_of(host))
 
 
-def test_the_head_shows_rates_loss_lag_and_cost(host: Host) -> None:
+def test_the_summary_shows_rates_loss_lag_and_cost(host: Host) -> None:
     model = host.model()
     assert model.reading is not None
     figures = model.reading.figures
     figures.rates = {"fork": 1200.0, "exec": 900.0, "exit": 1199.0}
     figures.lag_ns, figures.cpu_percent, figures.memory_bytes = 4_000_000, 12.34, 80 << 20
-    state, activity = (line.plain for line in bars.head_lines(model, 120))
+    state, activity = (line.plain for line in bars.summary_lines(model, 120))
     assert state == "procline made-up  3 live"
     for part in (" 3299 events/s", " 1200 forks", "lost 0", "lag 4 ms", "cost 12.3% 80 MiB"):
         assert part in activity
-    assert len(bars.head_lines(model, 80)[1].plain) <= 80
+    assert len(bars.summary_lines(model, 80)[1].plain) <= 80
 
 
 def test_new_losses_stand_out(host: Host) -> None:
@@ -161,7 +161,7 @@ def test_new_losses_stand_out(host: Host) -> None:
     host.tables.commit(host.commits, counters=lost)
     assert model.reading is not None
     model.reading.figures.lost_here = 3
-    assert "lost 3" in bars.head_lines(model, 80)[1].plain
+    assert "lost 3" in bars.summary_lines(model, 80)[1].plain
 
 
 def layout_counters(lost: int) -> list[int]:

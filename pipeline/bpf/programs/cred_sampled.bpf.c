@@ -67,9 +67,9 @@ struct pl_changed {
 
 /* A pl_finish: read the state once more. Other programs record the process at the same time. A state that is read after
  * the time of its record is never older than what records before that time contain, so none of these is undone. */
-static __always_inline void pl_finish_change(struct pl_header *header, void *context)
+static __always_inline void pl_finish_change(struct pl_header *header, void *state)
 {
-	struct pl_changed *changed = context;
+	struct pl_changed *changed = state;
 
 	pl_read_task(changed->buf, changed->task, changed->entry);
 	pl_forget();

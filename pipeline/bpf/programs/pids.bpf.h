@@ -174,7 +174,7 @@ static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool
  *
  * @is_new: fail with -EEXIST if there is an entry of the same process, or of a later owner of the pid.
  *
- * -E2BIG: there is no place, which is counted. Then the process has no entry until it changes and there is a place.
+ * -E2BIG: the set is full, which is counted. The process is entered at a later change if a place is free then.
  * Global for the same reason as the searches above. */
 PL_GLOBAL_ENTRY long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 {

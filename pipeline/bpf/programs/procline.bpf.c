@@ -556,10 +556,10 @@ static __always_inline void pl_end_entry(struct pl_pid *entry, const struct pl_e
 #ifdef PL_OLD
 __noinline /* for each size */
 #endif
-static void pl_finish_exit(struct pl_header *header, void *context)
+static void pl_finish_exit(struct pl_header *header, void *state)
 {
 	struct pl_exit_record *record = (struct pl_exit_record *)header;
-	struct pl_ending *ending = context;
+	struct pl_ending *ending = state;
 
 	if (ending->cost)
 		pl_finish_cost(&record->cost, &ending->threads.sums, ending->task, ending->signal,

@@ -123,9 +123,9 @@ static __always_inline u64 pl_wakeup(struct pl_reservation *reserved, struct pl_
 
 /* Completes a record that needs its own time: called between the stamp and the copy of the record. Keep it short,
  * because the shard waits for the record meanwhile. */
-typedef void pl_finish(struct pl_header *header, void *context);
+typedef void pl_finish(struct pl_header *header, void *state);
 
-static __always_inline void pl_finish_nothing(struct pl_header *header, void *context)
+static __always_inline void pl_finish_nothing(struct pl_header *header, void *state)
 {
 }
 
@@ -133,14 +133,14 @@ static __always_inline void pl_finish_nothing(struct pl_header *header, void *co
 
 /* Reserve `size` bytes, a constant, and write the first `bytes` of the record there. */
 static __always_inline bool pl_put(struct pl_reservation *reserved, struct pl_header *header, u32 bytes, const u32 size,
-				   struct pl_settings *settings, pl_finish *finish, void *context)
+				   struct pl_settings *settings, pl_finish *finish, void *state)
 {
 	void *data = bpf_ringbuf_reserve(reserved->ring, size, 0);
 
 	if (!data)
 		return false;
 	pl_stamp(reserved, header, size);
-	finish(header, context);
+	finish(header, state);
 	asm volatile("" : "+r"(bytes));
 	if (bytes > size)
 		bytes = size;
@@ -181,7 +181,7 @@ bool pl_put_in_class(struct pl_reservation *reserved, struct pl_header *header, 
 /* Record `bytes` that are complete in memory after `finish`, which only constant sizes have: HEADER, and behind it the
  * rest, which ends with `var_bytes` of variable length. Returns whether there was room for all of them. */
 static __always_inline bool pl_send_finished(struct pl_header *header, u32 bytes, u32 var_bytes, u8 kind,
-					     struct pl_settings *settings, pl_finish *finish, void *context)
+					     struct pl_settings *settings, pl_finish *finish, void *state)
 {
 	struct pl_reservation reserved = {};
 	bool has_room;
@@ -191,7 +191,7 @@ static __always_inline bool pl_send_finished(struct pl_header *header, u32 bytes
 	if (!pl_select_ring(&reserved, header, kind))
 		return false;
 	if (__builtin_constant_p(bytes))
-		has_room = pl_put(&reserved, header, bytes, bytes, settings, finish, context);
+		has_room = pl_put(&reserved, header, bytes, bytes, settings, finish, state);
 	else
 		has_room = pl_put_in_class(&reserved, header, bytes, settings);
 	if (has_room)
@@ -292,7 +292,7 @@ static __always_inline void pl_submit(struct pl_reservation *reserved, struct pl
 /* Record `bytes` that are complete in memory after `finish`: HEADER, and behind it the rest, which ends with
  * `var_bytes` of variable length. Returns whether there was room for all of them. */
 static __always_inline bool pl_send_finished(struct pl_header *header, u32 bytes, u32 var_bytes, u8 kind,
-					     struct pl_settings *settings, pl_finish *finish, void *context)
+					     struct pl_settings *settings, pl_finish *finish, void *state)
 {
 	struct pl_reservation reserved;
 	enum pl_room room;
@@ -303,7 +303,7 @@ static __always_inline bool pl_send_finished(struct pl_header *header, u32 bytes
 	if (room == PL_ROOM_NONE)
 		return false;
 	if (room == PL_ROOM_FULL)
-		finish(header, context);
+		finish(header, state);
 	/* All in one write: a call costs as much as a cache line. */
 	pl_write_at(&reserved, 0, header, room == PL_ROOM_FULL ? bytes : sizeof(*header));
 	pl_submit(&reserved, settings);

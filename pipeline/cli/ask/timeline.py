@@ -175,8 +175,8 @@ def _replace(page: Path, content: bytes) -> None:
 
 
 def _json(found: Found) -> Iterator[str]:
-    head = {"from_time_ns": found.from_ns, "to_time_ns": found.to_ns, "left_out": found.left_out}
-    yield dumps(head)[:-1] + ', "processes": ['
+    about = {"from_time_ns": found.from_ns, "to_time_ns": found.to_ns, "left_out": found.left_out}
+    yield dumps(about)[:-1] + ', "processes": ['
     ordered = sorted(found.processes, key=lambda each: (each.entry.get("start_time_ns") or 0, each.entry["pid"]))
     for number, process in enumerate(ordered):
         yield (",\n" if number else "\n") + dumps({**process.entry, "images": list(_images(process))})

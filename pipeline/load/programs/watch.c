@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Forks children one at a time, and reads an instance's tables until they show the fork and the exit of each child.
  *
- *   watch DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]
+ *   watch DIRECTORY SAMPLES GAP_MS REREAD_US SEED [idle]
  *
  * With 0 SAMPLES it ends when its standard input ends, and prints "lost 1" for an event that does not appear; otherwise
  * such an event is an error.
  *
  * The program waits a random time before each fork and before each exit (exponential, mean GAP_MS), and reads the
- * tables every POLL_US microseconds. It prints "fork US" and "exit US" for each child: the time from the event to the
+ * tables every REREAD_US microseconds. It prints "fork US" and "exit US" for each child: the time from the event to the
  * first read that shows it. The time of the event is the kernel's, which is in the row. Unless SAMPLES is 0, it prints
  * "turn US" for each sleep between two reads: the delay of its timer. It reads the tables like any reader (reader.h).
  * It is written in C, because a Python process needs 100 us to wake up on an idle host and would displace the caches of
  * the measured processes.
  *
  * With "idle" it runs only if its CPU has nothing else to do (SCHED_IDLE, sched(7)). It does not sleep between two
- * reads then, because a sleep would take up to 65 us instead of POLL_US: waking up costs more than reading. Its CPU is
- * then always busy between an event and its row, so the daemon's workers must run on another CPU. Another process with
- * ordinary priority forks the children on the same CPU. */
+ * reads then, because a sleep would take up to 65 us instead of REREAD_US: waking up costs more than reading. Its CPU
+ * is then always busy between an event and its row, so the daemon's workers must run on another CPU. Another process
+ * with ordinary priority forks the children on the same CPU. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <math.h>
@@ -68,22 +68,22 @@ static void wait_at_random(double mean_ms)
 
 static int sleeps = 1, is_endless;
 
-static void look_later(uint64_t poll_ns)
+static void reread_later(uint64_t reread_ns)
 {
-	uint64_t due = pl_now_boot_ns() + poll_ns;
+	uint64_t due = pl_now_boot_ns() + reread_ns;
 
 	if (!sleeps) {
 		while (pl_now_boot_ns() < due)
 			pl_pause();
 		return;
 	}
-	pl_sleep_ns((long)poll_ns);
+	pl_sleep_ns((long)reread_ns);
 	if (!is_endless)
 		printf("turn %.1f\n", (double)(int64_t)(pl_now_boot_ns() - due) / 1000);
 }
 
 /* Read until the child's row has the time of its fork, or with `ended` of its exit; returns that time, 0: lost. */
-static uint64_t seen(const struct pl_view *view, uint32_t pid, uint64_t called_ns, int ended, uint64_t poll_ns)
+static uint64_t seen(const struct pl_view *view, uint32_t pid, uint64_t called_ns, int ended, uint64_t reread_ns)
 {
 	uint64_t begun_ns = pl_now_boot_ns();
 	struct pl_hot hot;
@@ -95,7 +95,7 @@ static uint64_t seen(const struct pl_view *view, uint32_t pid, uint64_t called_n
 		if (pl_lookup_once(view, pid, &hot, &row) == PL_READ_FOUND && hot.start_boot_ns >= called_ns &&
 		    pl_copy_row(view, row, &hot, &rest) && hot.tgid == pid && (!ended || hot.exit_boot_ns))
 			return ended ? hot.exit_boot_ns : rest.cold.fork_boot_ns;
-		look_later(poll_ns);
+		reread_later(reread_ns);
 	}
 	if (is_endless) {
 		printf("lost 1\n");
@@ -135,12 +135,13 @@ static int goes_on(long i, long samples)
 int watch(int argc, char **argv)
 {
 	struct pl_view view = { 0 };
-	uint64_t poll_ns;
+	uint64_t reread_ns;
 	uint32_t *pid;
 	int commands[2];
 
 	if (argc != 6 && !(argc == 7 && !strcmp(argv[6], "idle")))
-		return fprintf(stderr, "usage: procline-load watch DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]\n"), 2;
+		return fprintf(stderr, "usage: procline-load watch DIRECTORY SAMPLES GAP_MS REREAD_US SEED [idle]\n"),
+		       2;
 	view.control = mapped(argv[1], "control", sizeof(*view.control));
 	view.pid_capacity = view.control->pid_capacity;
 	view.row_capacity = view.control->row_capacity;
@@ -148,7 +149,7 @@ int watch(int argc, char **argv)
 	view.hot = mapped(argv[1], "hot", sizeof(*view.hot) * (size_t)view.row_capacity);
 	view.cold = mapped(argv[1], "cold", sizeof(*view.cold) * (size_t)view.row_capacity);
 	view.costs = mapped(argv[1], "costs", sizeof(*view.costs) * (size_t)view.row_capacity);
-	poll_ns = (uint64_t)(atof(argv[4]) * 1000);
+	reread_ns = (uint64_t)(atof(argv[4]) * 1000);
 	srand48(atol(argv[5]));
 	signal(SIGCHLD, SIG_IGN); /* the kernel reaps the children */
 	pid = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -173,17 +174,17 @@ int watch(int argc, char **argv)
 		if (write(commands[1], "f", 1) != 1)
 			die("write to the forking process");
 		while (!(child = __atomic_load_n(pid, __ATOMIC_RELAXED)))
-			look_later(poll_ns);
+			reread_later(reread_ns);
 		if (child == UINT32_MAX)
 			die("fork");
-		at_ns = seen(&view, child, called_ns, 0, poll_ns);
+		at_ns = seen(&view, child, called_ns, 0, reread_ns);
 		if (at_ns)
 			printf("fork %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
 		/* Events appear at the end of a turn; without a gap the exit would always have to wait for a whole
 		 * turn. */
 		wait_at_random(atof(argv[3]));
 		kill((pid_t)child, SIGKILL);
-		at_ns = seen(&view, child, called_ns, 1, poll_ns);
+		at_ns = seen(&view, child, called_ns, 1, reread_ns);
 		if (at_ns)
 			printf("exit %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
 	}

@@ -86,7 +86,7 @@ class Completer:
             return file if file.is_pathname_resolved else file.with_pathname(file.pathname)
         if self._paths is None:
             raise InvalidKeyPathError(
-                "the kernel reported no path, and the resolver was created without a path resolver",
+                "the kernel reported no path, and the resolver was created without a collaborator for paths",
                 inode=file.inode,
                 mount_id=file.mount_id,
             )

@@ -41,7 +41,7 @@ cdef class Events(Execs):
     @cython.final
     cdef void emit_if_adopted(self, uint32_t head, uint32_t row, uint32_t adopter, uint64_t time) noexcept nogil
     @cython.final
-    cdef void context(self, const parsed_record *record) noexcept nogil
+    cdef void change(self, const parsed_record *record) noexcept nogil
     @cython.final
     cdef uint32_t enter_changed(self, const parsed_record *record) noexcept nogil
     @cython.final

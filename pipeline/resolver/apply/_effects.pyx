@@ -355,7 +355,7 @@ cdef class Events(Execs):
         elif header.kind == PL_KIND_EXIT:
             self.exit(record)
         elif header.kind != PL_KIND_EXEC:
-            self.context(record)
+            self.change(record)
         elif is_cut_short(record):
             self.counters[PL_C_MALFORMED] += 1
             return
@@ -666,7 +666,7 @@ cdef class Events(Execs):
 
     # -- cred, comm, cgroup, sid, caps ---------------------------------------------------------------------------------
 
-    cdef void context(self, const parsed_record *record) noexcept nogil:
+    cdef void change(self, const parsed_record *record) noexcept nogil:
         """Apply a change of a process: of its credentials, name, cgroup or session, or capabilities that it used."""
         cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
@@ -696,13 +696,10 @@ cdef class Events(Execs):
     cdef void emit_change(self, const parsed_record *record, uint32_t row) noexcept nogil:
         cdef const pl_header_any *header = record.header
         cdef const pl_sampled_any *sampled = sampled_of(record)
-        if self.encodes and sampled != NULL:
-            self.encoder.changed_after_boot_ns = sampled.changed_after_boot_ns
         self.emit(
-            PL_TOPIC_CRED if header.kind == PL_KIND_CRED else PL_TOPIC_CONTEXT, header.kind, row, header.time_boot_ns, 0
+            PL_TOPIC_CRED if header.kind == PL_KIND_CRED else PL_TOPIC_CONTEXT, header.kind, row, header.time_boot_ns,
+            sampled.changed_after_boot_ns if sampled != NULL else 0,
         )
-        if self.encodes:
-            self.encoder.changed_after_boot_ns = 0
 
     cdef uint32_t enter_changed(self, const parsed_record *record) noexcept nogil:
         """Enter a process that only this change shows; return its row, or 0 if it has ended or there is no room."""

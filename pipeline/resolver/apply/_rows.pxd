@@ -166,7 +166,7 @@ cdef class Rows:
 
     # The event is applied: note what it leaves to be done, and number and encode it for the stream.
     cdef inline void emit(
-        self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail
+        self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint64_t detail
     ) noexcept nogil:
         if row == 0:
             return

@@ -42,9 +42,9 @@ from pipeline.resolver.entries.kernel_maps import PID_CACHE, PROC_CACHE, KernelM
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
-from pipeline.resolver.stream.audience import Audience
 from pipeline.resolver.stream.journal_writer import JournalWriter
 from pipeline.resolver.stream.publisher import LINGER_MS, Publisher
+from pipeline.resolver.stream.rejected_clients import RejectedClients
 from pipeline.resolver.upkeep.cgroups import CgroupNamer
 from pipeline.resolver.upkeep.containers import LiveContainers
 from pipeline.resolver.upkeep.growth import GrowthWatch
@@ -105,7 +105,7 @@ class _Stages(NamedTuple):
     boot_unix_ns: int
     encoder: Encoder
     publisher: Publisher
-    audience: Audience
+    rejected_clients: RejectedClients
     frames: FrameSocket
     merger: Merger
     applier: Applier
@@ -186,11 +186,11 @@ def _stages(description: WorkerDescription, source: _Source, stack: contextlib.E
     publisher = _publisher(description, encoder, bus, tables, boot_unix_ns, curve)
     stack.callback(publisher.close)
     relay = after_bus.enter_context(_relay(description))
-    audience = Audience(tables, relay, curve, get_logger().warning)
+    rejected_clients = RejectedClients(tables, relay, curve, get_logger().warning)
     merger = _merger(description, source, tables)
     is_inner = source.is_ebpf and pid_namespace.is_inner()
     applier = Applier(tables, encoder, kthreadd=0) if is_inner else Applier(tables, encoder)
-    return _Stages(tables, boot_unix_ns, encoder, publisher, audience, FrameSocket(pull), merger, applier)
+    return _Stages(tables, boot_unix_ns, encoder, publisher, rejected_clients, FrameSocket(pull), merger, applier)
 
 
 def _relay(description: WorkerDescription) -> Relay:
@@ -342,7 +342,7 @@ def _parts(
             stack.callback(scripts.close)
     return Parts(
         repairer=repairer,
-        audience=stages.audience,
+        rejected_clients=stages.rejected_clients,
         newcomers=Newcomers(tables, openings, _hurry(description.fds.hurry)),
         answering=Answering(
             questions,
@@ -464,7 +464,7 @@ def _openings(description: WorkerDescription, stack: contextlib.ExitStack) -> Op
         openings = Openings(description.directory / paths.CONTROL)
     except OSError as error:
         get_logger().warning(
-            f"programs that open the tables are not noticed: {error.strerror}; so the daemon costs as much as with a "
+            f"cannot notice programs that open the tables: {error.strerror}; the daemon will cost as much as with a "
             "reader (raise fs.inotify.max_user_instances)"
         )
         return None

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from pipeline.resolver.daemon.newcomers import Newcomers
     from pipeline.resolver.merge._merger import Merger
     from pipeline.resolver.stream._encoder import Encoder
-    from pipeline.resolver.stream.audience import Audience
     from pipeline.resolver.stream.publisher import Publisher
+    from pipeline.resolver.stream.rejected_clients import RejectedClients
     from pipeline.resolver.upkeep.cgroups import CgroupNamer
     from pipeline.resolver.upkeep.containers import LiveContainers
     from pipeline.resolver.upkeep.live_executables import LiveHashes, LivePackages
@@ -105,8 +105,8 @@ class Parts:
 
     Attributes:
         repairer: completes the tables from /proc after a loss, and now and then.
-        audience: counts the subscribers that are rejected, and ends connections of revoked keys.
-        newcomers: shows the shards which programs wait for events. None: they act as if there was always a reader.
+        rejected_clients: counts the subscribers that are rejected, and ends connections of revoked keys.
+        newcomers: shows the shards which programs wait for events. None: they behave as if there were always a reader.
         answering: answers readers that missed a process.
         contexts: applies what agents report.
         calls: receives the calls that BPF programs recorded.
@@ -123,7 +123,7 @@ class Parts:
     """
 
     repairer: Repairer | None = None
-    audience: Audience | None = None
+    rejected_clients: RejectedClients | None = None
     newcomers: Newcomers | None = None
     answering: Answering | None = None
     contexts: ContextLoop | None = None
@@ -409,8 +409,8 @@ class DutyCycle:
             self._publish_stats(now)
         self.publisher.do_work(now)
         self._show_audience()
-        if parts.audience is not None:
-            parts.audience.do_work(now)
+        if parts.rejected_clients is not None:
+            parts.rejected_clients.do_work(now)
         self.tables.set_counter("published", self._sent_base[0] + self.publisher.published)
         self.tables.set_counter("publish_unsent", self._sent_base[1] + self.publisher.unsent + self.encoder.dropped)
         journal = self.publisher.journal

@@ -1,6 +1,6 @@
 """The resolver process: assemble it from the worker description, run its duty cycle, end cleanly.
 
-Started by the supervisor as ``python -m pipeline.resolver.daemon.main --spec-fd N``. The description
+Started by the supervisor as ``python -m pipeline.resolver.daemon.main --description-fd N``. The description
 (JSON, in the inherited descriptor) names the instance, its directory, the settings and the inherited descriptors of the
 rings and BPF maps.
 """

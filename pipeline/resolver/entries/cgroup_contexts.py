@@ -1,4 +1,4 @@
-"""The resolver's cgroup resolver: paths and containers of cgroup ids, from the daemon's tree of cgroups.
+"""The resolver's collaborator for cgroups: paths and containers of cgroup ids, from the daemon's tree of cgroups.
 
 It serves single calls and context events. The applier names the cgroups of live events (`_cgroups`), and `containers`
 walks the cgroup file system.

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
+from pipeline.bpf.declared import IMAGE_PATH_BYTES
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.host.boot import TICK_NS, is_same_start, ticks_of
 from pipeline.procfs import filesystems
@@ -260,7 +261,7 @@ def records_of(header: np.void, task: np.void, exec_: np.void, path: bytes, cook
     for name in ("cgroup_id", "comm", "tty"):
         image[name] = task[name]
     image["tgid"], image["path_bytes"] = header["tgid"], len(path)
-    image["path"] = np.void(path[:128].ljust(128, b"\0"))
+    image["path"] = np.void(path[:IMAGE_PATH_BYTES].ljust(IMAGE_PATH_BYTES, b"\0"))
     return owner, image
 
 

@@ -27,6 +27,7 @@ from pipeline.bus.frames._frame cimport Frame
 from pipeline.records._limits cimport MERGE_SLACK_NS
 from pipeline.resolver.merge._queues cimport Batch, RingQueues
 from pipeline.resolver.merge._watermark cimport RingWatermarks
+from pipeline.shm.layout._layout cimport PL_SEQ_COUNT
 from pipeline.shm.writer._control cimport ControlWriter
 
 cdef enum:
@@ -260,12 +261,12 @@ cdef class Merger:
 
     def commit(self, ControlWriter tables not None, const uint64_t[::1] topic_seq not None) -> None:
         """Commit the applied events with their counters, and let the shards release them."""
-        if topic_seq.shape[0] != 16:
-            raise ValueError(f"topic_seq has {topic_seq.shape[0]} numbers; there are 16 topics")
+        if topic_seq.shape[0] != PL_SEQ_COUNT:
+            raise ValueError(f"topic_seq has {topic_seq.shape[0]} numbers, not {PL_SEQ_COUNT}")
         self.commit_to(tables, &topic_seq[0])
 
     cdef int commit_to(self, ControlWriter tables, const uint64_t *topic_seq) except -1:
-        """As `commit`; `topic_seq` has 16 numbers."""
+        """As `commit`; `topic_seq` has SEQ_COUNT numbers."""
         cdef uint64_t value
         if tables.control == NULL or tables.control.ring_count != self.ring_count:
             raise ValueError("the tables are closed or have other rings")
@@ -273,7 +274,7 @@ cdef class Merger:
             for name, value in self.take_counters().items():
                 tables.count(name, value)
         with nogil:
-            tables._commit(self.watermark, &self._applied[0], &self._marks[0], topic_seq, 16)
+            tables._commit(self.watermark, &self._applied[0], &self._marks[0], topic_seq, PL_SEQ_COUNT)
             tables._acknowledge(&self._received[0], &self._watermarks.stalled_view[0])
         return 0
 

@@ -6,7 +6,7 @@ from pipeline.resolver.stream._container_cache cimport ContainerCache
 from pipeline.resolver.stream._file_cache cimport FileCache
 from pipeline.resolver.stream._name_cache cimport NameCache, name_table
 from pipeline.resolver.stream._row_filters cimport RowFilters
-from pipeline.shm.layout._layout cimport pl_cold, pl_hot
+from pipeline.shm.layout._layout cimport PL_SEQ_COUNT, pl_cold, pl_hot
 from pipeline.shm.writer._writer cimport TableWriter
 
 
@@ -53,29 +53,27 @@ cdef class Encoder:
     cdef public FileCache packages
     cdef public FileCache hashes
     # Last sequence number of each topic; counts every event, encoded or not. Slots after the topics: see _encoder.pyx.
-    cdef uint64_t topic_seq[16]
+    cdef uint64_t topic_seq[PL_SEQ_COUNT]
 
     # Number the event and, if its topic has a subscriber, append its message: the entry in `row` and its lineage as
-    # they are now. `detail` is a second row that belongs to the kind (the new parent for proc.reparent), 0 for none.
+    # they are now. `detail` is what only this kind of event has. proc.reparent: the row of the new parent. proc.cred,
+    # and a change of session: the boot time in ns after which it happened, if a comparison found it. 0: none.
     cdef void event(
-        self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
+        self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint64_t detail
     ) noexcept nogil
 
-    # If a comparison found the change of the next event, it happened after this time. 0: the event is exact.
-    cdef uint64_t changed_after_boot_ns
-
-    # The 16 numbers that a commit stores.
+    # The SEQ_COUNT numbers that a commit stores.
     cdef const uint64_t *numbers(self) noexcept nogil
     cdef bint has_messages(self) noexcept nogil
 
     # -- private --
-    cdef open_part parts[16]
+    cdef open_part parts[PL_SEQ_COUNT]
     cdef closed_part *closed
     cdef uint32_t closed_count, closed_capacity
     cdef uint64_t held_bytes, message_bytes, limit_bytes
     # By topic, the last event that passed a filter, and the last one to encode because many pass.
-    cdef uint64_t passed_seq[16]
-    cdef uint64_t keep_until_seq[16]
+    cdef uint64_t passed_seq[PL_SEQ_COUNT]
+    cdef uint64_t keep_until_seq[PL_SEQ_COUNT]
     cdef uint32_t lineage_depth
     cdef uint32_t envs_form
     cdef uint32_t file_form  # 1: all events have a file
@@ -92,8 +90,8 @@ cdef class Encoder:
     cdef readonly uint32_t known_left
     cdef uint64_t known_until_order
     # Numbers that commits store instead, until the predecessor's records are applied again; and for which topics.
-    cdef uint64_t floor_seq[16]
-    cdef uint64_t stored_seq[16]
+    cdef uint64_t floor_seq[PL_SEQ_COUNT]
+    cdef uint64_t stored_seq[PL_SEQ_COUNT]
     cdef uint32_t floor_mask
 
     # Buffers of sent messages, reused because their memory is warm: new pages cost more than the encoding.

@@ -28,7 +28,7 @@ from pipeline.bus.frames._msgpack cimport (
     pl_array, pl_bool, pl_field, pl_find, pl_int, pl_key, pl_map, pl_name, pl_nil, pl_str_header, pl_text, pl_uint,
 )
 from pipeline.software._container_paths cimport pl_container_trust, pl_trust_word
-from pipeline.records._limits cimport CHAIN_MAX, ID_UNSET, WAIT_CORE, WAIT_SIGNAL
+from pipeline.records._limits cimport CHAIN_MAX, COMM_BYTES, ID_UNSET, TTY_BYTES, WAIT_CORE, WAIT_SIGNAL
 from pipeline.host._cpid cimport pl_cpid
 from pipeline.resolver.stream._container_cache cimport ContainerCache
 from pipeline.resolver.stream._file_cache cimport FileCache
@@ -424,7 +424,7 @@ cdef inline char *put_image(
 ) noexcept nogil:
     """Write four fields: comm, path, script_path and name."""
     p = pl_key(p, "comm")
-    p = pl_field(p, hot.comm, 16) if known & PL_KNOWN_COMM else pl_nil(p)
+    p = pl_field(p, hot.comm, COMM_BYTES) if known & PL_KNOWN_COMM else pl_nil(p)
     p = put_text(pl_key(p, "path"), file, sizeof(pl_file))
     p = pl_key(p, "script_path")
     p = put_text(p, name, 0) if flags & PL_ROW_SCRIPT else pl_nil(p)
@@ -542,7 +542,7 @@ cdef inline uint32_t own_fields(uint32_t topic, uint32_t kind) noexcept nogil:
 
 cdef inline char *put_event(
     Encoder self, char *p, open_part *part, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row,
-    uint64_t time_boot_ns, uint32_t detail, const row_strings *strings
+    uint64_t time_boot_ns, uint64_t detail, const row_strings *strings
 ) noexcept nogil:
     """Write an event, with the last numbers of its topic and of the order; NULL: there is no room."""
     cdef const pl_hot *hot = &tables.hot[row]
@@ -571,7 +571,7 @@ cdef inline char *put_event(
     p = self._put_names(p, names if known & PL_KNOWN_CREDS else NULL, hot, cold)
     p = put_privileges(p, hot, cold, known, flags, boot_unix_ns)
     p = pl_key(p, "tty")
-    p = pl_field(p, cold.tty, 16) if known & PL_KNOWN_TTY else pl_nil(p)
+    p = pl_field(p, cold.tty, TTY_BYTES) if known & PL_KNOWN_TTY else pl_nil(p)
     p = put_session(p, hot, cold, known, flags, boot_unix_ns)
     p = put_executable(p, hot, self.names, names, strings, shows_file)
     p = put_namespaces(p, hot, cold, known, flags, boot_unix_ns)
@@ -593,10 +593,10 @@ cdef inline char *put_event(
         # Without costs, their memory may not exist either.
         p = put_cost(p, &tables.costs[row] if known & PL_KNOWN_COST else &no_costs, known, flags, boot_unix_ns)
     if p != NULL and is_change(topic, kind):
-        p = put_time(pl_key(p, "changed_after_ns"), self.changed_after_boot_ns, boot_unix_ns)
+        p = put_time(pl_key(p, "changed_after_ns"), detail, boot_unix_ns)
     if p != NULL and topic == PL_TOPIC_REPARENT:
         p = pl_key(p, "new_parent")
-        p = self._ancestor(tables, part, p, detail) if detail else pl_nil(p)
+        p = self._ancestor(tables, part, p, <uint32_t>detail) if detail else pl_nil(p)
     return p
 
 
@@ -705,13 +705,13 @@ cdef class Encoder:
         return self.topic_seq[PL_SLOT_ORDER]
 
     def sequences(self):
-        """The numbers that a commit stores: uint64[16].
+        """The numbers that a commit stores: uint64[SEQ_COUNT].
 
         They are the last number of each topic, followed by the slots beyond the topics (SLOT_*).
         """
-        out = np.empty(16, np.uint64)
+        out = np.empty(PL_SEQ_COUNT, np.uint64)
         cdef uint64_t[::1] view = out
-        memcpy(&view[0], self.numbers(), 16 * sizeof(uint64_t))
+        memcpy(&view[0], self.numbers(), PL_SEQ_COUNT * sizeof(uint64_t))
         return out
 
     cdef const uint64_t *numbers(self) noexcept nogil:
@@ -737,16 +737,16 @@ cdef class Encoder:
         return False
 
     def restore(self, sequences) -> None:
-        """Continue from the predecessor's committed numbers (uint64[16]).
+        """Continue from the predecessor's committed numbers (uint64[SEQ_COUNT]).
 
         If all are zero, nothing was committed, and a new stream begins.
         """
         cdef int i
-        if len(sequences) != 16:
-            raise ValueError(f"there are 16 sequence slots, not {len(sequences)}")
+        if len(sequences) != PL_SEQ_COUNT:
+            raise ValueError(f"there are {PL_SEQ_COUNT} sequence slots, not {len(sequences)}")
         if int(sequences[SLOT_STREAM]) == 0:
             return
-        for i in range(16):
+        for i in range(PL_SEQ_COUNT):
             self.topic_seq[i] = int(sequences[i])
         self.former_mask = int(sequences[SLOT_MASK])
 
@@ -824,15 +824,12 @@ cdef class Encoder:
         return messages
 
     def add(
-        self, TableWriter tables, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0,
-        *, changed_after_boot_ns: int = 0,
+        self, TableWriter tables, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0
     ) -> None:
         """Number and encode one event as the applier does; for the resolver's less frequent paths and for tests."""
         if not 0 <= topic < PL_TOPIC_COUNT or not 0 <= kind < PL_KIND_COUNT or row <= 0:
             raise ValueError(f"no event: topic {topic}, kind {kind}, row {row}")
-        self.changed_after_boot_ns = changed_after_boot_ns
         self.event(tables, topic, kind, row, time_boot_ns, detail)
-        self.changed_after_boot_ns = 0
 
     def put(self, topic: int, fields) -> bool:
         """Number an event that is not about a process, and encode it if it has a subscriber; returns whether it has."""
@@ -857,7 +854,7 @@ cdef class Encoder:
         return True
 
     cdef void event(
-        self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
+        self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint64_t detail
     ) noexcept nogil:
         cdef uint32_t passed = 0
         cdef bint is_wanted = (self.topics_mask | self.kept_mask) >> topic & 1
@@ -978,7 +975,7 @@ cdef class Encoder:
         p = put_time(pl_key(p, "start_time_ns"), hot.start_boot_ns, tables.control.boot_unix_ns)
         p = pl_key(p, "comm")
         if hot.known & PL_KNOWN_COMM:
-            p = pl_field(p, hot.comm, 16)
+            p = pl_field(p, hot.comm, COMM_BYTES)
         else:
             p = pl_nil(p)
         p = pl_key(p, "path")

@@ -19,7 +19,7 @@ cdef inline bint has_marks(uint32_t flags) noexcept nogil:
 
 cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
     """Write the names in `Entry.marks`, in its order."""
-    cdef char *head = p
+    cdef char *header = p
     cdef uint32_t count = 0
     p += 1
     p = put_mark(p, (flags & PL_ROW_ADOPTED) != 0, "adopted", &count)
@@ -33,7 +33,7 @@ cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
     p = put_mark(p, (flags & PL_ROW_ELIDED) != 0, "elided", &count)
     p = put_mark(p, (flags & PL_ROW_FOREIGN) != 0, "foreign", &count)
     p = put_mark(p, (flags & PL_ROW_CHANGE_SAMPLED) != 0, "change_sampled", &count)
-    pl_array(head, count)  # one byte, because there are fewer than 16
+    pl_array(header, count)  # one byte, because there are fewer than 16
     return p
 
 

@@ -174,6 +174,7 @@ STATES: tuple[State, ...] = (
 SLOT_MASK = 13  #: topics that had a subscriber, a mask
 SLOT_STREAM = 14  #: identifies this space of numbers
 SLOT_ORDER = 15  #: events of all topics so far
+SEQ_COUNT = 16  #: numbers of COMMIT.topic_seq
 
 #: Major and minor version of the public stream. Raise the minor one when a release adds a field.
 STREAM_VERSION = (1, 9)
@@ -282,7 +283,7 @@ COMMIT_LAYOUT = Layout(
     """
     Two slots in `control`, each followed by COMMIT_RING[ring_count]. `commit_index` says which is valid.
     """,
-    """
+    f"""
     number             u8     -          commits so far
     watermark_boot_ns  u8     ns (boot)  events before it are in the tables
     time_boot_ns       u8     ns (boot)  when this slot was filled
@@ -293,8 +294,8 @@ COMMIT_LAYOUT = Layout(
     args_used_bytes    u8     bytes      likewise
     envs_used_bytes    u8     bytes      likewise
     commit_reserved    V56    -          not used
-    topic_seq          16u8   -          last sequence number of each topic of the stream, by TOPICS; then SLOT_MASK,
-                                         SLOT_STREAM and SLOT_ORDER
+    topic_seq          {SEQ_COUNT}u8   -        last sequence number of each topic of the stream, by TOPICS; then
+                                         SLOT_MASK, SLOT_STREAM and SLOT_ORDER
     counters           128u8  -          COUNTERS, by position
     """,
 )  # fmt: skip

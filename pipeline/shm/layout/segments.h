@@ -114,6 +114,7 @@
 #define PL_SLOT_MASK 13 /* topics that had a subscriber, a mask */
 #define PL_SLOT_STREAM 14 /* identifies this space of numbers */
 #define PL_SLOT_ORDER 15 /* events of all topics so far */
+#define PL_SEQ_COUNT 16 /* numbers of COMMIT.topic_seq */
 
 #define PL_COUNTER_CAPACITY 128 /* slots of COMMIT.counters */
 

@@ -263,6 +263,7 @@ cdef extern from "layout.h" nogil:
         PL_SLOT_MASK
         PL_SLOT_STREAM
         PL_SLOT_ORDER
+        PL_SEQ_COUNT
         PL_COUNTER_CAPACITY
         PL_TOPIC_FORK
         PL_TOPIC_EXEC

@@ -1,7 +1,7 @@
 """Check whether a chain of images is a complete lineage, and list its contents (specification 5.10, 5.11).
 
 A chain contains entries, newest first, beginning with the entry in question. They are either readers' copies (`_entry`)
-or the writer's entries (`resolver.cache_entry`).
+or the writer's entries (`resolver.entries.cache_entry`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ cdef class Arena:
     # Return a reference with one more holder; 0 for n == 0 or when the segment is at its ceiling (counted in `full`).
     cdef uint32_t intern(self, const char *data, uint32_t n) noexcept nogil
     # Intern the concatenation of two pieces (a FILE record and its path, or a length and the bytes).
-    cdef uint32_t intern2(self, const char *header, uint32_t head_n, const char *data, uint32_t n) noexcept nogil
+    cdef uint32_t intern2(self, const char *header, uint32_t header_n, const char *data, uint32_t n) noexcept nogil
 
     cdef inline void hold(self, uint32_t ref) noexcept nogil:
         if ref != 0:

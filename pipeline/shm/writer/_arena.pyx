@@ -111,15 +111,15 @@ cdef class Arena:
         pl_order()
         return ref
 
-    cdef uint32_t intern2(self, const char *header, uint32_t head_n, const char *data, uint32_t n) noexcept nogil:
+    cdef uint32_t intern2(self, const char *header, uint32_t header_n, const char *data, uint32_t n) noexcept nogil:
         # Copy both parts into one buffer, so that equal bytes have one hash and one record however they were split.
-        if <uint64_t>head_n + n > PL_ARENA_MAX_LENGTH:
+        if <uint64_t>header_n + n > PL_ARENA_MAX_LENGTH:
             self.full += 1
             self.full_counter[0] += 1
             return 0
-        memcpy(self.scratch, header, head_n)
-        memcpy(self.scratch + head_n, data, n)
-        return self.intern(self.scratch, head_n + n)
+        memcpy(self.scratch, header, header_n)
+        memcpy(self.scratch + header_n, data, n)
+        return self.intern(self.scratch, header_n + n)
 
     cdef void _unused(self, uint32_t ref) noexcept nogil:
         """Free the bytes of a record that has no holders any more."""

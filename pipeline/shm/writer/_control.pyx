@@ -23,9 +23,9 @@ from libc.string cimport memcpy, memset
 
 from pipeline.records._clock cimport pl_now_boot_ns
 from pipeline.shm.layout._layout cimport (
-    PL_AUDIENCE_NOBODY, PL_AUDIENCE_READERS, PL_AUDIENCE_SUBSCRIBERS, PL_STATE_READY, PL_STATE_SUPERSEDED, pl_commit,
-    pl_commit_ring, pl_control, pl_fence_release, pl_ring_ack, pl_store_relaxed64, pl_store_release32,
-    pl_store_release64,
+    PL_AUDIENCE_NOBODY, PL_AUDIENCE_READERS, PL_AUDIENCE_SUBSCRIBERS, PL_SEQ_COUNT, PL_STATE_READY,
+    PL_STATE_SUPERSEDED, pl_commit, pl_commit_ring, pl_control, pl_fence_release, pl_ring_ack, pl_store_relaxed64,
+    pl_store_release32, pl_store_release64,
 )
 from pipeline.shm.writer._segment cimport Segment
 
@@ -90,12 +90,12 @@ cdef class ControlWriter:
             watermark_boot_ns: events before this time are in the tables.
             ring_pos: shape (ring_count,); records before this position are applied.
             ring_watermark: shape (ring_count,); events of the ring before this time are applied.
-            topic_seq: shape (up to 16,); last sequence number of each topic.
+            topic_seq: shape (up to SEQ_COUNT,); last sequence number of each topic.
         """
         self._require_open()
         cdef uint32_t rings = self.control.ring_count
-        if ring_pos.shape[0] != rings or ring_watermark.shape[0] != rings or topic_seq.shape[0] > 16:
-            raise ValueError(f"commit: {rings} rings and up to 16 topics expected")
+        if ring_pos.shape[0] != rings or ring_watermark.shape[0] != rings or topic_seq.shape[0] > PL_SEQ_COUNT:
+            raise ValueError(f"commit: {rings} rings and up to {PL_SEQ_COUNT} numbers of topics expected")
         cdef const uint64_t *topics = &topic_seq[0] if topic_seq.shape[0] else NULL
         with nogil:
             self._commit(watermark_boot_ns, &ring_pos[0], &ring_watermark[0], topics, <uint32_t>topic_seq.shape[0])

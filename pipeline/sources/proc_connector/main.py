@@ -1,8 +1,8 @@
 """The process of the proc connector, which replaces the shards on hosts without eBPF.
 
-The supervisor starts it as ``python -m pipeline.sources.proc_connector.main --spec-fd N``. It inherits the netlink
-socket, the ring and the counters, so a replacement loses nothing. It keeps the two capabilities that reading other
-users' processes in ``/proc`` needs.
+The supervisor starts it as ``python -m pipeline.sources.proc_connector.main --description-fd N``. It inherits the
+netlink socket, the ring and the counters, so a replacement loses nothing. It keeps the two capabilities that reading
+other users' processes in ``/proc`` needs.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from pipeline.host.boot import now_boot_ns
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
 from pipeline.records import declared
-from pipeline.records.limits import KTHREADD, PF_KTHREAD
+from pipeline.records.limits import KTHREADD, PF_KTHREAD, REPORT_SLACK_NS
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import netlink, proc_records
 from pipeline.sources.proc_connector.living import TICK_NS, Living
@@ -45,9 +45,6 @@ from pipeline.sources.shard.process import SourceParts, map_counts
 
 SOURCE = "proc-connector"
 
-#: A task reads the time of its event before it sends the event, and may be preempted in between. In a storm on two
-#: CPUs, events arrived at most 6 us after younger ones. An event that arrives later than the slack is counted as late.
-SLACK_NS = 1_000_000
 #: After a loss, ``/proc`` is read when the socket is empty, but not more often than this.
 SURVEY_AGAIN_NS = 500_000_000
 #: Maximum number of processes that are read again in one turn, when the socket is empty.
@@ -177,7 +174,7 @@ class ProcConnector:
             try:
                 length, sender = self._sock.recvfrom_into(self._buffer)
             except BlockingIOError:
-                self.complete_boot_ns = max(self.complete_boot_ns, now_ns - SLACK_NS)
+                self.complete_boot_ns = max(self.complete_boot_ns, now_ns - REPORT_SLACK_NS)
                 if not self._living.is_sure and now_ns - self._surveyed_ns >= SURVEY_AGAIN_NS:
                     self._survey()
                 self._recheck(now_ns)
@@ -197,7 +194,7 @@ class ProcConnector:
             if not self._put(record, event):
                 break
         if self._held is None:
-            self.complete_boot_ns = max(self.complete_boot_ns, self.last_boot_ns - SLACK_NS)
+            self.complete_boot_ns = max(self.complete_boot_ns, self.last_boot_ns - REPORT_SLACK_NS)
         else:
             # The ring is full, and gets room only when its records are applied. So the slack must not delay them, nor
             # may a held event that is older than they are, or both would wait forever. An event that is older than the

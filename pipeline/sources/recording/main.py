@@ -1,8 +1,8 @@
 """The process that replays a recording into an instance and replaces the shards.
 
-The supervisor starts it as ``python -m pipeline.sources.recording.main --spec-fd N``; the worker's description contains
-the source ``replay:FILE``. After the last frame, the process continues until SIGTERM and keeps its rings current, so
-that the instance can be queried.
+The supervisor starts it as ``python -m pipeline.sources.recording.main --description-fd N``; the worker's
+description contains the source ``replay:FILE``. After the last frame, the process continues until SIGTERM and keeps its
+rings current, so that the instance can be queried.
 """
 
 from __future__ import annotations

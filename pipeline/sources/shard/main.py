@@ -1,4 +1,4 @@
-"""The shard process. The supervisor starts it as ``python -m pipeline.sources.shard.main --spec-fd N``."""
+"""The shard process. The supervisor starts it as ``python -m pipeline.sources.shard.main --description-fd N``."""
 
 from __future__ import annotations
 

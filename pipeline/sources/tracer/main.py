@@ -1,6 +1,6 @@
 """The process that receives tracers' frames and replaces the shards with ``--source tracer``.
 
-The supervisor starts it as ``python -m pipeline.sources.tracer.main --spec-fd N``. It inherits the ring and the
+The supervisor starts it as ``python -m pipeline.sources.tracer.main --description-fd N``. It inherits the ring and the
 counters, so its successor finds every record that it had received. It keeps no capabilities.
 """
 

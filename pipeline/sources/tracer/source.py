@@ -25,6 +25,7 @@ from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.errors import FrameError
 from pipeline.records import declared, dtypes
+from pipeline.records.limits import REPORT_SLACK_NS
 from pipeline.sources.proc_connector.source import Counts
 from pipeline.sources.ring.handring import RingWriter
 from pipeline.sources.shard.filling import FillingShard
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from pipeline.worker.description import WorkerDescription
 
 SOURCE = "tracer"
-#: A record that arrives after younger ones is applied too. If it arrives later than this, it is counted as late.
-SLACK_NS = 1_000_000
 #: A longer record does not fit into the columns of a shard.
 RECORD_MAX_BYTES = 128 << 10
 #: Flags that a tracer may set.
@@ -102,7 +101,7 @@ class TracerFrames:
                 done += 1
             message = self._receive()
             if message is None:
-                self.complete_boot_ns = max(self.complete_boot_ns, now_ns - SLACK_NS)
+                self.complete_boot_ns = max(self.complete_boot_ns, now_ns - REPORT_SLACK_NS)
                 break
             done += 1  # count messages without records too: a flood of these must not keep this loop busy forever
             try:

@@ -111,7 +111,8 @@ def test_the_parts_of_a_source(directory: Path, source: str, contexts: Contexts,
         loop = resolver.process.loop
         found = loop.parts
         assert {name for name in OPTIONAL if getattr(found, name) is not None} == set(parts.split())
-        assert None not in (found.audience, found.newcomers, found.answering, found.session_terminals, found.complete)
+        always = (found.rejected_clients, found.newcomers, found.answering, found.session_terminals, found.complete)
+        assert None not in always
         assert found.calls is None
         files = {"names": "users", "containers": "containers", "packages": "packages", "hashes": "hashes"}
         for part, name in files.items():

@@ -106,7 +106,7 @@ HOUSEKEEPING = {
     "name_cgroups",
     "calls.count_dropped",
     "newcomers.show_audience",
-    "audience",
+    "rejected_clients",
 }
 ALWAYS = {"calls"}
 FOLLOW_UP = {"sessions", "session_terminals", "tty_fallback", "scripts"}

@@ -37,7 +37,8 @@ def worker(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     spec = description(directory, **SETTINGS, ready_fd=ready, supervisor_tgid=os.getpid()).to_memfd()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.resolver.daemon.main", "--spec-fd", str(spec)], pass_fds=(spec, ready),
+            [sys.executable, "-m", "pipeline.resolver.daemon.main", "--description-fd", str(spec)],
+            pass_fds=(spec, ready),
             env=dict(os.environ, OPENBLAS_NUM_THREADS="1"),  # capabilities can only be dropped by a single thread
         )  # fmt: skip
         try:

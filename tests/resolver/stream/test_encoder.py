@@ -98,8 +98,8 @@ def test_an_event_equals_that_of_the_slow_twin(rng: random.Random, depth: int, e
             topic, kind = rng.choice(EMITTED)
             time = rng.choice((0, 1, rng.getrandbits(60)))
             detail = rng.choice(rows) if topic == REPARENT and rng.random() < 0.8 else None
-            after = rng.choice((0, 1, rng.getrandbits(60)))
-            made.add(writer, topic, kind, row.number, time, detail.number if detail else 0, changed_after_boot_ns=after)
+            after = 0 if topic == REPARENT else rng.choice((0, 1, rng.getrandbits(60)))
+            made.add(writer, topic, kind, row.number, time, detail.number if detail else after)
             seqs[topic] += 1
             event = expected(
                 row, topic=topic, kind=kind, seq=seqs[topic], order=n + 1, time=time, depth=depth, envs=envs,

@@ -104,7 +104,7 @@ def test_rings_are_acknowledged_from_the_commit_and_not_before(writer: TableWrit
 def test_wrong_number_of_rings_is_refused(writer: TableWriter) -> None:
     with pytest.raises(ValueError, match="2 rings"):
         writer.commit(1, u64(1), u64(1, 2), u64())
-    with pytest.raises(ValueError, match="16 topics"):
+    with pytest.raises(ValueError, match="16 numbers"):
         writer.commit(1, u64(1, 2), u64(1, 2), np.zeros(17, np.uint64))
     with pytest.raises(ValueError, match="2 rings"):
         writer.acknowledge(u64(1, 2, 3))

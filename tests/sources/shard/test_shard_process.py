@@ -133,7 +133,7 @@ spec = json.loads(os.pread({fd}, 1 << 20, 0))
 spec["supervisor_tgid"] = os.getpid()
 inner = os.memfd_create("spec")
 os.write(inner, json.dumps(spec).encode())
-child = subprocess.Popen([sys.executable, "-m", "pipeline.sources.shard.main", "--spec-fd", str(inner)],
+child = subprocess.Popen([sys.executable, "-m", "pipeline.sources.shard.main", "--description-fd", str(inner)],
                          pass_fds=(inner, *{keep!r}))
 print(child.pid, flush=True)
 sys.stdin.read()
@@ -195,8 +195,8 @@ def test_shard_is_small(stage: Stage) -> None:
     ("arguments", "reason"),
     [
         ([], "started by `procline run`"),
-        (["--spec-fd", "x"], "started by `procline run`"),
-        (["--spec-fd", "999"], "no worker description"),
+        (["--description-fd", "x"], "started by `procline run`"),
+        (["--description-fd", "999"], "no worker description"),
     ],
 )
 def test_start_by_hand_ends_with_one_clear_line(arguments: list[str], reason: str) -> None:
@@ -212,7 +212,7 @@ def test_description_of_another_version_is_named(stage: Stage) -> None:
     fd = os.memfd_create("spec")
     os.write(fd, b'{"role": "shard-0"}')
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.sources.shard.main", "--spec-fd", str(fd)],
+        [sys.executable, "-m", "pipeline.sources.shard.main", "--description-fd", str(fd)],
         capture_output=True, text=True, timeout=DEADLINE_S, check=False, pass_fds=(fd,),
     )  # fmt: skip
     os.close(fd)

@@ -107,8 +107,9 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
         encoder.hashes.set_all({key: (msgpack.packb("0123456789abcdef" * 4), 0)})
         for topic, kind in ((0, 1), (1, 2), (5, 3), (2, 3), (3, 4), (4, 5), (4, 6), (4, 7)):
             detail = init.number if topic == 5 else 0
-            after = 4 * 10**9 if kind == 4 else 0  # of `cred`: a comparison found the change
-            encoder.add(writer, topic, kind, child.number, 5 * 10**9 + topic, detail, changed_after_boot_ns=after)
+            if kind == 4:  # `cred`: a comparison found the change
+                detail = 4 * 10**9
+            encoder.add(writer, topic, kind, child.number, 5 * 10**9 + topic, detail)
         encoder.put(6, {"event": "loss", "lost": {"exec": 7, "fork": 0}, "new": {"exec": 7}, "time_ns": 1})
         encoder.put(7, {"event": "stats", "entries": {"live": 3}, "load": 0.5, "time_ns": -1})
         return [

@@ -23,7 +23,7 @@ _LINES = {
 }
 
 
-class Audience:
+class RejectedClients:
     """A part of the duty cycle. It continues the counters of a predecessor.
 
     Args:
