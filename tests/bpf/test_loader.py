@@ -121,9 +121,10 @@ def test_run_time_is_measured_and_small_beside_the_work(actions: Path) -> None:
         subprocess.run([actions, "storm", "1009", "199"], check=True)
         took_ns = time.monotonic_ns() - begin
         after = {p.name: p for p in capture.programs}
+    can_miss = int(os.uname().release.split(".")[0]) >= 7  # programs on tracepoints are preempted (docs/sources.md)
     for name, least in (("pl_on_fork", 1208), ("pl_on_exit", 1208), ("pl_on_exec", 199)):
-        assert after[name].runs - before[name].runs >= least
-        assert after[name].recursion_misses == 0
+        assert after[name].runs - before[name].runs + after[name].recursion_misses >= least
+        assert can_miss or after[name].recursion_misses == 0
     spent_ns = sum(p.run_ns - before[p.name].run_ns for p in after.values())
     assert spent_ns < took_ns / 5
 
