@@ -40,10 +40,10 @@ CPU_STATE_LAYOUT = Layout(
     "CPU_STATE", "pl_cpu", 256,
     """
     Map `pl_shared` (mapped), one element for each possible CPU; written by the programs on that CPU, except for
-    the fields that name another writer. The last element belongs to no CPU: its lost_samples are what misses.py
-    counts.
+    the fields that name another writer. The last element belongs to no CPU: its lost_samples and runs_skipped are
+    what misses.py counts.
     """,
-    # The two counters by kind and `reserved` have 22 words, so the struct keeps its size when a kind is added.
+    # The two counters by kind and `reserved` have 21 words, so the struct keeps its size when a kind is added.
     f"""
     sleeping         u4   -  set to 1 by the shard of this ring before it blocks, to 0 by the program that wakes it
     ring             u4   -  number of the ring that takes this CPU's records; written by the loader
@@ -58,7 +58,8 @@ CPU_STATE_LAYOUT = Layout(
     wakeups          u8   -  wake-ups of this ring's shard
     no_ring          u8   -  records lost because this CPU has no ring; in lost_samples too
     pids_full        u8   -  processes for which `pid_cache` had no place
-    reserved         {22 - 2 * records.KIND_COUNT}u8  -
+    runs_skipped     u8   -  runs of programs without a kind that the kernel skipped; in the last element only
+    reserved         {21 - 2 * records.KIND_COUNT}u8  -
     """,
 )  # fmt: skip
 SETTINGS_LAYOUT = Layout(

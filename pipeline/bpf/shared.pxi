@@ -27,7 +27,8 @@ cdef extern from *:
         __u64 wakeups
         __u64 no_ring
         __u64 pids_full
-        __u64 reserved[4]
+        __u64 runs_skipped
+        __u64 reserved[3]
 
     struct pl_settings:
         __u32 args_bytes

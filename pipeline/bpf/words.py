@@ -41,11 +41,15 @@ def cpu_words(fd: int, word: int) -> memoryview:
     return _mapped(fd, CPU_STATE_LAYOUT.size * MAX_CPUS)[word :: CPU_STATE_LAYOUT.size // 4]
 
 
-def missed_words(fd: int) -> memoryview:
-    """Map lost_samples of the element MISSED of `pl_shared` for writing; format ``Q``, indexed by kind."""
-    span = CPU_STATE_LAYOUT.span("lost_samples")
+def missed_words(fd: int) -> tuple[memoryview, memoryview]:
+    """Map two fields of the element MISSED of `pl_shared` for writing: lost_samples, indexed by kind, and runs_skipped.
+
+    The format is ``Q``.
+    """
     begin = MISSED * CPU_STATE_LAYOUT.size
-    return _mapped(fd, CPU_STATE_LAYOUT.size * MAX_CPUS).cast("B")[begin + span.start : begin + span.stop].cast("Q")
+    element = _mapped(fd, CPU_STATE_LAYOUT.size * MAX_CPUS).cast("B")[begin : begin + CPU_STATE_LAYOUT.size]
+    lost, skipped = (element[CPU_STATE_LAYOUT.span(name)].cast("Q") for name in ("lost_samples", "runs_skipped"))
+    return lost, skipped
 
 
 def _mapped(fd: int, length: int) -> memoryview:

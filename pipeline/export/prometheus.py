@@ -132,6 +132,7 @@ HELP = {
     "files_refused": "Times that an executable was not read: too large, on a file system that could block, too many.",
     "files_evicted": "Executables whose package or hash was dropped to make room for others.",
     "files_hashed_bytes": "Bytes of executables that were read for their hashes.",
+    "runs_skipped": "Runs of BPF programs that the kernel skipped, few of which would have recorded anything.",
     "calls_unrecorded": "Recorded calls (`capture.calls`) that were dropped: above the rate limit, or no room.",
     "names_refused": "Times that names or details of a container were not read completely because of a limit.",
 }

@@ -42,21 +42,25 @@ def described(program: int, name: str, missed: int) -> bytes:
 
 
 def test_missed_runs_of_a_program_count_as_lost(shared: int) -> None:
-    """A program counts once, however many descriptors it has; a program that makes no records does not count."""
-    names = {10: "pl_on_fork", 12: "pl_on_exit", 13: "pl_on_signal", 14: "pl_change_pid", 15: "pl_switch_ns"}
+    """A program counts once, however many descriptors it has; programs that seldom make records count apart."""
+    names = {
+        10: "pl_on_fork", 12: "pl_on_exit", 13: "pl_on_signal", 14: "pl_change_pid", 15: "pl_switch_ns", 16: "pl_write",
+        17: "pl_setfsuid",
+    }  # fmt: skip
     programs = {fd: [fd + 100, name, 0] for fd, name in names.items()}
     programs[11] = [110, "pl_on_fork", 0]
     watch = misses.Misses(programs, shared, info=lambda fd, _: described(*programs[fd]))
     counters = SharedCounters(shared, 2)
     watch.update()
     assert not counters.read()
-    for fd, count in ((10, 7), (11, 7), (12, 3), (13, 100), (14, 1), (15, 1)):
+    for fd, count in ((10, 7), (11, 7), (12, 3), (13, 100), (14, 1), (15, 1), (16, 20), (17, 4)):
         programs[fd][2] = count
     watch.update()
     assert counters.read()
     assert {declared.KIND_NAMES[kind]: int(count) for kind, count in enumerate(counters.lost) if count} == {
-        "fork": 7, "exit": 3, "sid": 2,
+        "fork": 7, "exit": 3, "cred": 4, "sid": 2,
     }  # fmt: skip
+    assert (counters.runs_skipped, counters.lost_total) == (120, 16)
     watch.update()
     assert not counters.read()
     # These come on top of the losses that the programs themselves count.
@@ -71,7 +75,12 @@ def test_every_program_has_its_kind() -> None:
         if source.startswith(("procline", "context", "capability", "cred_fentry")):
             text = (build.PROGRAMS / source).read_text()
             names |= set(re.findall(r'SEC\("(?:tp_btf|fexit|fentry)/[^\n]*\nint (?:BPF_PROG\()?(pl_\w+)', text))
-    assert names - {"pl_on_signal", "pl_on_wakeup"} == set(misses.KINDS), "these two make no records"
+    text = (build.PROGRAMS / "cred_syscalls.bpf.c").read_text()
+    after = dict(re.findall(r"^PL_AFTER\((\w+), (\w+)", text, re.MULTILINE))
+    kinds = {"cred": declared.KIND_CRED, "session": declared.KIND_SID, "setpgid": declared.KIND_SID}
+    calls = {f"pl_{call}": kinds[what] for call, what in after.items() if what in kinds}
+    assert len(calls) == 13 and {name: misses.KINDS.get(name) for name in calls} == calls
+    assert names - {"pl_on_signal", "pl_on_wakeup"} == set(misses.KINDS) - calls.keys(), "these two make no records"
     of = {
         "fork": "pl_on_fork", "exec": "pl_on_exec", "exit": "pl_on_exit", "comm": "pl_on_rename",
         "cgroup": "pl_on_cgroup", "cred": "pl_commit_creds", "sid": "pl_change_pid", "caps": "pl_on_capable",
@@ -88,7 +97,8 @@ def test_the_programs_of_a_capture_are_asked(live_kernel: None) -> None:
         names = {syscall.info(fd, 232)[64:80].split(b"\0")[0].decode() for fd in capture.program_fds}
         assert {"pl_on_fork", "pl_on_exec", "pl_on_exit", "pl_on_rename", "pl_on_cgroup"} <= names
         watch = misses.Misses(capture.program_fds, capture.fds.shared)
-        assert len(watch._programs) == len(names & set(misses.KINDS))
+        assert len(watch._programs) == len(names)
+        assert {kind for _, kind in watch._programs} == {misses.KINDS.get(name) for name in names}
         watch.update()
         missed = maps.cpu_states(capture.fds.shared)[words.MISSED]
         assert int(missed["ring_seq"]) == 0

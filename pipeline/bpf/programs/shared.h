@@ -51,7 +51,8 @@ struct pl_cpu {
 	__u64 wakeups;
 	__u64 no_ring;
 	__u64 pids_full;
-	__u64 reserved[4];
+	__u64 runs_skipped;
+	__u64 reserved[3];
 };
 _Static_assert(sizeof(struct pl_cpu) == 256, "pl_cpu");
 

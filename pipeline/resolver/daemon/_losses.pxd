@@ -7,7 +7,7 @@ from pipeline.bpf._cpus cimport PL_KIND_COUNT, pl_cpu
 
 cdef struct counts:
     uint64_t lost[PL_KIND_COUNT]
-    uint64_t threads_forked, kthreads_forked, pids_full
+    uint64_t threads_forked, kthreads_forked, pids_full, runs_skipped
 
 
 cdef class SharedCounters:

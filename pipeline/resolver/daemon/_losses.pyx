@@ -56,6 +56,11 @@ cdef class SharedCounters:
         """Processes for which `pid_cache` had no room, so far."""
         return self._now.pids_full
 
+    @property
+    def runs_skipped(self) -> int:
+        """Runs of programs that the kernel skipped so far, few of which would have recorded anything."""
+        return self._now.runs_skipped
+
     def read(self) -> bool:
         """Read the counters; return whether they have changed since the last time."""
         cdef counts now
@@ -67,6 +72,7 @@ cdef class SharedCounters:
             now.threads_forked += pl_counted(&self._cpus[cpu].threads_forked)
             now.kthreads_forked += pl_counted(&self._cpus[cpu].kthreads_forked)
             now.pids_full += pl_counted(&self._cpus[cpu].pids_full)
+        now.runs_skipped = pl_counted(&self._cpus[self._missed].runs_skipped)
         if memcmp(&now, &self._now, sizeof(now)) == 0:
             return False
         memcpy(&self._now, &now, sizeof(now))
@@ -80,7 +86,7 @@ cdef class SharedCounters:
         cdef uint64_t cpu
         for cpu in range(self._cpu_count):
             pl_add_lost(&self._cpus[cpu], lost)
-        # In this entry, the programs use only `lost_samples`.
+        # The programs use nothing of this element.
         pl_add_lost(&self._cpus[self._missed], lost)
 
     cdef bint has_new_losses(self) noexcept nogil:

@@ -447,6 +447,7 @@ class DutyCycle:
     def _store_counts(self, losses: SharedCounters) -> None:
         self.tables.set_counter("threads_forked", losses.threads_forked)
         self.tables.set_counter("kthreads_forked", losses.kthreads_forked)
+        self.tables.set_counter("runs_skipped", losses.runs_skipped)
         self.tables.set_counter("maps_full", losses.pids_full)
 
     def _store_lost(self, losses: SharedCounters) -> None:

@@ -212,6 +212,7 @@ COUNTERS = (
     "stream_refused", "stream_rejected", "curve_refused", "curve_revoked", "scripts_unread",
     "journal_events", "journal_bytes", "journal_failed", "journal_reads", "journal_refused",
     "files_unread", "files_refused", "files_evicted", "files_hashed_bytes", "calls_unrecorded",
+    "runs_skipped",
 )  # fmt: skip
 COUNTER_CAPACITY = 128  #: slots of COMMIT.counters
 assert len(COUNTERS) <= COUNTER_CAPACITY

@@ -244,6 +244,7 @@
 #define PL_C_FILES_EVICTED 111
 #define PL_C_FILES_HASHED_BYTES 112
 #define PL_C_CALLS_UNRECORDED 113
+#define PL_C_RUNS_SKIPPED 114
 
 struct pl_control {
 	char magic[8];

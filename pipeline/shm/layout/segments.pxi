@@ -388,3 +388,4 @@ cdef extern from "layout.h" nogil:
         PL_C_FILES_EVICTED
         PL_C_FILES_HASHED_BYTES
         PL_C_CALLS_UNRECORDED
+        PL_C_RUNS_SKIPPED

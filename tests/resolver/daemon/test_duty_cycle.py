@@ -244,7 +244,7 @@ class Losses:
 
     def __init__(self) -> None:
         self.lost = np.zeros(len(duty_cycle._LOST), np.uint64)
-        self.threads_forked, self.kthreads_forked, self.pids_full = 1, 2, 3
+        self.threads_forked, self.kthreads_forked, self.pids_full, self.runs_skipped = 1, 2, 3, 4
         self.is_new = True
 
     @property
@@ -262,8 +262,8 @@ def test_a_loss_is_counted_and_published_once(cycle: Cycle, monkeypatch: pytest.
     loop.losses = losses  # type: ignore[assignment]
     loop._watch_losses(5)
     assert not published
-    counted = [loop.tables.counter(name) for name in ("threads_forked", "kthreads_forked", "maps_full")]
-    assert counted == [1, 2, 3]
+    counted = [loop.tables.counter(name) for name in ("threads_forked", "kthreads_forked", "maps_full", "runs_skipped")]
+    assert counted == [1, 2, 3, 4]
     losses.lost[0], losses.lost[-1] = 7, 4
     loop._watch_losses(6)
     loop._watch_losses(7)
