@@ -56,8 +56,13 @@ def in_order(story: Story) -> dict[tuple[int, int, int], dict[str, object]]:
     return result
 
 
+#: A comparison finds a change, and the next record shows a later one.
+_CHANGED_AGAIN = [("f", 0, 0), ("k", 0, 2), ("h", 0, 3), ("m", 0, 0)]
+
+
 @COMMON
 @given(OPS)
+@example(_CHANGED_AGAIN)
 def test_events_in_order_equal_the_model(ops):
     story = tell(ops)
     process = story.processes[1]
