@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipeline.records.limits import ID_UNSET
 from pipeline.screen import lineage as lineages
 from pipeline.screen.lines import Line
-from pipeline.screen.processes import command, container, ending, ending_style, sender_of
+from pipeline.screen.processes import change_limits, command, container, ending, ending_style, sender_of
 from pipeline.screen.processes import user as user_of
 from pipeline.screen.styles import Style
-from pipeline.screen.times import duration, moment
+from pipeline.screen.times import between, duration, moment
 from pipeline.select.capabilities import names_of
 from pipeline.select.units import readable, unit_of, user_unit_of
 
@@ -36,6 +36,14 @@ MARKS = {
     "foreign": "its pid belongs to another pid namespace",
     "change_sampled": "its last change of credentials or session was found by a comparison; it happened earlier",
 }
+
+
+def meaning(mark: str, extra: Mapping[str, Any] | None) -> str:
+    """Return what a mark of an entry means; `extra` is that of the entry."""
+    limits = change_limits(extra) if mark == "change_sampled" else None
+    if limits is None:
+        return MARKS.get(mark, mark)
+    return f"its last change of credentials or session happened {between(*limits)} (found by a comparison)"
 
 
 def labelled(label: str, value: Line | str) -> Line:
@@ -77,7 +85,7 @@ def card(entry: EntryFields, lineage: Sequence[EntryFields], now_ns: int, contai
     session = _session(entry)
     if session.pieces:
         yield labelled("session", session)
-    notes = [MARKS[mark] for mark in entry.get("marks") or () if mark in MARKS]
+    notes = [meaning(mark, entry.get("extra")) for mark in entry.get("marks") or () if mark in MARKS]
     if entry.get("is_parent_missing"):
         notes.append("its parent, or its image before, is not the expected one")
     if notes:

@@ -126,6 +126,19 @@ def sender_of(entry: EntryFields) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
+def change_limits(extra: Mapping[str, Any] | None) -> tuple[int | None, int] | None:
+    """Return between which times the last change happened, if a comparison found it; None: this is not known.
+
+    Args:
+        extra: of an entry.
+
+    Returns:
+        After which time (None: unknown), and before which, ns since the Unix epoch.
+    """
+    found = (extra or {}).get("sampled_change")
+    return (found["changed_after_ns"], found["changed_before_ns"]) if isinstance(found, Mapping) else None
+
+
 def ending(entry: EntryFields) -> str:
     """Return how a process ended, as in ``code 1`` or ``signal 9 (SIGKILL)``; empty if that is unknown."""
     cause, number = entry.get("exit_cause"), entry.get("exit_cause_code")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from pipeline.durations import duration
@@ -15,6 +16,11 @@ def moment(time_ns: int | None) -> str:
     return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S") + (
         f".{time_ns // 1000 % 1_000_000:06d}Z"
     )
+
+
+def between(after_ns: int | None, before_ns: int, text: Callable[[int], str] = moment) -> str:
+    """Return when something happened that was between two points in time; `after_ns` None: the first is unknown."""
+    return f"before {text(before_ns)}" if after_ns is None else f"between {text(after_ns)} and {text(before_ns)}"
 
 
 def age(ns: int) -> str:

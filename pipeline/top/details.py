@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.screen import processes as shown
-from pipeline.screen.card import MARKS
+from pipeline.screen.card import meaning
 from pipeline.screen.lines import Line
 from pipeline.screen.sizes import size
 from pipeline.screen.styles import Style
@@ -133,7 +133,9 @@ def _place(entry: Entry) -> Line:
 
 def _source(entry: Entry) -> Line:
     line = Line(entry.source)
-    notes = [MARKS.get(mark, mark) for mark in entry.marks]
+    marks = entry.marks
+    extra = entry.extra if "change_sampled" in marks else None
+    notes = [meaning(mark, extra) for mark in marks]
     if entry.args_truncated:
         notes.append(f"arguments cut: {len(entry.argv or ())} of {_known(entry.argc)} are known")
     if entry.envs_truncated:

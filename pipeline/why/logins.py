@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline.host.digest import sha256
+from pipeline.screen.processes import change_limits
+from pipeline.screen.times import between
 from pipeline.why import users
 from pipeline.why.facts import Link, extra_of, file_of
-from pipeline.why.phrases import capital, command_text, program_text, quoted, word_text
+from pipeline.why.phrases import capital, command_text, program_text, quoted, time_text, word_text
 from pipeline.why.programs import Role, changes_users, proof_of_program, role_of
 from pipeline.why.proof import Finding, Proof
 from pipeline.why.users import Change, group_text, user_text
@@ -215,12 +217,17 @@ def _changed(facts: Facts, change: Change, printed: set[str | None]) -> Finding:
     if role and role[0] is Role.SWITCH and command not in printed:
         printed.add(command)
         text += f" Its command line: {command}."
+    limits = change_limits(image.get("extra")) if how != users.SET_USER_ID else None
+    if limits is not None:
+        when = between(*limits, time_text)
+        text += f" A comparison found the last change of its credentials or session, which happened {when}."
     creator = facts.creator_of(change.process)
     details = {
         "from": users.ids(before), "to": users.ids(image), "how": how, "program": name,
         "program_proof": proof.value if role else None, "path": maker.get("path") if maker else None,
         "argv": maker.get("argv") if maker else None, "candidates": [each.get("path") for each in change.makers],
         "creator_pid": creator.pid if creator else None,
+        "changed_after_ns": limits[0] if limits else None, "changed_before_ns": limits[1] if limits else None,
     }  # fmt: skip
     # A fork does not execute, so the change is later than its start; the exact moment is not recorded.
     at = image.get("exec_time_ns") if image.get("is_exec") else image.get("start_time_ns")

@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.bpf.sampling import CPU_SHARE
 from pipeline.host.boot import now_boot_ns
 from pipeline.load.measuring import cpu_ns
+from pipeline.screen.times import moment
+from pipeline.shm.reader._entry import Entry
 from tests.actor import Actor
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder
@@ -62,7 +65,10 @@ def test_a_change_is_seen_and_marked_as_sampled(watch: Watch, actor: Actor) -> N
     # The time is that of the comparison: after the change, by one interval at most. The margin is for a busy machine.
     assert event["time_ns"] <= changed_ns + (INTERVAL_S + PATIENCE_S / 2) * 1e9
     shown = watch.daemon.cli("resolve", str(actor.pid)).stdout
-    assert "found by a comparison" in shown
+    assert "(found by a comparison)" in shown
+    assert f" and {moment(event['time_ns'])} " in shown
+    shown = watch.daemon.cli("why", str(actor.pid)).stdout
+    assert "A comparison found the last change of its credentials or session" in " ".join(shown.split())
 
 
 def test_each_change_is_between_the_limits_of_its_event(watch: Watch, actor: Actor) -> None:
@@ -92,6 +98,38 @@ def test_each_change_is_between_the_limits_of_its_event(watch: Watch, actor: Act
     actor.do("libc.prctl(15, b'renamed', 0, 0, 0)")
     (event,) = eventually(lambda: watch.events(actor.pid, "comm") or False)
     assert "changed_after_ns" not in event, "it is exact"
+
+
+def limits_of(entry: Entry) -> tuple[int, int]:
+    """Between which times the last change of a process happened."""
+    change: Any = (entry.extra or {})["sampled_change"]
+    return change["changed_after_ns"], change["changed_before_ns"]
+
+
+def test_the_row_says_between_which_times_its_last_change_happened(watch: Watch, actor: Actor) -> None:
+    """The same as the event of the change, and as JSON; a child does not have it."""
+    entry = watch.until(actor.pid, uid=0)
+    assert "sampled_change" not in (entry.extra or {})
+    began_ns = entry.start_time_ns - entry.start_boot_ns
+    for number in (1, 2):
+        before = now_boot_ns()
+        actor.do(f"os.setresgid({number}, 0, 0)")
+        after = now_boot_ns()
+        entry = watch.until(actor.pid, gid=number)
+        first, last = limits_of(entry)
+        assert first - began_ns < after and before < last - began_ns
+        (event,) = eventually(lambda: watch.events_of("cred", pid=actor.pid, gid=number) or False)  # noqa: B023
+        assert (event["changed_after_ns"], event["time_ns"]) == (first, last)
+        assert event["extra"] == entry.extra
+        shown = json.loads(watch.daemon.cli("resolve", str(actor.pid), "--json").stdout)
+        assert shown["extra"] == entry.extra
+    actor.do("child = os.fork()\nif not child:\n    time.sleep(60)\n    os._exit(0)")
+    (child,) = map(int, Path(f"/proc/{actor.pid}/task/{actor.pid}/children").read_text().split())
+    try:
+        entry = watch.until(child, gid=number)
+        assert "change_sampled" not in entry.marks and "sampled_change" not in (entry.extra or {})
+    finally:
+        actor.do("os.kill(child, 9); os.waitpid(child, 0)")
 
 
 def test_statistics_say_how_soon_a_change_is_found(watch: Watch) -> None:
@@ -140,11 +178,12 @@ def test_an_exec_is_exact_again(watch: Watch) -> None:
         try:
             assert child.stdin is not None
             entry = watch.until(child.pid, uid=9)
-            assert "change_sampled" in entry.marks
+            assert "change_sampled" in entry.marks and limits_of(entry)
             child.stdin.write(b"\n")
             child.stdin.flush()
             entry = watch.until(child.pid, comm="sleep")
             assert entry.uid == 9 and "change_sampled" not in entry.marks
+            assert "sampled_change" not in (entry.extra or {})
         finally:
             child.kill()
 
@@ -162,12 +201,16 @@ def test_what_ends_before_the_comparison_is_in_its_last_records(watch: Watch) ->
 
 
 def test_a_killed_resolver_misses_nothing(watch: Watch, actor: Actor) -> None:
-    """The supervisor makes the comparisons, so what they find waits in the ring."""
-    (resolver,) = watch.daemon.pids("resolver")
-    subprocess.run(["kill", "-KILL", str(resolver)], check=True)
-    actor.do("libc.setuid(1077)")
-    with watch.daemon.attach() as table:
-        eventually(lambda: table.resolve(actor.pid).uid == 1077, limit_s=3 * PATIENCE_S)
+    """The supervisor makes the comparisons, so what they find waits in the ring. What was found before stays."""
+    with Actor() as other:
+        other.do("os.setresgid(9, 0, 0)")
+        limits = limits_of(watch.until(other.pid, gid=9))
+        (resolver,) = watch.daemon.pids("resolver")
+        subprocess.run(["kill", "-KILL", str(resolver)], check=True)
+        actor.do("libc.setuid(1077)")
+        with watch.daemon.attach() as table:
+            eventually(lambda: table.resolve(actor.pid).uid == 1077, limit_s=3 * PATIENCE_S)
+            assert limits_of(table.resolve(other.pid)) == limits
 
 
 @pytest.mark.alone  # processes of other tests change meanwhile
@@ -207,3 +250,5 @@ def test_a_recording_contains_what_comparisons_found(tmp_path: Path, live_kernel
         with Daemon("", "--source", f"replay:{file}") as replayed:
             entry = json.loads(replayed.cli("resolve", str(actor.pid), "--json").stdout)
     assert entry["uid"] == 1088 and "change_sampled" in entry["marks"]
+    change = entry["extra"]["sampled_change"]
+    assert entry["start_time_ns"] <= change["changed_after_ns"] < change["changed_before_ns"]

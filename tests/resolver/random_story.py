@@ -5,15 +5,16 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from pipeline.records import declared
-from tests.resolver.story import Story
+from tests.resolver.story import Story, sampled
 
 PIDS = range(2, 14)
 
 STEP_NS = 40_000
 
-OPS = st.lists(
-    st.tuples(st.sampled_from("fffffeeebbxxxcmgsur"), st.integers(0, 1 << 16), st.integers(0, 1 << 16)), max_size=60
-)
+#: The letters of operations, see `tell`; the more there are of one, the more often it is chosen.
+LETTERS = "fffffeeebbxxxcmgsurkkh"
+
+OPS = st.lists(st.tuples(st.sampled_from(LETTERS), st.integers(0, 1 << 16), st.integers(0, 1 << 16)), max_size=60)
 
 
 def tell(ops: list[tuple[str, int, int]], story: Story | None = None) -> Story:
@@ -54,6 +55,14 @@ def tell(ops: list[tuple[str, int, int]], story: Story | None = None) -> Story:
             story.change(others[a % len(others)], declared.KIND_SID)
         elif op == "u" and others:
             story.caps(others[a % len(others)], 1 << b % 8 | 1 << b % 5, 1 << b % 8)
+        elif op == "k" and others:
+            # A comparison finds a change, or what was changed by "h", or nothing.
+            kind = declared.KIND_CRED if b % 3 else declared.KIND_SID
+            process = story.processes[others[a % len(others)]]
+            facts = {} if b % 2 else {"uid": b // 2 % 4}
+            sampled(story.change(process.tgid, kind, **facts), story.now - b % 5 if b % 7 else None)
+        elif op == "h" and others:
+            story.processes[others[a % len(others)]].uid = b % 4  # the next record has it
         elif op == "r" and others:
             process = story.processes[others[a % len(others)]]
             process.is_subreaper = not process.is_subreaper

@@ -31,6 +31,7 @@ from pipeline.shm.writer._writer import TableWriter
 
 BODY_BYTES = {declared.KIND_FORK: 32, declared.KIND_EXEC: 128, declared.KIND_EXIT: 32}
 BOOT_ID = bytes(range(16))
+BOOT_UNIX_NS = 1_700_000_000_000_000_000
 
 
 @dataclass
@@ -322,6 +323,16 @@ def apply_batch(applier: Applier, *happened: Event) -> int:
     return apply_frame(applier, frame_of(happened, ring=0, from_pos=0))
 
 
+def sampled(event: Event, changed_after_boot_ns: int | None = None) -> Event:
+    """The same record as the comparison of live processes makes it; without the limit as in an older recording."""
+    event.header["flags"] |= declared.FLAG_SAMPLED
+    if changed_after_boot_ns is not None:
+        event.strings = np.array([(changed_after_boot_ns,)], dtypes.SAMPLED).tobytes()
+        event.header["var_bytes"] = len(event.strings)
+        event.header["record_bytes"] += len(event.strings)
+    return event
+
+
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
@@ -356,7 +367,7 @@ def make_tables(directory: Path, **settings: object) -> TableWriter:
     plan: dict[str, object] = {
         "boot_id": BOOT_ID, "capture_id": 1, "ring_count": 4, "row_capacity": 4096, "chunk_rows": 1024,
         "pid_capacity": 1 << 16, "names_bytes": 1 << 20, "args_bytes": 1 << 20, "envs_bytes": 1 << 20,
-        "boot_unix_ns": 1_700_000_000_000_000_000, "retention_ns": 60_000_000_000, "checked": True,
+        "boot_unix_ns": BOOT_UNIX_NS, "retention_ns": 60_000_000_000, "checked": True,
     }  # fmt: skip
     plan.update(settings)
     return open_tables(directory, **plan)
@@ -457,7 +468,7 @@ def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
         values["previous_owner"] = key(tables.py_follow(int(cold[row]["previous_owner"])))
         for name, arena in (
             ("file_ref", tables.names), ("args_ref", tables.args), ("envs_ref", tables.envs),
-            ("name_ref", tables.names),
+            ("name_ref", tables.names), ("extra_ref", tables.args),
         ):  # fmt: skip
             ref = int((hot if name in layout.HOT.names else cold)[row][name])
             values[name] = arena.py_bytes(ref) if ref else None

@@ -65,6 +65,18 @@ def test_the_end_by_a_signal_names_its_sender() -> None:
     assert "from pid ? (" in shown(**ended, extra={"exit_signal_sender": sender | {"pid": None}})["ended"]
 
 
+def test_a_change_that_a_comparison_found_has_its_limits() -> None:
+    limits = {"changed_after_ns": 20 * NS, "changed_before_ns": 22 * NS + 5000}
+    assert shown(marks=["change_sampled"])["note"].endswith("was found by a comparison; it happened earlier")
+    note = shown(marks=["gap", "change_sampled"], extra={"sampled_change": limits})["note"]
+    assert note == (
+        "events of it were lost; its last change of credentials or session happened between "
+        "1970-01-01 00:00:20.000000Z and 1970-01-01 00:00:22.000005Z (found by a comparison)"
+    )
+    unknown = {"sampled_change": limits | {"changed_after_ns": None}}
+    assert " happened before 1970-01-01 00:00:22" in shown(marks=["change_sampled"], extra=unknown)["note"]
+
+
 def test_capabilities_are_named_for_users_only() -> None:
     assert shown(uid=5, cap_effective=0b100001)["rights"] == "CAP_CHOWN CAP_KILL"
     assert shown(uid=5, cap_effective=1 << 60)["rights"] == "capability 60"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.resolver.entries import entry_extra
 from pipeline.screen.lines import Line
+from pipeline.screen.times import moment
 from pipeline.shm.layout import layout
 from pipeline.top import bars
 from pipeline.top.columns import COLUMNS, default_columns, fitting
@@ -110,6 +112,16 @@ def test_a_container_that_a_user_may_have_named_is_marked(host: Host) -> None:
     assert [each for each in cells if "51" in each and "5e5e5e5e5e5?" in each]
     (text,) = ["\n".join(line.plain for line in describe(model, model.subject(model.search(["51"], 0, 1)), 400))]
     assert "(named by a user?)" in text
+
+
+def test_details_say_when_a_change_happened_that_a_comparison_found(host: Host) -> None:
+    row = host.start(50, "x", parent=40, ago=1)
+    extra = entry_extra.pack({"sampled_change": {"changed_after_ns": 10**18, "changed_before_ns": 10**18 + 10**9}})
+    flags = layout.ROW_CHANGE_SAMPLED | int(host.tables.hot["flags"][row])
+    host.tables.change(row, flags=flags, extra_ref=host.tables.intern("args", extra))
+    model = host.model()
+    (text,) = ["\n".join(line.plain for line in describe(model, model.subject(model.search(["50"], 0, 1)), 400))]
+    assert f"between {moment(10**18)} and {moment(10**18 + 10**9)} (found by a comparison)" in text
 
 
 def test_details_have_arguments_images_lineages_credentials_and_marks(host: Host) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from pipeline.why import users
 from pipeline.why.facts import Facts
+from pipeline.why.phrases import time_text
 from pipeline.why.proof import Proof
 from pipeline.why.steps import steps
-from tests.why.world import forked, image, lineage, missing, summary_of, told
+from tests.why.world import BOOT_NS, forked, image, lineage, missing, summary_of, told
 
 
 def test_sudo_from_a_user_to_root() -> None:
@@ -194,6 +195,28 @@ def test_a_service_that_changed_something_later_may_have_changed_its_user_itself
     facts = sampled([image(10, executor), image(10, "/usr/sbin/ntpd", uid=33, marks=["change_sampled"])])
     (change,) = told(facts)["user_change"]
     assert change.facts["candidates"] == [executor, "/usr/sbin/ntpd"] and change.facts["program"] is None
+
+
+def test_the_limits_of_a_change_that_a_comparison_found_are_named() -> None:
+    limits = {"changed_after_ns": BOOT_NS + 9 * 10**9, "changed_before_ns": BOOT_NS + 11 * 10**9}
+    marked: dict[str, Any] = {"uid": 1000, "marks": ["change_sampled"], "extra": {"sampled_change": limits}}
+    (change,) = told(sampled([image(9)], [forked(10, **marked)]))["user_change"]
+    between = f"between {time_text(BOOT_NS + 9 * 10**9)} and {time_text(BOOT_NS + 11 * 10**9)}"
+    assert f"A comparison found the last change of its credentials or session, which happened {between}." in change.text
+    assert limits.items() <= change.facts.items()
+    marked["extra"] = {"sampled_change": limits | {"changed_after_ns": None}}
+    (change,) = told(sampled([image(9)], [forked(10, **marked)]))["user_change"]
+    assert f"which happened before {time_text(BOOT_NS + 11 * 10**9)}." in change.text
+    (change,) = told(sampled([image(9)], [forked(10, **marked | {"extra": None})]))["user_change"]
+    assert "comparison" not in change.text and change.facts["changed_before_ns"] is None
+
+
+def test_the_limits_are_not_those_of_a_change_that_an_exec_made() -> None:
+    limits = {"changed_after_ns": None, "changed_before_ns": BOOT_NS}
+    sudo = image(10, "/usr/bin/sudo", mode=0o104755, marks=["change_sampled"], extra={"sampled_change": limits})
+    last = told(sampled([image(9, uid=1000)], [sudo]))["user_change"][-1]
+    assert last.facts["how"] == users.SET_USER_ID and last.facts["changed_before_ns"] is None
+    assert "comparison" not in last.text
 
 
 def test_a_service_gets_its_user_from_the_service_manager() -> None:

@@ -30,6 +30,7 @@ from pipeline.records._records cimport (
 )
 from pipeline.resolver.apply._execs cimport END_FLAGS, Execs, INODE_OTHER, INODE_UNCLEAR
 from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER, add_sender
+from pipeline.resolver.apply._images cimport SAMPLED_GROUPS
 from pipeline.resolver.apply._record cimport (
     cost_groups, cost_of, find_container, knows_args, knows_envs, parsed_record, sampled_of, sender_of, strings_bytes,
 )
@@ -61,8 +62,6 @@ cdef enum:
     AHEAD_ROWS = 4
     #: Bytes of an event's strings that are fetched at most: the arguments and the environment of most programs.
     AHEAD_STRINGS = 2048
-    #: What the kernel's comparison of live processes covers.
-    SAMPLED_GROUPS = PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_NS | PL_KNOWN_SID | PL_KNOWN_TTY
 
 
 cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept nogil:
@@ -479,6 +478,7 @@ cdef class Events(Execs):
             # The facts from /proc are younger than this event. Return to the state at the fork; the following events
             # lead to those facts again.
             self.tables.begin(row)
+            self.drop_change(row)
             hot.flags = PL_ROW_HEAD | (hot.flags & (PL_ROW_START_TICKS | PL_ROW_FOREIGN | END_FLAGS))
             if body != NULL and self.find(body.creator_tgid, body.creator_start_boot_ns, ticks):
                 self.clear_image(row)
@@ -685,7 +685,7 @@ cdef class Events(Execs):
                 self.forget_changed(row, header)
             self.refresh(row, record)
         if header.kind == PL_KIND_CRED or header.kind == PL_KIND_SID:
-            self.mark_sampled(row, (header.flags & PL_FLAG_SAMPLED) != 0, header.time_boot_ns)
+            self.mark_sampled(row, record)
         if (
             header.kind == PL_KIND_CAPS and task != NULL and record.strings != NULL
             and header.var_bytes >= sizeof(pl_caps_any)
@@ -770,13 +770,23 @@ cdef class Events(Execs):
             and not self.differs(row, record, record.groups & SAMPLED_GROUPS)
         )
 
-    cdef void mark_sampled(self, uint32_t row, bint is_sampled, uint64_t time) noexcept nogil:
-        """Note how the last change of the process was seen, unless younger facts are in the row."""
+    cdef void mark_sampled(self, uint32_t row, const parsed_record *record) noexcept nogil:
+        """Note how and when the last change of the process was seen, unless younger facts are in the row."""
+        cdef const pl_header_any *header = record.header
         cdef pl_hot *hot = &self.hot[row]
-        if self.pids[hot.tgid].facts_at > time or ((hot.flags & PL_ROW_CHANGE_SAMPLED) != 0) == is_sampled:
+        cdef bint is_sampled = (header.flags & PL_FLAG_SAMPLED) != 0
+        if not is_sampled and not hot.flags & PL_ROW_CHANGE_SAMPLED:
+            return
+        if not self.is_news(row, header.time_boot_ns):
             return
         self.tables.begin(row)
-        hot.flags ^= PL_ROW_CHANGE_SAMPLED
+        # The mark is first to come and last to go, so that a kill in between leaves no limits without it.
+        if is_sampled:
+            hot.flags |= PL_ROW_CHANGE_SAMPLED
+            self.put_change(row, record)
+        else:
+            self.drop_change(row)
+            hot.flags &= ~PL_ROW_CHANGE_SAMPLED
         self.tables.end(row)
 
     cdef void put_caps(self, uint32_t row, const char *strings) noexcept nogil:

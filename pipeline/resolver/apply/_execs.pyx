@@ -36,6 +36,7 @@ cdef void confirm_image(Execs self, uint32_t row, uint32_t previous, const parse
     """
     cdef const pl_header_any *header = record.header
     self.tables.begin(row)
+    self.drop_change(row)
     self.hot[row].flags = (self.hot[row].flags & (PROCESS_FLAGS | END_FLAGS)) | PL_ROW_HEAD
     self.fill_exec(row, record, record.groups)
     self.link_image(row, previous, record)

@@ -1,6 +1,6 @@
-"""Parts of the msgpack map in `extra` (entry_extra.py) that forks and later images inherit."""
+"""Parts of the msgpack map in `extra` (entry_extra.py) that are inherited, and parts that come from records."""
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from pipeline.bus.frames._msgpack cimport (
@@ -13,9 +13,11 @@ from pipeline.shm.writer._arena cimport PL_ARENA_MAX_LENGTH, Arena
 cdef enum:
     #: Bytes of scratch memory in front of a map that is put together: the longest header.
     MAP_HEADER = 3
-    EXTRA_PARTS = 5
+    EXTRA_PARTS = 6
     #: Room for `exit_signal_sender`.
     SENDER_BYTES = 256
+    #: Room for `sampled_change`.
+    CHANGE_BYTES = 96
 
 cdef struct extra_part:
     uint32_t key  # EXTRA_*
@@ -25,12 +27,12 @@ cdef struct extra_part:
 cdef struct extra_map:
     uint32_t keys  # all of them; 0: it is no valid map
     const char *first  # the first key
-    uint32_t found  # keys that are inherited
+    uint32_t found  # keys of `_NAMES`
     extra_part[EXTRA_PARTS] parts
 
-cdef const char **_NAMES = ["ssh", "tracer_metadata", "container", "cgroup", "names"]
-cdef uint32_t *_LENGTHS = [3, 15, 9, 6, 5]
-cdef uint32_t *_KEYS = [EXTRA_SSH, EXTRA_TRACER, EXTRA_CONTAINER, EXTRA_CGROUP, EXTRA_NAMES]
+cdef const char **_NAMES = ["sampled_change", "ssh", "tracer_metadata", "container", "cgroup", "names"]
+cdef uint32_t *_LENGTHS = [14, 3, 15, 9, 6, 5]
+cdef uint32_t *_KEYS = [EXTRA_CHANGE, EXTRA_SSH, EXTRA_TRACER, EXTRA_CONTAINER, EXTRA_CGROUP, EXTRA_NAMES]
 
 
 cdef inline uint32_t key_of(const pl_value *name) noexcept nogil:
@@ -42,7 +44,7 @@ cdef inline uint32_t key_of(const pl_value *name) noexcept nogil:
 
 
 cdef void read_extra(const char *extra, uint32_t n, extra_map *whole) noexcept nogil:
-    """Find the keys of an `extra` that are inherited, with their values; they come first (entry_extra.py)."""
+    """Find the keys of `_NAMES` in an `extra`, with their values; they come first (entry_extra.py)."""
     cdef pl_value value
     cdef const char *end = extra + n
     cdef const char *at = pl_read_value(extra, end, &value)
@@ -80,6 +82,29 @@ cdef inline char *copied(char *out, const char *begin, const char *end) noexcept
     return out + (end - begin)
 
 
+cdef inline char *copied_parts(char *out, const extra_map *whole, uint32_t keys, uint32_t *left) noexcept nogil:
+    """Copy the parts with the EXTRA_* `keys`; subtract the number of the others from `left`."""
+    cdef uint32_t i
+    for i in range(whole.found):
+        if whole.parts[i].key & keys:
+            out = copied(out, whole.parts[i].begin, whole.parts[i].end)
+        else:
+            left[0] -= 1
+    return out
+
+
+cdef inline const char *rest_of(const extra_map *whole) noexcept nogil:
+    """The keys behind those of `_NAMES`."""
+    return whole.parts[whole.found - 1].end if whole.found else whole.first
+
+
+cdef inline char *with_header(char *begin, uint32_t keys) noexcept nogil:
+    """Write the header of a map in front of its keys; return where it begins."""
+    begin -= 1 if keys <= 15 else MAP_HEADER
+    pl_map(begin, keys)
+    return begin
+
+
 cdef uint32_t add_sender(Arena args, uint32_t ref, const pl_sender_any *sender, int64_t boot_unix_ns) noexcept nogil:
     """Return a reference to the map of `ref`, or a new one, with `exit_signal_sender` behind its other keys.
 
@@ -105,8 +130,38 @@ cdef uint32_t add_sender(Arena args, uint32_t ref, const pl_sender_any *sender, 
     out = pl_uint(pl_key(out, "uid"), sender.sender_uid)
     out = pl_field(pl_key(out, "comm"), <const char *>sender.sender_comm, sizeof(sender.sender_comm))
     out = pl_uint(pl_key(out, "signal"), sender.sender_signal)
-    begin -= 1 if whole.keys + 1 <= 15 else MAP_HEADER
-    pl_map(begin, whole.keys + 1)
+    begin = with_header(begin, whole.keys + 1)
+    return args.intern(begin, <uint32_t>(out - begin))
+
+
+cdef uint32_t add_change(
+    Arena args, uint32_t ref, uint64_t after_boot_ns, uint64_t before_boot_ns, int64_t boot_unix_ns
+) noexcept nogil:
+    """Return a reference to the map of `ref`, or a new one, with these limits as its `sampled_change`.
+
+    Args:
+        after_boot_ns: 0: unknown.
+
+    Returns:
+        0: there is no room.
+    """
+    cdef uint32_t n = 0
+    cdef const char *extra = args.bytes(ref, &n)
+    cdef extra_map whole
+    cdef uint32_t left
+    cdef char *begin = args.scratch + MAP_HEADER
+    cdef char *out = pl_map(pl_key(begin, "sampled_change"), 2)
+    out = pl_key(out, "changed_after_ns")
+    out = pl_int(out, <int64_t>after_boot_ns + boot_unix_ns) if after_boot_ns else pl_nil(out)
+    out = pl_int(pl_key(out, "changed_before_ns"), <int64_t>before_boot_ns + boot_unix_ns)
+    if n + CHANGE_BYTES > PL_ARENA_MAX_LENGTH:
+        return 0
+    read_extra(extra, n, &whole)
+    left = whole.keys
+    if whole.keys:
+        out = copied_parts(out, &whole, ~<uint32_t>EXTRA_CHANGE, &left)
+        out = copied(out, rest_of(&whole), extra + n)
+    begin = with_header(begin, left + 1)
     return args.intern(begin, <uint32_t>(out - begin))
 
 
@@ -120,33 +175,26 @@ cdef const char *pick_extra(Arena args, uint32_t ref, uint32_t keys, bint has_re
     Returns:
         The part, until the next string is interned; NULL: it is the whole map.
     """
-    cdef uint32_t length = 0, i
+    cdef uint32_t length = 0
     cdef const char *extra = args.bytes(ref, &length)
     cdef extra_map whole
     cdef uint32_t left
-    cdef const char *rest
     cdef char *begin = args.scratch + MAP_HEADER
     cdef char *out = begin
     read_extra(extra, length, &whole)
-    rest = whole.parts[whole.found - 1].end if whole.found else whole.first
     left = whole.keys
     n[0] = 0
     if whole.keys == 0:
         return NULL
-    for i in range(whole.found):
-        if whole.parts[i].key & keys:
-            out = copied(out, whole.parts[i].begin, whole.parts[i].end)
-        else:
-            left -= 1
+    out = copied_parts(out, &whole, keys, &left)
     if has_rest:
-        out = copied(out, rest, extra + length)
+        out = copied(out, rest_of(&whole), extra + length)
     else:
         left -= whole.keys - whole.found
     if left == whole.keys:
         return NULL
     if left == 0:
         return begin
-    begin -= 1 if left <= 15 else MAP_HEADER
-    pl_map(begin, left)
+    begin = with_header(begin, left)
     n[0] = <uint32_t>(out - begin)
     return begin

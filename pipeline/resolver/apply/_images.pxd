@@ -7,11 +7,19 @@ from pipeline.records._records cimport PL_FLAG_PARTIAL, pl_exec_any, pl_task_any
 from pipeline.resolver.apply._groups cimport TASK_KNOWN
 from pipeline.resolver.apply._record cimport exec_text, parsed_record
 from pipeline.resolver.apply._rows cimport Rows
-from pipeline.shm.layout._layout cimport PL_KNOWN_CGROUP, PL_KNOWN_NS, pl_cold, pl_file, pl_hot
+from pipeline.shm.layout._layout cimport (
+    PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_CREDS, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY, pl_cold,
+    pl_file, pl_hot,
+)
 from pipeline.shm.writer._arena cimport Arena
 
 
 include "states.pxi"
+
+
+cdef enum:
+    # What the kernel's comparison of live processes covers.
+    SAMPLED_GROUPS = PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_NS | PL_KNOWN_SID | PL_KNOWN_TTY
 
 
 cdef class Images(Rows):
@@ -81,5 +89,9 @@ cdef class Images(Rows):
     cdef void drop_extra(self, uint32_t row, uint32_t keys) noexcept nogil
     @cython.final
     cdef void reset_extra(self, uint32_t row, uint32_t ref, uint32_t places) noexcept nogil
+    @cython.final
+    cdef void put_change(self, uint32_t row, const parsed_record *record) noexcept nogil
+    @cython.final
+    cdef void drop_change(self, uint32_t row) noexcept nogil
     @cython.final
     cdef void inherit_later(self, uint32_t row) noexcept nogil

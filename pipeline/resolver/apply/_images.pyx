@@ -11,23 +11,24 @@ from pipeline.records._limits cimport CHAIN_LIMIT, PF_KTHREAD
 from pipeline.records._records cimport (
     PL_EXEC_DELETED, PL_EXEC_DETACHED, PL_EXEC_ESCAPED, PL_EXEC_MEMFD, PL_EXEC_NAME_TRUNCATED, PL_EXEC_NO_ROOT,
     PL_EXEC_PATH_TRUNCATED, PL_EXEC_SCRIPT, PL_EXEC_THROUGH_SYMLINK, PL_EXEC_UPPER_LAYER, pl_exec_any,
-    pl_task_any,
+    pl_sampled_any, pl_task_any,
 )
 from pipeline.resolver.apply._extra cimport (
-    EXTRA_CGROUP, EXTRA_CONTAINER, EXTRA_NAMES, EXTRA_SSH, find_extra, pick_extra,
+    EXTRA_CGROUP, EXTRA_CHANGE, EXTRA_CONTAINER, EXTRA_NAMES, EXTRA_SSH, add_change, find_extra, pick_extra,
 )
 from pipeline.resolver.apply._groups cimport TASK_KNOWN, pl_blocks_differ, pl_copy_blocks, pl_put_blocks
-from pipeline.resolver.apply._record cimport args_of, envs_of, exec_text, knows_args, knows_envs, parsed_record
-from pipeline.resolver.apply._images cimport STATES_KNOWN, copied_states, put_states
+from pipeline.resolver.apply._record cimport (
+    args_of, envs_of, exec_text, knows_args, knows_envs, parsed_record, sampled_of,
+)
+from pipeline.resolver.apply._images cimport SAMPLED_GROUPS, STATES_KNOWN, copied_states, put_states
 from pipeline.resolver.apply._rows cimport HEIRS_SIZE, Rows
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_INHERITED, PL_CGROUP_SOURCE_PROCFS, PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP,
     PL_KNOWN_COMM, PL_KNOWN_COST, PL_KNOWN_CREDS, PL_KNOWN_ENVS, PL_KNOWN_EXEC_TIME, PL_KNOWN_FILE, PL_KNOWN_IO,
-    PL_KNOWN_NS, PL_KNOWN_SID,
-    PL_KNOWN_START, PL_KNOWN_TTY, PL_MOUNT_DETACHED, PL_MOUNT_ORIGIN_EVENT, PL_MOUNT_ORIGIN_PROCFS, PL_MOUNT_RESOLVED,
-    PL_MOUNT_SOURCE_ID, PL_MOUNT_SOURCE_SNAPSHOT, PL_MOUNT_VISIBLE, PL_ROW_ARGS_TRUNCATED, PL_ROW_ENVS_TRUNCATED,
-    PL_ROW_KTHREAD, PL_ROW_NS_INIT, PL_ROW_SCRIPT, PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_ROW_THROUGH_SYMLINK,
-    pl_cold, pl_file, pl_hot,
+    PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_START, PL_KNOWN_TTY, PL_MOUNT_DETACHED, PL_MOUNT_ORIGIN_EVENT,
+    PL_MOUNT_ORIGIN_PROCFS, PL_MOUNT_RESOLVED, PL_MOUNT_SOURCE_ID, PL_MOUNT_SOURCE_SNAPSHOT, PL_MOUNT_VISIBLE,
+    PL_ROW_ARGS_TRUNCATED, PL_ROW_CHANGE_SAMPLED, PL_ROW_ENVS_TRUNCATED, PL_ROW_KTHREAD, PL_ROW_NS_INIT, PL_ROW_SCRIPT,
+    PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_ROW_THROUGH_SYMLINK, pl_cold, pl_file, pl_hot,
 )
 from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.writer._writer cimport STATUS_DIGEST, STATUS_TTY_GIVEN
@@ -139,6 +140,8 @@ cdef class Images(Rows):
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
         cdef uint32_t ref, dropped
+        if hot.flags & PL_ROW_CHANGE_SAMPLED and self.differs(row, record, groups & hot.known & SAMPLED_GROUPS):
+            self.drop_extra(row, EXTRA_CHANGE)  # of the change before
         if groups & PL_KNOWN_CREDS:
             if cold.extra_ref and (
                 hot.uid != task.uid or hot.gid != task.gid or cold.euid != task.euid or cold.egid != task.egid
@@ -649,7 +652,7 @@ cdef class Images(Rows):
             self.tables.set_extra_ref(row, self.tables.args.intern(picked, n))
 
     cdef void drop_extra(self, uint32_t row, uint32_t keys) noexcept nogil:
-        """Between begin and end of `row`: drop EXTRA_* keys, which described where the process was before."""
+        """Between begin and end of `row`: drop EXTRA_* keys, which described the process before a change."""
         cdef uint32_t ref = self.cold[row].extra_ref, n = 0
         cdef const char *picked
         if find_extra(self.tables.args, ref, keys) == 0:
@@ -661,6 +664,23 @@ cdef class Images(Rows):
             self.tables.set_extra_ref(row, 0)
             ref = self.tables.args.intern(picked, n)
         self.tables.set_extra_ref(row, ref)
+
+    cdef void put_change(self, uint32_t row, const parsed_record *record) noexcept nogil:
+        """Between begin and end of `row`: store between which times the change happened that a comparison found."""
+        cdef const pl_sampled_any *sampled = sampled_of(record)
+        cdef uint32_t ref = add_change(
+            self.tables.args, self.cold[row].extra_ref, sampled.changed_after_boot_ns if sampled != NULL else 0,
+            record.header.time_boot_ns, self.tables.control.boot_unix_ns,
+        )
+        if ref:
+            self.tables.set_extra_ref(row, ref)
+        else:
+            self.drop_extra(row, EXTRA_CHANGE)  # there is no room; it has the limits of the change before
+
+    cdef void drop_change(self, uint32_t row) noexcept nogil:
+        """Between begin and end of `row`: drop the limits of a sampled change; the mark goes after them."""
+        if self.hot[row].flags & PL_ROW_CHANGE_SAMPLED:
+            self.drop_extra(row, EXTRA_CHANGE)
 
     cdef void inherit_later(self, uint32_t row) noexcept nogil:
         if self.heirs_count == HEIRS_SIZE:

@@ -5,10 +5,11 @@ value that is partly in columns ("file", "cgroup", "container") holds only the f
 find the map as `Entry.extra`. Unknown keys are preserved. An interpreter that a caller reported is stored in the form
 that readers and the stream show (`interpreter`), and its other fields beside it (`interpreter_more`).
 
-Keys that forks and execs inherit come first, so that the applier finds and copies them without Python. Forks inherit
-`tracer_metadata` (specification 5.3). Forks and execs inherit `ssh` (5.2), `container` and `cgroup` while the process
-stays in that container or cgroup, and `names` while the ids and the container are the same. Processes share a map that
-is inherited as a whole.
+Keys that the applier finds and copies without Python come first: those that forks and execs inherit, and
+`sampled_change`, which nothing inherits and which exists only with ROW_CHANGE_SAMPLED. Forks inherit `tracer_metadata`
+(specification 5.3). Forks and execs inherit `ssh` (5.2), `container` and `cgroup` while the process stays in that
+container or cgroup, and `names` while the ids and the container are the same. Processes share a map that is inherited
+as a whole.
 """
 
 from __future__ import annotations
@@ -68,15 +69,15 @@ _RECORD_NUMBERS = {
 
 #: Columns of a FILE record by the names that their values have in the model.
 _RECORD_FIELDS = _RECORD_NUMBERS | {"mount_source": "mount_source", "mount_origin": "mount_origin"}
-#: Keys that are inherited; the applier has the same list (`Images.inherit_extra`).
-INHERITED = ("ssh", "tracer_metadata", "container", "cgroup", "names")
+#: Keys that come first; the applier has the same list (`_NAMES` in apply/_extra.pyx).
+FIRST = ("sampled_change", "ssh", "tracer_metadata", "container", "cgroup", "names")
 #: Keys that complete columns, so that they become wrong when the columns change.
 OF_COLUMNS = ("file", "cgroup", "container", "names")
 
 
 def pack(extra: dict[str, Any]) -> bytes:
     """Encode a map in the form of events, so that the encoder can copy it (text that is not UTF-8 is bin)."""
-    ordered = {name: extra[name] for name in INHERITED if name in extra} | extra
+    ordered = {name: extra[name] for name in FIRST if name in extra} | extra
     data: bytes = msgpack.packb(wire(ordered))
     return data
 

@@ -260,8 +260,7 @@ marks                    both      [str]  computed
     so `start_time_ns` is exact to one clock tick (10 ms); `head_only`: the ring had room for the header of its record
     alone, so only its identity is known; `foreign`: `pid`, `ppid` and `creator_pid` are numbers of the namespace
     `pid_ns`; `change_sampled`: the last change of credentials, session, terminal or namespaces was found by a
-    comparison, and happened before the time of its event
-    ([sources.md](sources.md#ebpf-changes-while-a-process-lives))
+    comparison, and happened before the time of its event: `sampled_change` of [Extra](#extra) has the limits
 flags                    both      uint   hot.flags
     bits of the row, of which `marks` and the fields that begin with `is_` are made
     ([memory-layout.md](memory-layout.md#hot-row-128-bytes-two-cache-lines))

@@ -51,9 +51,11 @@ FIELDS, ENTRY, TABLE, MODULE, FIND = "fields", "entry", "table", "module", "find
 
 _PROGRAM = "`os.path.basename(script_path or path)`; `table.find(name=...)` finds the processes of a program"
 _SENDER = '`extra["exit_signal_sender"]`; extra is None if nothing is known'
+_CHANGE = '`extra["sampled_change"]`; without it, the time is exact or unknown'
 _OF_PROCESSES = {
-    "basename": '`file["basename"]`, or the last part of path', "exit_signal_sender": _SENDER, "killed_by": _SENDER,
-    "program": _PROGRAM,
+    "basename": '`file["basename"]`, or the last part of path', "changed_after_ns": _CHANGE,
+    "changed_before_ns": _CHANGE, "exit_signal_sender": _SENDER, "killed_by": _SENDER, "program": _PROGRAM,
+    "sampled_change": _CHANGE,
 }  # fmt: skip
 _OF_TABLES = {
     "NoSuchProcess": "`table.resolve(pid)`, which returns None", "Process": "`table.resolve(pid)`",

@@ -11,18 +11,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.records import declared, dtypes
+from pipeline.resolver.entries import entry_extra
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
-from tests.resolver.story import Event, dump
+from tests.resolver.story import BOOT_UNIX_NS, Event, dump
 
 Identity = tuple[int, int]
 Key = tuple[int, int, int]
+Limits = tuple[int | None, int]
 
 FIELDS = (
     "ppid", "exec_boot_ns", "exit_boot_ns", "uid", "euid", "comm", "cgroup_id", "inode", "cookie", "exit_code",
     "creator_tgid", "ancestor", "parent", "creator", "previous_owner", "path", "args", "fork_boot_ns", "tid",
     "is_exec", "is_exec_exec", "is_head", "is_replaced", "is_deleted", "is_adopted", "is_predicted", "indexed",
-    "cap_attempted", "cap_used",
+    "cap_attempted", "cap_used", "is_sampled", "limits",
 )  # fmt: skip
 
 
@@ -113,8 +115,17 @@ class Model:
             process.images.append(Image(process, previous.number + 1, facts))
             self._check_parent(process, parent)
             return
+        facts = process.head.facts
+        is_sampled = bool(header["flags"] & declared.FLAG_SAMPLED)
+        is_changed = now["uid"] != facts["uid"]
+        if is_sampled and not is_changed and not facts.get("is_sampled"):
+            return  # nothing that is not known
         self._check_parent(process, parent)
-        process.head.facts |= now
+        facts |= now
+        if event.kind in {declared.KIND_CRED, declared.KIND_SID}:
+            facts |= {"is_sampled": is_sampled, "limits": limits_of(event) if is_sampled else None}
+        elif is_changed:
+            facts["limits"] = None  # they were those of the change before
         if event.kind == declared.KIND_CAPS:
             (told,) = np.frombuffer(event.strings, dtypes.CAPS)
             for name, mask in (("cap_attempted", "caps_attempted"), ("cap_used", "caps_used")):
@@ -176,9 +187,24 @@ class Model:
                     "is_head": is_head, "is_replaced": not is_head, "is_deleted": is_head and process.end != 0,
                     "indexed": is_head and self.owners[process.identity[0]] is process,
                     "cap_attempted": facts.get("cap_attempted", 0), "cap_used": facts.get("cap_used", 0),
+                    "is_sampled": facts.get("is_sampled", False), "limits": facts.get("limits"),
                     **{name: facts[name] for name in ("uid", "euid", "comm", "cgroup_id", "cookie", "tid")},
                 }  # fmt: skip
         return result
+
+
+def limits_of(event: Event) -> Limits:
+    """Between which times the change happened that a comparison found."""
+    after = int(np.frombuffer(event.strings, dtypes.SAMPLED)["changed_after_boot_ns"][0]) if event.strings else None
+    return (None if after is None else BOOT_UNIX_NS + after, BOOT_UNIX_NS + event.time)
+
+
+def limits_in(extra: object) -> Limits | None:
+    """The same as a row's `extra` has it."""
+    if not isinstance(extra, bytes) or not extra:
+        return None
+    change = entry_extra.unpack(extra).get("sampled_change")
+    return None if change is None else (change["changed_after_ns"], change["changed_before_ns"])
 
 
 def view_of(tables: TableWriter) -> dict[Key, dict[str, object]]:
@@ -193,11 +219,11 @@ def view_of(tables: TableWriter) -> dict[Key, dict[str, object]]:
             for name, flag in (
                 ("is_exec", "IS_EXEC"), ("is_exec_exec", "IS_EXEC_EXEC"), ("is_head", "HEAD"),
                 ("is_replaced", "REPLACED"), ("is_deleted", "DELETED"), ("is_adopted", "ADOPTED"),
-                ("is_predicted", "ADOPTION_PREDICTED"),
+                ("is_predicted", "ADOPTION_PREDICTED"), ("is_sampled", "CHANGE_SAMPLED"),
             )
         } | {
             "path": file_ref[64:] if isinstance(file_ref, bytes) else None,
-            "args": args_ref[4:] if isinstance(args_ref, bytes) else None,
+            "args": args_ref[4:] if isinstance(args_ref, bytes) else None, "limits": limits_in(row["extra_ref"]),
         }  # fmt: skip
         result[key] = {name: values[name] if name in values else row[name] for name in FIELDS}
     return result

@@ -24,6 +24,7 @@ from tests.resolver.story import (
     dump,
     head_only,
     instance,
+    sampled,
     task_of,
 )
 from tests.resolver.stream_rows import take
@@ -1029,16 +1030,6 @@ def told():
         world.numbers = lambda: topics_of(encoder)
         yield world
         world.tables.close()
-
-
-def sampled(event: Event, changed_after_boot_ns: int | None = None) -> Event:
-    """The same record as the comparison of live processes makes it; without the limit as in an older recording."""
-    event.header["flags"] |= declared.FLAG_SAMPLED
-    if changed_after_boot_ns is not None:
-        event.strings = np.array([(changed_after_boot_ns,)], dtypes.SAMPLED).tobytes()
-        event.header["var_bytes"] = len(event.strings)
-        event.header["record_bytes"] += len(event.strings)
-    return event
 
 
 @pytest.mark.parametrize("kind", [declared.KIND_CRED, declared.KIND_SID])

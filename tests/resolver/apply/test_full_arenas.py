@@ -27,7 +27,7 @@ from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from tests.resolver.apply.full_arenas import full
-from tests.resolver.apply.model import Model
+from tests.resolver.apply.model import Model, limits_in
 from tests.resolver.random_story import OPS, tell
 from tests.resolver.story import Reading, checked, enter_init, instance, make_tables
 from tests.resolver.story_world import StoryWorld
@@ -234,6 +234,9 @@ def test_with_full_arenas_an_image_shows_its_own_facts_or_none(ops, data):
             assert bool(found.known & layout.KNOWN_ARGS) == (args is not None)
             if own["args"] is not None and args is None:
                 assert hot[row]["flags"] & layout.ROW_ARGS_TRUNCATED
+            assert bool(found.flags & layout.ROW_CHANGE_SAMPLED) == own["is_sampled"], "a flag needs no room"
+            extra = tables.args.py_bytes(found.extra_ref) if found.extra_ref else None
+            assert limits_in(extra) in (own["limits"], None)
             for name in ("inode", "ppid", "exec_boot_ns", "exit_boot_ns", "uid", "cgroup_id"):
                 assert getattr(found, name) == own[name], name
         tables.close()

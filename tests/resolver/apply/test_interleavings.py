@@ -23,7 +23,7 @@ from pipeline.resolver.merge._merger import Merger
 from pipeline.shm.layout import layout
 from tests.resolver import _inside
 from tests.resolver.apply.model import FIELDS, Model, view_of
-from tests.resolver.random_story import OPS, STEP_NS, tell
+from tests.resolver.random_story import LETTERS, OPS, STEP_NS, tell
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import (
     Event,
@@ -56,8 +56,13 @@ def in_order(story: Story) -> dict[tuple[int, int, int], dict[str, object]]:
     return result
 
 
+#: A comparison finds a change, and the next record shows a later one.
+_CHANGED_AGAIN = [("f", 0, 0), ("k", 0, 2), ("h", 0, 3), ("m", 0, 0)]
+
+
 @COMMON
 @given(OPS)
+@example(_CHANGED_AGAIN)
 def test_events_in_order_equal_the_model(ops):
     story = tell(ops)
     process = story.processes[1]
@@ -230,9 +235,14 @@ def test_any_interleaving_makes_the_same_tree(ops, data):
 _SAME_AGAIN = [("f", 0, 0), ("e", 0, 0), ("e", 0, 0), ("c", 0, 1), ("f", 0, 0), ("e", 0, 0)]
 
 
+#: A comparison finds a change, and an exec follows, which removes the mark.
+_SAMPLED_THEN_EXEC = [("f", 0, 0), ("k", 0, 2), ("e", 0, 0)]
+
+
 @COMMON
 @given(OPS, st.integers(0, 60), st.integers(0, 60))
 @example(_SAME_AGAIN, 6, 6)
+@example(_SAMPLED_THEN_EXEC, 3, 2)
 def test_events_that_are_repeated_after_a_take_over_change_nothing(ops, applied, repeated):
     story = tell(ops)
     applied = min(applied, len(story.events))
@@ -320,7 +330,7 @@ def check_history(process: Process, rows: dict) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_long_random_story(seed):
     rng = np.random.default_rng(seed)
-    letters = np.array(list("fffffeeebbxxxcmgsur"))
+    letters = np.array(list(LETTERS))
     ops = [(str(rng.choice(letters)), int(rng.integers(1 << 16)), int(rng.integers(1 << 16))) for _ in range(2000)]
     story = tell(ops)
     model = Model()

@@ -19,6 +19,7 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.full_arenas import full
+from tests.resolver.apply.model import limits_in
 from tests.resolver.random_story import STEP_NS, tell
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import Event, Process, Reading, Story, enter_init, instance, make_tables, task_of
@@ -27,7 +28,7 @@ from tests.sampling import examples
 STAT = 1 << 20  # stat() shows another inode number, as on overlayfs
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from("fffffeeebbxxcmgsurLLPW"), st.integers(0, 1 << 16), st.integers(0, 1 << 16),
+        st.sampled_from("fffffeeebbxxcmgsurkkhLLPW"), st.integers(0, 1 << 16), st.integers(0, 1 << 16),
         st.booleans(), st.sets(st.sampled_from(["names", "args", "envs"]), max_size=2),
     ),
     max_size=50,
@@ -122,6 +123,8 @@ def check(w: World) -> None:
         row = w.read.row(number)
         if row.path is not None and row.inode:
             assert row.inode in (inodes[row.path], inodes[row.path] + STAT), "an inode with another file's path"
+        if limits_in(w.tables.args.py_bytes(row.extra_ref)):
+            assert row.flags & layout.ROW_CHANGE_SAMPLED, "limits of a change that is not the last one"
         if row.path is not None and row.inode >= STAT:
             assert row.flags & layout.ROW_STAT_INODE
         is_reported = row.flags & layout.ROW_IS_EXEC and row.known & layout.KNOWN_EXEC_TIME

@@ -437,6 +437,7 @@ def test_names_of_psutil_that_are_not_here_say_what_to_write(table: ProcessTable
         ("entry", "status is_alive", ": did you mean 'is_running'?"),
         ("entry", "parents", ": did you mean 'ancestors'? (with by=\"parent\" as in psutil)"),
         ("both", "life_time lifetime", ": did you mean 'duration'?"),
+        ("both", "sampled_change changed_after_ns", ': write `extra["sampled_change"]`'),
         ("both", "exit_signal_sender killed_by", ': write `extra["exit_signal_sender"]`'),
         ("both", "service cgroup_path unit", ": did you mean 'cgroup'? (table.find(unit=...) selects by unit)"),
         ("both", "program", "`os.path.basename(script_path or path)`; `table.find(name=...)`"),
