@@ -84,8 +84,11 @@ SENDERS = TierKind("signal", "tp_btf", "which process sent the signal that ended
 
 #: Loaded if `capture.calls` is on.
 CALLS = TierKind(
-    "calls", "fentry", "calls of ptrace and setrlimit, and seals of tracing libraries' memfds", "pl_ptrace_link"
+    "calls", "fentry", "calls of ptrace and setrlimit, and seals of tracing libraries' memfds", "pl_ptrace_traceme"
 )
+
+#: Two programs of calls.bpf.c that record the same. The second is for kernels that lack the function of the first.
+_ON_ATTACH, _ON_LINK = "pl_ptrace_attach", "pl_ptrace_link"
 
 _CHANGES = "changes of credentials, session, terminal and namespaces"
 
@@ -440,6 +443,8 @@ class Capture:
         tier = self._load_tier(CALLS)
         if tier.is_on:
             one = self._tier_objects[-1]
+            if one.is_attached(_ON_ATTACH):
+                one.detach(_ON_LINK)
             self.fds = self.fds._replace(calls=one.map_fd("pl_calls"), calls_dropped=one.map_fd("pl_calls_dropped"))
         return tier
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Calls by which one process changes another, or itself, in a way that no other program records (capture.calls):
  * ptrace, changed resource limits, and the sealed memfd in which a tracing library puts facts about its process. Attach
- * kinds: fentry and fexit. They cost time in those calls only. The tier needs pl_ptrace_link; the loader skips any
+ * kinds: fentry and fexit. They cost time in those calls only. The tier needs pl_ptrace_traceme; the loader skips any
  * other program if this kernel lacks its function.
  *
  * These calls are rare, and they are no changes of a process that the tables keep. So they are not in the rings: the
@@ -108,21 +108,42 @@ static __always_inline void pl_queue_call(u32 kind, u32 target, u32 number, u64 
 		__sync_fetch_and_add(dropped, 1);
 }
 
-/* A process gets a debugger: by PTRACE_ATTACH or PTRACE_SEIZE of the debugger, or by its own PTRACE_TRACEME. A child
- * that is traced because its parent is makes no call. */
+/* A debugger attached to a process: by PTRACE_ATTACH or PTRACE_SEIZE, of which `ptrace` shows which it was. */
+static __always_inline void pl_queue_attach(struct task_struct *child)
+{
+	u32 flags = BPF_CORE_READ((struct task_struct___calls *)child, ptrace);
+
+	pl_queue_call(PL_CALL_PTRACE, pl_scoped_tgid(child), flags & PT_SEIZED ? PTRACE_SEIZE : PTRACE_ATTACH, 0, 0);
+}
+
+/* The last thing that an attach does. The kernel reports a detach in the same way, with another request. */
+SEC("fentry/proc_ptrace_connector")
+int BPF_PROG(pl_ptrace_attach, struct task_struct *child, int request)
+{
+	if (request == PTRACE_ATTACH)
+		pl_queue_attach(child);
+	return 0;
+}
+
+/* For kernels without the one above (CONFIG_PROC_EVENTS); the loader detaches this one on others. A compiler may put
+ * the function into its callers, as in Linux 7.2: then this program attaches, but never runs. */
 SEC("fentry/__ptrace_link")
 int BPF_PROG(pl_ptrace_link, struct task_struct *child, struct task_struct *debugger)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
-	u32 flags;
 
-	if (child == task) {
+	/* A child that is traced because its parent is makes no call. */
+	if (child != task && debugger == task)
+		pl_queue_attach(child);
+	return 0;
+}
+
+/* The last check before a process is traced by its parent, as it asked for (PTRACE_TRACEME). */
+SEC("fexit/security_ptrace_traceme")
+int BPF_PROG(pl_ptrace_traceme, struct task_struct *parent, int result)
+{
+	if (!result)
 		pl_queue_call(PL_CALL_PTRACE, 0, PTRACE_TRACEME, 0, 0);
-	} else if (debugger == task) {
-		flags = BPF_CORE_READ((struct task_struct___calls *)child, ptrace);
-		pl_queue_call(PL_CALL_PTRACE, pl_scoped_tgid(child),
-			      flags & PT_SEIZED ? PTRACE_SEIZE : PTRACE_ATTACH, 0, 0);
-	}
 	return 0;
 }
 
