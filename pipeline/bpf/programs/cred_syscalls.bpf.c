@@ -91,15 +91,16 @@ static __always_inline void pl_after_write(u32 index, long ret)
 	struct pl_login *last;
 	struct pl_pid *entry;
 	u32 zero = 0, *changes, tgid, auid, session;
-	u64 start_boot_ns;
+	u64 start_boot_ns, ids;
 
 	if (ret <= 0 || ret > PL_NUMBER_MAX)
 		return;
 	task = pl_current();
 	last = bpf_map_lookup_elem(&pl_login_buf, &index);
 	changes = bpf_map_lookup_elem(&pl_login_changes, &zero);
-	tgid = PL_GET(task, tgid);
-	if ((u32)PL_GET(task, pid) != tgid || !last || !changes)
+	ids = bpf_get_current_pid_tgid();
+	tgid = ids >> 32;
+	if ((u32)ids != tgid || !last || !changes)
 		return;
 	start_boot_ns = PL_GET(task, start_boottime);
 	auid = PL_GET(task, loginuid.val);
@@ -255,7 +256,7 @@ int BPF_PROG(pl_compat, struct pt_regs *regs, long ret)
 
 	if (!bpf_core_field_exists(regs->orig_ax))
 		return 0;
-	call = PL_GET(regs, orig_ax);
+	call = regs->orig_ax; /* typed in both sets, as an argument of the program */
 	if (pl_is_i386_call(pl_current()))
 		pl_after_i386(regs, call, ret);
 	else if (call & __X32_SYSCALL_BIT)

@@ -767,9 +767,9 @@ int BPF_PROG(pl_on_wakeup, struct task_struct *task)
 
 #ifdef PL_OLD
 /* Exchange a word of pid_owners for user space (PidMap in pipeline/bpf/maps.py), which runs this program; nothing
- * attaches it. Arguments: the place, its word, and what to store in its place. An exchange by user space itself would be
- * overwritten if it came between the comparison and the store of a program. Returns 0 if the word is another one, or a
- * program has the lock. */
+ * attaches it. Arguments: the place, its word, and the new word. An exchange by user space itself would be overwritten
+ * if it came between the comparison and the store of a program. Returns 0 if the word is another one, or a program has
+ * the lock. */
 SEC("raw_tp")
 int pl_exchange(const u64 *arguments)
 {
