@@ -28,8 +28,8 @@ SOURCES = (
 
 #: Sources that are also compiled into an object for older kernels (programs/sets.bpf.h).
 OLD_SOURCES = (
-    "procline.bpf.c", "context.bpf.c", "signal.bpf.c", "cred_fentry.bpf.c", "cred_kprobe.bpf.c", "cred_sampled.bpf.c",
-    "iter.bpf.c", "probe.bpf.c",
+    "procline.bpf.c", "context.bpf.c", "signal.bpf.c", "calls.bpf.c", "cred_fentry.bpf.c", "cred_kprobe.bpf.c",
+    "cred_sampled.bpf.c", "cred_syscalls.bpf.c", "iter.bpf.c", "probe.bpf.c",
 )  # fmt: skip
 
 #: What is shipped: source, and whether it is compiled for older kernels.

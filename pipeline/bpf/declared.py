@@ -34,7 +34,6 @@ CALLS_PER_S = 100  #: calls of one kind and user that are recorded in a second; 
 
 # SETTINGS.flags
 CAPTURE_ON = 1 << 0  #: the programs record
-KERNEL_ENTERS = 1 << 1  #: user space may not enter processes: programs of the older set cannot exchange words
 
 CPU_STATE_LAYOUT = Layout(
     "CPU_STATE", "pl_cpu", 256,
@@ -71,7 +70,7 @@ SETTINGS_LAYOUT = Layout(
     args_bytes         u4   bytes  kept of the arguments at most; up to STRING_MAX
     envs_bytes         u4   bytes  kept of the environment at most; up to STRING_MAX
     wakeup_fill_bytes  u4   bytes  a ring that fills above this wakes its shard; 0: never
-    flags              u4   mask   CAPTURE_ON, KERNEL_ENTERS
+    flags              u4   mask   CAPTURE_ON
     root_mnt           u8   -      mount of the daemon's root directory, where paths begin: a kernel address that the
                                    task iterator stores
     root_dentry        u8   -      its directory, also a kernel address; 0: paths begin at the global root

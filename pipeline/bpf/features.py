@@ -29,7 +29,10 @@ FORCE = "PROCLINE_BPF_PROGRAMS"
 OLD_MACHINES = ("x86_64",)
 
 #: Objects that exist in both sets.
-OLD_NAMES = ("procline", "context", "signal", "cred_fentry", "cred_kprobe", "cred_sampled", "iter", "probe")
+OLD_NAMES = (
+    "procline", "context", "signal", "calls", "cred_fentry", "cred_kprobe", "cred_sampled", "cred_syscalls", "iter",
+    "probe",
+)  # fmt: skip
 
 
 def is_forced() -> bool:

@@ -230,7 +230,7 @@ class TierObject:
                 raise load_error(path, "cannot be loaded", lines, -code)
 
     def attach(self) -> None:
-        """Attach every program.
+        """Attach every program that has an attach point; user space runs the others.
 
         Raises:
             LoadError: one could not be attached; the others are detached by `close`.
@@ -241,6 +241,8 @@ class TierObject:
             for program in filter(lib.bpf_program__autoload, self._programs()):
                 name = lib.bpf_program__name(program).decode()
                 kind, _, target = lib.bpf_program__section_name(program).decode().partition("/")
+                if not target:
+                    continue
                 try:
                     if kind == "tp":
                         # libbpf itself finds tracefs only if it is mounted.

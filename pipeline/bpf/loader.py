@@ -29,6 +29,8 @@ from pipeline.records.declared import STRING_MAX
 SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache", "pl_senders")
 #: The same, in the older set only.
 _OLD_SHARED_MAPS = ("pl_locks",)
+#: The program of the core object that user space runs, in the older set only.
+_EXCHANGE = "pl_exchange"
 
 #: LRU maps, and how many elements they have at least for each CPU. Before Linux 6.16, and in older kernels without its
 #: backport, a CPU takes 128 free elements at once and keeps them. If no free ones are left for another CPU, it replaces
@@ -303,6 +305,7 @@ class Capture:
             pid_owners=self._map_fds["pid_owners"],
             pid_cache=self._map_fds["pid_cache"],
             proc_cache=self._map_fds["proc_cache"],
+            pid_exchange=core.program_fd(_EXCHANGE) if self.lacks else NO_FD,
         )
 
     def _make_rings(self) -> None:
@@ -340,7 +343,7 @@ class Capture:
         """Make the programs record. This is the last step, so that all kinds of events begin at the same time."""
         settings = words.settings_words(self.fds.settings)
         words.settings_longs(self.fds.settings)[words.BEGAN_BOOT_NS] = now_boot_ns()
-        settings[words.FLAGS] = words.CAPTURE_ON | (words.KERNEL_ENTERS if self.lacks else 0)
+        settings[words.FLAGS] = words.CAPTURE_ON
         if self.fds.iter_link != NO_FD:
             # Stores this process's root directory, and enters the processes that exist already into the caches.
             syscall.run_iterator(self.fds.iter_link)

@@ -17,11 +17,11 @@ import numpy as np
 from pipeline.bpf import declared, syscall
 from pipeline.bpf._places import exchange
 from pipeline.bpf.declared import CAPTURE_ON as CAPTURE_ON
-from pipeline.bpf.declared import KERNEL_ENTERS as KERNEL_ENTERS
 from pipeline.bpf.declared import MAX_CPUS as MAX_CPUS
 from pipeline.bpf.declared import PID_SETS as PID_SETS
 from pipeline.bpf.declared import PID_WAYS as PID_WAYS
 from pipeline.bpf.declared import PLACE_BUSY as PLACE_BUSY
+from pipeline.records.capture_fds import NO_FD
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -98,16 +98,17 @@ class PidMap:
     Args:
         owners_fd: map `pid_owners`; only used here.
         entries_fd: map `pid_cache`; the caller keeps ownership.
-        settings_fd: map `pl_settings`, which says whether user space may enter processes; None: it may.
+        exchange_fd: the program that exchanges words where programs do so under a lock, in the older set; NO_FD: they
+            have no lock.
 
     Raises:
         OSError: a descriptor is not such a map, or may not be written.
     """
 
-    def __init__(self, owners_fd: int, entries_fd: int, settings_fd: int | None = None) -> None:
-        self._settings = None if settings_fd is None else settings(settings_fd)
+    def __init__(self, owners_fd: int, entries_fd: int, exchange_fd: int = NO_FD) -> None:
         self._words = _mapped(owners_fd, _WORD, PID_SETS * PID_WAYS, True).view(np.uint64)
         self._entries_fd = entries_fd
+        self._exchange_fd = exchange_fd
         self._entry_words: npt.NDArray[np.uint64] | None = None
 
     def get(self, key: int) -> np.void | None:
@@ -136,20 +137,17 @@ class PidMap:
         """Store a copy of `entry` (dtype PID_ENTRY), in a free place or that of the process that ended longest ago.
 
         Raises:
-            FileExistsError: `flags` is NOEXIST and there is an entry, or one is being written; or only the programs
-                enter processes (KERNEL_ENTERS), which do so at the next event of this one.
-            OSError: E2BIG, all processes of the set are alive.
+            FileExistsError: `flags` is NOEXIST and there is an entry, or one is being written.
+            OSError: E2BIG, all processes of the set are alive; or the kernel rejected a call.
         """
         if not 0 < key < 1 << 32:
             raise ValueError(key)
-        if self._settings is not None and self._settings["flags"][0] & KERNEL_ENTERS:
-            raise FileExistsError(errno.EEXIST, "the programs of this kernel enter processes themselves")
         busy = PLACE_BUSY << 32 | key
         for _ in range(_ATTEMPTS):
             place, word = self._place_for(key)
             if _owner(word) == key and (flags == syscall.NOEXIST or _is_busy(word)):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            if not exchange(self._words, place, word, busy):
+            if not self._take(place, word, busy):
                 continue
             # As in pids.bpf.h: if two writers add one process in two places, at least one of them gives up.
             if np.count_nonzero(self._set(key).astype(np.uint32) == key) > 1:
@@ -187,6 +185,12 @@ class PidMap:
         """Free the place of the tgid `key`; False if it has none."""
         place = self._place(key)
         return place is not None and exchange(self._words, place, int(self._words[place]), 0)
+
+    def _take(self, place: int, word: int, busy: int) -> bool:
+        """Exchange the word of a place for a busy one. Then no program writes to the place."""
+        if self._exchange_fd == NO_FD:
+            return exchange(self._words, place, word, busy)
+        return bool(syscall.run_program(self._exchange_fd, place, word, busy))
 
     def _set(self, key: int) -> npt.NDArray[np.uint64]:
         first = key % PID_SETS * PID_WAYS

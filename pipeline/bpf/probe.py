@@ -73,7 +73,7 @@ def findings() -> list[Finding]:
         _capabilities(),
         *kinds.values(),
         programs(),
-        credentials(kinds, has_older_programs()),
+        credentials(kinds),
         _jit(),
         _lockdown(),
         _memlock(),
@@ -104,15 +104,14 @@ def attach_kind(kind: str) -> Finding:
     return Finding(name, True, "works")
 
 
-def credentials(kinds: Mapping[str, Finding], is_older: bool = False) -> Finding:
+def credentials(kinds: Mapping[str, Finding]) -> Finding:
     """Return how an instance will capture changes of credentials, and why no better way works.
 
     Args:
         kinds: results of `attach_kind`, by attach kind.
-        is_older: the kernel gets the older set of programs, which has none for `syscalls`.
     """
     name = "credentials"
-    advice = _SYSCALLS if kinds["tp/syscalls"].ok and not is_older else ""
+    advice = _SYSCALLS if kinds["tp/syscalls"].ok else ""
     better: list[str] = []
     for kind, meaning in _CREDENTIALS.items():
         if kinds[kind].ok:
@@ -144,16 +143,6 @@ def _libbpf() -> Finding:
     except UnsupportedError as error:
         return Finding("libbpf", False, str(error).removesuffix(f"; {error.hint}"), error.hint)
     return Finding("libbpf", True, f"{found.libbpf_version_string().decode()} ({found.path})")
-
-
-def has_older_programs() -> bool:
-    """Return whether this kernel gets the older set; False if that cannot be tried."""
-    from pipeline.bpf import features
-
-    try:
-        return not host.missing_capabilities() and bool(features.lacking())
-    except UnsupportedError:
-        return False
 
 
 def programs() -> Finding:

@@ -166,13 +166,13 @@ def info(fd: int, length: int = 256) -> bytes:
     return buffer.raw
 
 
-def run_program(fd: int, argument: int) -> int:
-    """Run a program for raw tracepoints once, in this thread, with one argument; return its result, of 32 bits.
+def run_program(fd: int, *arguments: int) -> int:
+    """Run a program for raw tracepoints once, in this thread, with up to 12 arguments; return its result, of 32 bits.
 
     Raises:
         OSError: the kernel does not run it.
     """
-    context = ctypes.c_uint64(argument)
+    context = (ctypes.c_uint64 * len(arguments))(*arguments)
     # Nothing else may be given for programs of this type.
     attributes = _attributes("II32xIIQQ", fd, 0, ctypes.sizeof(context), 0, ctypes.addressof(context), 0)
     bpf(PROG_TEST_RUN, attributes)

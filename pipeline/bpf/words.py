@@ -9,7 +9,6 @@ import mmap
 
 from pipeline.bpf.declared import CAPTURE_ON as CAPTURE_ON
 from pipeline.bpf.declared import CPU_STATE_LAYOUT, MAX_CPUS, SETTINGS_LAYOUT
-from pipeline.bpf.declared import KERNEL_ENTERS as KERNEL_ENTERS
 
 #: Element of `pl_shared` that belongs to no CPU: events that the kernel did not report to the programs (misses.py).
 MISSED = MAX_CPUS - 1

@@ -28,6 +28,7 @@ class CaptureFds(NamedTuple):
         socket: the netlink socket of the proc connector.
         hurry: an eventfd. A write to it makes all shards read their rings at once.
         calls: queue `pl_calls`, and in `calls_dropped` the map with what it had no room for.
+        pid_exchange: the program that exchanges words of `pid_owners` for user space; NO_FD: it does so itself.
     """
 
     rings: Mapping[int, int] = {}
@@ -42,6 +43,7 @@ class CaptureFds(NamedTuple):
     hurry: int = NO_FD
     calls: int = NO_FD
     calls_dropped: int = NO_FD
+    pid_exchange: int = NO_FD
 
     def all(self) -> tuple[int, ...]:
         """Return every descriptor that there is, each once."""
@@ -63,7 +65,7 @@ class CaptureFds(NamedTuple):
         return self._replace(
             rings={ring: self.rings[ring] for ring in rings},
             pid_owners=NO_FD, pid_cache=NO_FD, proc_cache=NO_FD, iter_link=NO_FD, sample_link=NO_FD,
-            calls=NO_FD, calls_dropped=NO_FD,
+            calls=NO_FD, calls_dropped=NO_FD, pid_exchange=NO_FD,
         )  # fmt: skip
 
     @classmethod

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 @pytest.fixture(scope="module")
 def pids(capture: Capture) -> maps.PidMap:
-    return maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
+    return maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache, capture.fds.pid_exchange)
 
 
 @pytest.fixture(scope="module")

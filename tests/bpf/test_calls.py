@@ -21,7 +21,6 @@ from pipeline.resolver.agents.recorded_calls import event_of
 pytestmark = [
     pytest.mark.live,
     pytest.mark.vm,
-    pytest.mark.newer_programs("capture.calls"),
     pytest.mark.usefixtures("live_kernel"),
 ]
 

@@ -177,7 +177,6 @@ def test_a_thread_has_credentials_of_its_own(tier: Tier, actor: Actor) -> None:
     assert tier.during(actor, "in_thread(lambda: int80(208, 1041, 1041, 1041))") == []
 
 
-@pytest.mark.newer_programs("the method syscalls")
 def test_it_can_be_switched_off(actor: Actor) -> None:
     """Then the change shows only in the next record."""
     with Capture(ring_bytes=1 << 16, credentials="syscalls", compat_calls="off") as capture:
@@ -191,7 +190,6 @@ def test_it_can_be_switched_off(actor: Actor) -> None:
         assert reader.of(actor.pid, CRED) == []
 
 
-@pytest.mark.newer_programs("the method syscalls")
 def test_machines_that_it_is_not_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "_COMPAT_MACHINES", ())
     with Capture(ring_bytes=4096, credentials="syscalls") as capture:

@@ -366,7 +366,6 @@ def test_it_runs_as_the_default_and_needs_the_task_iterator(monkeypatch: pytest.
         Capture(ring_bytes=4096, task_iterator="off", credentials="sampled")
 
 
-@pytest.mark.newer_programs("the method syscalls")
 def test_another_method_has_no_passes() -> None:
     with Capture(ring_bytes=4096, credentials="syscalls") as capture:
         assert capture.fds.sample_link == -1

@@ -19,7 +19,9 @@ from pipeline.bpf import build, features, loader, maps, tracefs
 from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records import declared
+from tests import older_programs
 from tests.actor import Actor
+from tests.bpf.copied_objects import use_copied_objects
 from tests.bpf.ring_reader import RING_BYTES, Reader
 from tests.bpf.run_time import run_time_measured
 from tests.bpf.tiers import ALL, CRED, IDS, SID, Tier, require_login_uid
@@ -418,17 +420,14 @@ def use_objects_with_two(
     source = directory / "two.bpf.c"
     source.write_text(TWO % words)
     (directory / "vmlinux_min.h").write_bytes((build.PROGRAMS / "vmlinux_min.h").read_bytes())
+    use_copied_objects(monkeypatch, directory, "two")
+    is_old = bool(older_programs.why())
     try:
-        build.compile_object(source, directory / "two.bpf.o")
+        build.compile_object(source, features.object_path("two", is_old), is_old=is_old)
     except build.BuildError as error:
         missing(str(error))
-    for name in ("procline", "context", "iter"):
-        (directory / f"{name}.bpf.o").write_bytes((features.OBJECTS / f"{name}.bpf.o").read_bytes())
-    monkeypatch.setattr(features, "OBJECTS", directory)
-    monkeypatch.delenv(features.FORCE, raising=False)
 
 
-@pytest.mark.newer_programs("the programs of this test's directory")
 @pytest.mark.parametrize(("place", "is_on"), [("sched_process_exec", True), ("no_such_either", False)])
 def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], place: str, is_on: bool
@@ -442,7 +441,6 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
         assert ("pl_one" in {program.name for program in capture.programs}) == is_on
 
 
-@pytest.mark.newer_programs("the programs of this test's directory")
 @pytest.mark.parametrize(("place", "finds"), [("sched_process_exec", True), ("no_such_tracepoint", False)])
 def test_signals_run_a_program_where_the_method_has_no_place_for_hangups(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], place: str, finds: bool
@@ -457,7 +455,6 @@ def test_signals_run_a_program_where_the_method_has_no_place_for_hangups(
         assert ("no attach point for pl_tty_hangup" in details["two"]) == (not finds)
 
 
-@pytest.mark.newer_programs("the method syscalls")
 def test_tracepoints_are_found_without_a_mounted_tracefs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracefs, "MOUNT_POINTS", ())
     before = Path("/proc/self/mountinfo").read_text()
@@ -471,7 +468,6 @@ def test_tracepoints_are_found_without_a_mounted_tracefs(monkeypatch: pytest.Mon
         assert in_force(capture) == {"cred_syscalls"}
 
 
-@pytest.mark.newer_programs("the method syscalls")
 def test_a_tracefs_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: tracefs.Tracefs) -> None:
         raise PermissionError(13, "Permission denied")

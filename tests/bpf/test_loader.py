@@ -22,6 +22,8 @@ from pipeline.bpf import build, features, host, libbpf, loader, maps, probe, sys
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.host.boot import now_boot_ns
 from pipeline.records.capture_fds import NO_FD
+from tests import older_programs
+from tests.bpf.copied_objects import use_copied_objects
 from tests.bpf.run_time import run_time_measured
 
 
@@ -98,7 +100,7 @@ def test_the_tiers_that_are_in_use() -> None:
         assert capture.ring_count == max(host.possible_cpus()) + 1
         settings = maps.settings(capture.fds.settings)[0]
         limits = (settings["args_bytes"], settings["envs_bytes"], settings["wakeup_fill_bytes"], settings["flags"])
-        assert limits == (100, 200, 300, maps.CAPTURE_ON | (maps.KERNEL_ENTERS if capture.lacks else 0))
+        assert limits == (100, 200, 300, maps.CAPTURE_ON)
         assert settings["root_dentry"]
         assert settings["page_bytes"] == mmap.PAGESIZE
         assert before < settings["began_boot_ns"] < now_boot_ns()
@@ -107,7 +109,7 @@ def test_the_tiers_that_are_in_use() -> None:
         assert names == {
             "pl_on_fork", "pl_on_exec", "pl_on_exit", "pl_on_wakeup", "pl_on_rename", "pl_on_cgroup", "pl_on_mkdir",
             "pl_on_signal", "pl_each_task",
-        }  # fmt: skip
+        } | ({"pl_exchange"} if capture.lacks else set())  # fmt: skip
         for fd in (*capture.fds.rings.values(), capture.fds.shared, capture.fds.iter_link):
             assert not os.get_inheritable(fd)
 
@@ -224,9 +226,7 @@ def test_each_thread_gets_the_log_of_its_own_object(bad_object: Path, capfd: pyt
 
 
 @live_test
-@pytest.mark.parametrize(
-    "key", ["kprobe", pytest.param("syscalls", marks=pytest.mark.newer_programs("the method syscalls"))]
-)
+@pytest.mark.parametrize("key", ["kprobe", "syscalls"])
 def test_a_tier_with_a_refused_trial_is_not_loaded(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service may not attach these, and their verification would take most of the time of its restart."""
     kind = loader.CREDENTIALS[key]
@@ -257,16 +257,14 @@ def test_a_file_that_is_no_object(tmp_path: Path) -> None:
 
 
 @live_test
-@pytest.mark.newer_programs("the programs of this test's directory")
 def test_a_tier_that_is_refused_is_reported_and_the_rest_works(
     bad_object: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("procline.bpf.o", "context.bpf.o", "iter.bpf.o"):
-        (bad_object.parent / name).write_bytes((features.OBJECTS / name).read_bytes())
-    monkeypatch.setattr(features, "OBJECTS", bad_object.parent)
-    monkeypatch.delenv(features.FORCE, raising=False)
+    use_copied_objects(monkeypatch, bad_object.parent, "bad")
+    bad_object.replace(features.object_path("bad", bool(older_programs.why())))
     monkeypatch.setattr(loader, "TIERS", (loader.TierKind("bad", "tp_btf", "nothing"), *loader.TIERS))
     with loader.Capture(ring_bytes=4096, credentials="off") as capture:
+        assert bool(capture.lacks) == bool(older_programs.why())
         assert {tier.name for tier in capture.tiers if tier.is_on} == {"core", "context", "iter"}
         assert "pl_bad" in next(tier.detail for tier in capture.tiers if tier.name == "bad")
 
@@ -301,7 +299,8 @@ def test_a_kernel_that_lacks_something_gets_the_older_programs(lacking: Path) ->
         assert {"core", "context", "iter", "cred_sampled"} <= set(details)
         assert "missing: bpf_rdonly_cast" in details["core"]
         refused = {tier.name: tier.detail for tier in capture.tiers if not tier.is_on}
-        assert refused["calls"] == "not among the programs for older kernels"
+        assert refused["capability"].endswith("not among the programs for older kernels")
+        assert "calls" in details or "calls.old.bpf.o" in refused["calls"]
 
 
 @live_test
@@ -365,12 +364,11 @@ def test_two_capabilities_are_enough() -> None:
 
 
 @live_test
-@pytest.mark.newer_programs("capture.calls")
 def test_recorded_calls_need_fentry_and_nothing_else_does() -> None:
     with loader.Capture(ring_bytes=4096, credentials="off", task_iterator="off", calls="on") as capture:
         (calls,) = [tier for tier in capture.tiers if tier.name == "calls"]
         assert calls.is_on == (capture.fds.calls != NO_FD) == (capture.fds.calls_dropped != NO_FD)
-        assert calls.is_on or "calls.bpf.o" in calls.detail
+        assert calls.is_on or features.object_path("calls", bool(capture.lacks)).name in calls.detail
         assert (capture.fds.for_shard([]).calls, capture.fds.for_resolver().calls) == (NO_FD, capture.fds.calls)
     with loader.Capture(ring_bytes=4096, credentials="off", task_iterator="off") as capture:
         assert [tier.detail for tier in capture.tiers if tier.name == "calls"] == ['capture.calls is "off"']

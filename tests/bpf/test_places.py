@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.bpf import maps, syscall
+from pipeline.bpf import features, maps, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import now_boot_ns
 from pipeline.records import declared
@@ -28,7 +28,7 @@ NOBODY = 1 << 30
 
 @pytest.fixture(scope="module")
 def pids(capture: Capture) -> maps.PidMap:
-    return maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
+    return maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache, capture.fds.pid_exchange)
 
 
 def numbers_of_one_set(pids: maps.PidMap, count: int = 5) -> list[int]:
@@ -107,7 +107,7 @@ def test_live_processes_keep_their_places_during_many_forks(pids: maps.PidMap, a
 def test_live_processes_stay_in_a_storm(live_kernel: None, actions: Path) -> None:
     """Processes with any pids, many more than a set has places; on a small host the pids are reused."""
     with Capture(ring_bytes=RING_BYTES) as capture:
-        pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
+        pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache, capture.fds.pid_exchange)
         keys, entries = pids.items()
         mine = {int(key): int(entry["start_boot_ns"]) for key, entry in zip(keys, entries, strict=True)}
         assert os.getpid() in mine
@@ -149,7 +149,7 @@ def test_a_full_set_is_counted_and_the_process_recorded(actions: Path) -> None:
     with Capture(ring_bytes=RING_BYTES) as capture:
         reader = Reader(capture)
         counters = SharedCounters(capture.fds.shared, capture.ring_count)
-        pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
+        pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache, capture.fds.pid_exchange)
         first, second, *_ = numbers_of_one_set(pids)
         with places(pids, first, 1):
             with living(actions, first):
@@ -216,6 +216,27 @@ def test_a_place_that_is_being_written_has_no_owner(pids: maps.PidMap) -> None:
         assert key not in pids.items()[0].tolist()
     finally:
         pids._words[place] = 0
+
+
+@pytest.mark.skipif(os.uname().machine not in features.OLD_MACHINES, reason="the older set is for x86-64")
+def test_user_space_takes_no_place_while_a_program_has_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the older set, a program compares a word and stores another one under a lock, not in one operation."""
+    monkeypatch.setenv(features.FORCE, "old")
+    with Capture(ring_bytes=RING_BYTES, credentials="off", task_iterator="off") as capture:
+        pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache, capture.fds.pid_exchange)
+        locks = capture._map_fds["pl_locks"]
+        low = numbers_of_one_set(pids)[0] % maps.PID_SETS
+        key, lock = NOBODY + low, low.to_bytes(4, "little")
+        (entry,) = np.zeros(1, maps.PID_ENTRY)
+        entry["cookie"] = 7
+        syscall.update(locks, lock, bytes(4), syscall.NOEXIST)
+        with pytest.raises(OSError, match="too long"):  # E2BIG
+            pids.put(key, entry, syscall.NOEXIST)
+        assert pids.get(key) is None and not pids._set(key).any()
+        assert syscall.delete(locks, lock)
+        pids.put(key, entry, syscall.NOEXIST)
+        assert pids.get(key) == entry
+        assert not syscall.delete(locks, lock), "the program has kept the lock"
 
 
 def test_the_order_of_ends_survives_a_wrap_of_their_stamps() -> None:

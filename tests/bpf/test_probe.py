@@ -57,28 +57,20 @@ def test_the_reported_credentials_method_is_the_one_of_a_capture(live_kernel: No
     ],
 )
 @pytest.mark.parametrize("syscalls", [True, False])
-@pytest.mark.parametrize("is_older", [False, True])
 def test_the_method_for_credentials(
-    fentry: bool | None,
-    kprobe: bool | None,
-    sampled: bool | None,
-    ok: bool | None,
-    words: str,
-    syscalls: bool,
-    is_older: bool,
+    fentry: bool | None, kprobe: bool | None, sampled: bool | None, ok: bool | None, words: str, syscalls: bool
 ) -> None:
     outcomes = {"fentry": fentry, "kprobe": kprobe, "iter": sampled, "tp/syscalls": syscalls}
     found = probe.credentials(
-        {kind: probe.Finding(kind, works, "refused; so what", "root") for kind, works in outcomes.items()}, is_older
+        {kind: probe.Finding(kind, works, "refused; so what", "root") for kind, works in outcomes.items()}
     )
     assert found.ok is ok
     assert words in found.detail
     if not ok:
         assert found.hint
-    # Without a method that sees each change, the one that slows every system call is mentioned, if it works. It is not
-    # among the older programs, although it could be attached.
+    # Without a method that sees each change, the one that slows every system call is mentioned, if it works.
     names_the_costly_one = 'capture.credentials = "syscalls"' in found.hint
-    assert names_the_costly_one == (syscalls and not is_older and not fentry and not kprobe and ok is not None)
+    assert names_the_costly_one == (syscalls and not fentry and not kprobe and ok is not None)
     assert ("not seen: a change that is reverted" in found.detail) == bool(sampled and not fentry and not kprobe)
 
 

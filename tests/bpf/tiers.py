@@ -17,7 +17,7 @@ CRED, SID = declared.KIND_CRED, declared.KIND_SID
 ALL = [
     pytest.param("fentry", marks=pytest.mark.vm),
     pytest.param("kprobe", marks=pytest.mark.vm),
-    pytest.param("syscalls", marks=pytest.mark.newer_programs("the method syscalls")),
+    "syscalls",
 ]
 
 

@@ -27,7 +27,6 @@ from pipeline.errors import ProclineError
 from pipeline.export.json import dumps
 from pipeline.host import processes
 from pipeline.records.limits import PID_MAX
-from tests import older_programs
 from tests.live.memory import fdinfo
 from tests.waiting import WAIT_S, until
 
@@ -42,28 +41,10 @@ STOP_SECONDS = 200 if _IS_GUEST else 60
 _PIDFD_GETFD = 438
 
 
-def has_exact_method() -> bool:
-    """Return whether a daemon can see each change at once: with the older programs, only by fentry or kprobe."""
-    return _exact_method() is not None
-
-
-def exact_method() -> str:
-    """Return the value of capture.credentials by which this kernel shows each change at once, not by comparison.
-
-    A test is skipped if there is none.
-    """
-    method = _exact_method()
-    if method is None:
-        import pytest  # deferred: benches use this module too, and it would take longer than all that they import
-
-        pytest.skip("the older programs record each change by fentry or kprobe only, and this kernel refuses both")
-    return method
-
-
 @functools.cache
-def _exact_method() -> str | None:
-    found = (kind for kind in ("fentry", "kprobe") if probe.attach_kind(kind).ok)
-    return next(found, None if older_programs.why() else "syscalls")
+def exact_method() -> str:
+    """Return the value of capture.credentials by which this kernel shows each change at once, not by comparison."""
+    return next((kind for kind in ("fentry", "kprobe") if probe.attach_kind(kind).ok), "syscalls")
 
 
 def each_change() -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, each_change, has_exact_method
+from tests.live.harness import Daemon, Recorder, each_change
 from tests.waiting import eventually
 
 #: Arguments are stored raw, because they are compared with /proc.
@@ -31,8 +31,7 @@ class Inside:
 
     def __init__(self, workload: str, options: list[str], stack: ExitStack) -> None:
         self.workload = workload
-        config = CONFIG + (each_change() if has_exact_method() else "")
-        self.daemon = stack.enter_context(Daemon(config, "--scope", "namespace", *options))
+        self.daemon = stack.enter_context(Daemon(CONFIG + each_change(), "--scope", "namespace", *options))
         self.table = stack.enter_context(self.daemon.attach())
         self.recorder = stack.enter_context(Recorder(self.daemon, "proc").started())
         self.held: list[subprocess.Popen[str]] = []

@@ -26,7 +26,6 @@ from tests.waiting import eventually
 pytestmark = [
     pytest.mark.live,
     pytest.mark.vm,
-    pytest.mark.newer_programs("capture.calls"),
     pytest.mark.timeout(900),
 ]
 

@@ -95,7 +95,6 @@ def assert_held(held: Maps, before: dict[int, Any], reader: ProcReader) -> int:
     return compared
 
 
-@pytest.mark.newer_programs("entries of the snapshot in the kernel's process cache")
 def test_the_snapshot_fills_both_maps_without_the_iterator() -> None:
     steps = subprocess.Popen(
         [sys.executable, "-c", STEPS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -141,7 +140,6 @@ def test_the_snapshot_fills_both_maps_without_the_iterator() -> None:
         steps.wait()
 
 
-@pytest.mark.newer_programs("entries of the snapshot in the kernel's process cache")
 def test_new_maps_are_filled_for_tables_that_are_taken_over() -> None:
     """A take-over has no snapshot: the comparison that follows it fills the maps."""
     with ProcReader() as reader:
@@ -157,7 +155,6 @@ def test_new_maps_are_filled_for_tables_that_are_taken_over() -> None:
                     eventually(lambda: table.resolve(mine).cookie == held.of(mine)[0]["cookie"])
 
 
-@pytest.mark.newer_programs("entries of the snapshot in the kernel's process cache")
 def test_processes_that_the_iterator_omits_are_in_the_maps() -> None:
     """Pid 1, on some kernels. The records of its children contain its exact start time.
 

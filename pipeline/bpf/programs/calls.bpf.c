@@ -85,19 +85,19 @@ static __always_inline bool pl_is_within_rate(u32 kind, u64 now_ns)
 /* Queue a call of the current process. */
 static __always_inline void pl_queue_call(u32 kind, u32 target, u32 number, u64 soft, u64 hard)
 {
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct task_struct *task = pl_current();
 	struct pl_call call = {};
 	u32 zero = 0;
 	u64 *dropped;
 
-	if (!pl_is_recording(pl_get_settings()) || pl_is_outside(task) || task->flags & PF_KTHREAD)
+	if (!pl_is_recording(pl_get_settings()) || pl_is_outside(task) || PL_GET(task, flags) & PF_KTHREAD)
 		return;
 	call.call_time_boot_ns = bpf_ktime_get_boot_ns();
-	call.call_start_boot_ns = task->group_leader->start_boottime;
+	call.call_start_boot_ns = PL_GET(task, group_leader, start_boottime);
 	call.call_soft = soft;
 	call.call_hard = hard;
 	call.call_tgid = pl_scoped_tgid(task);
-	call.call_tid = pl_scoped_nr(task->thread_pid);
+	call.call_tid = pl_scoped_nr(PL_GET(task, thread_pid));
 	call.call_kind = kind;
 	call.call_target = target;
 	call.call_number = number;
@@ -130,7 +130,7 @@ int BPF_PROG(pl_ptrace_attach, struct task_struct *child, int request)
 SEC("fentry/__ptrace_link")
 int BPF_PROG(pl_ptrace_link, struct task_struct *child, struct task_struct *debugger)
 {
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct task_struct *task = pl_current();
 
 	/* A child that is traced because its parent is makes no call. */
 	if (child != task && debugger == task)
@@ -151,9 +151,9 @@ int BPF_PROG(pl_ptrace_traceme, struct task_struct *parent, int result)
 SEC("fexit/security_task_setrlimit")
 int BPF_PROG(pl_setrlimit, struct task_struct *process, unsigned int resource, struct pl_rlimit *limit, int result)
 {
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct task_struct *task = pl_current();
 	struct pl_rlimit changed = {};
-	u32 target = process->tgid == task->tgid ? 0 : pl_scoped_tgid(process);
+	u32 target = PL_GET(process, tgid) == PL_GET(task, tgid) ? 0 : pl_scoped_tgid(process);
 
 	if (result)
 		return 0;
@@ -163,42 +163,45 @@ int BPF_PROG(pl_setrlimit, struct task_struct *process, unsigned int resource, s
 }
 
 struct pl_fd_search {
-	const struct file *file;
+	u64 file; /* address */
 	struct file **files;
 	u32 count;
+	u32 at;
 	u32 found;
 };
 
-static int pl_is_fd(u32 index, struct pl_fd_search *search)
+PL_STEP(pl_compare_fd, pl_fd_search)
 {
-	struct file *file = NULL;
+	u64 file = 0;
 
-	if (index >= search->count)
+	if (state->at >= state->count)
 		return 1;
-	bpf_probe_read_kernel(&file, sizeof(file), search->files + index);
-	if (file != search->file)
-		return 0;
-	search->found = index;
-	return 1;
+	bpf_probe_read_kernel(&file, sizeof(file), state->files + state->at);
+	if (file == state->file) {
+		state->found = state->at;
+		return 1;
+	}
+	state->at++;
+	return 0;
 }
 
 SEC("fexit/memfd_fcntl")
 int BPF_PROG(pl_memfd_seal, struct file *file, unsigned int command, unsigned long seals, long result)
 {
-	struct task_struct___calls *task = (void *)bpf_get_current_task_btf();
-	struct pl_fd_search search = {.file = file, .found = PL_FDS_MAX};
+	struct task_struct___calls *task = (void *)pl_current();
+	struct pl_fd_search search = {.file = (u64)file, .found = PL_FDS_MAX};
 	char name[sizeof(PL_MEMFD_NAME) - 1] = {};
 	struct fdtable___calls *table;
 
 	if (command != F_ADD_SEALS || result)
 		return 0;
-	bpf_probe_read_kernel(name, sizeof(name), file->f_path.dentry->d_name.name);
-	if (bpf_strncmp(name, sizeof(name), PL_MEMFD_NAME))
+	bpf_probe_read_kernel(name, sizeof(name), PL_GET(file, f_path.dentry, d_name.name));
+	if (__builtin_memcmp(name, PL_MEMFD_NAME, sizeof(name)))
 		return 0;
 	table = BPF_CORE_READ(task, files, fdt);
 	search.files = BPF_CORE_READ(table, fd);
 	search.count = BPF_CORE_READ(table, max_fds);
-	bpf_loop(PL_FDS_MAX, pl_is_fd, &search, 0);
+	PL_LOOP(PL_FDS_MAX, pl_compare_fd, 0, &search);
 	if (search.found < PL_FDS_MAX)
 		pl_queue_call(PL_CALL_MEMFD_SEAL, 0, search.found, 0, 0);
 	return 0;

@@ -98,7 +98,7 @@ int pl_change_pid(void *ctx)
 SEC("kretprobe/change_pid")
 int pl_change_pid(void *ctx)
 {
-	pl_group_changed(0, pl_argument(0));
+	pl_group_changed(0, pl_argument(pl_call_registers(ctx), 0));
 	return 0;
 }
 

@@ -25,7 +25,7 @@ static __always_inline void pl_after_cred(u32 index, long ret)
 static __always_inline void pl_after_session(u32 index, long ret)
 {
 	if (ret >= 0)
-		pl_session_changed(index, (void *)bpf_get_current_task_btf());
+		pl_session_changed(index, pl_current());
 }
 
 /* The group of the caller, or of a child that the first argument identifies. */
@@ -44,18 +44,22 @@ static __always_inline void pl_after_setpgid(u32 index, long ret, int nr)
 static __always_inline void pl_after_ioctl(u32 index, long ret, u32 command)
 {
 	if (ret == 0 && (command == TIOCSCTTY || command == TIOCNOTTY))
-		pl_session_changed(index, (void *)bpf_get_current_task_btf());
+		pl_session_changed(index, pl_current());
 }
 
 /* The leader of a session without a terminal acquires the terminal that it opens. */
 static __always_inline void pl_after_open(u32 index, long ret)
 {
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct task_struct *task = pl_current();
+	struct signal_struct *signal;
 	struct pl_pid *entry;
 
-	if (ret < 0 || !task->signal->leader || !task->signal->tty)
+	if (ret < 0)
 		return;
-	entry = pl_find_pid(pl_scoped_tgid(task), task->group_leader->start_boottime);
+	signal = PL_GET(task, signal);
+	if (!PL_GET(signal, leader) || !PL_GET(signal, tty))
+		return;
+	entry = pl_find_pid(pl_scoped_tgid(task), PL_GET(task, group_leader, start_boottime));
 	if (!entry || !entry->tty[0])
 		pl_session_changed(index, task);
 }
@@ -86,21 +90,25 @@ static __always_inline void pl_after_write(u32 index, long ret)
 	struct task_struct *task;
 	struct pl_login *last;
 	struct pl_pid *entry;
-	u32 zero = 0, *changes, auid, session;
+	u32 zero = 0, *changes, tgid, auid, session;
+	u64 start_boot_ns, ids;
 
 	if (ret <= 0 || ret > PL_NUMBER_MAX)
 		return;
-	task = (void *)bpf_get_current_task_btf();
+	task = pl_current();
 	last = bpf_map_lookup_elem(&pl_login_buf, &index);
 	changes = bpf_map_lookup_elem(&pl_login_changes, &zero);
-	if (task->pid != task->tgid || !last || !changes)
+	ids = bpf_get_current_pid_tgid();
+	tgid = ids >> 32;
+	if ((u32)ids != tgid || !last || !changes)
 		return;
-	auid = task->loginuid.val;
-	session = task->sessionid;
-	if (last->tgid == (u32)task->tgid && last->start_boot_ns == task->start_boottime && last->auid == auid &&
+	start_boot_ns = PL_GET(task, start_boottime);
+	auid = PL_GET(task, loginuid.val);
+	session = PL_GET(task, sessionid);
+	if (last->tgid == tgid && last->start_boot_ns == start_boot_ns && last->auid == auid &&
 	    last->audit_session == session && last->changes == *changes)
 		return;
-	entry = pl_find_pid(pl_scoped_tgid(task), task->start_boottime);
+	entry = pl_find_pid(pl_scoped_tgid(task), start_boot_ns);
 	if (!entry)
 		return; /* nothing to compare with; there are too many writes to record every unknown process */
 	if (entry->auid != auid || entry->audit_session != session) {
@@ -108,8 +116,8 @@ static __always_inline void pl_after_write(u32 index, long ret)
 		pl_cred_changed(index);
 		return;
 	}
-	last->start_boot_ns = task->start_boottime;
-	last->tgid = task->tgid;
+	last->start_boot_ns = start_boot_ns;
+	last->tgid = tgid;
 	last->auid = auid;
 	last->audit_session = session;
 	last->changes = *changes;
@@ -136,8 +144,8 @@ PL_AFTER(capset, cred)
 PL_AFTER(unshare, cred)
 PL_AFTER(setns, cred)
 PL_AFTER(setsid, session)
-PL_AFTER(setpgid, setpgid, pl_argument(0))
-PL_AFTER(ioctl, ioctl, pl_argument(1))
+PL_AFTER(setpgid, setpgid, pl_argument(pl_call_registers(ctx), 0))
+PL_AFTER(ioctl, ioctl, pl_argument(pl_call_registers(ctx), 1))
 PL_AFTER(openat, open)
 PL_AFTER(openat2, open)
 PL_AFTER(open, open) /* not on every architecture */
@@ -152,7 +160,7 @@ PL_AFTER(pwritev2, write)
  * least. */
 
 /* arch/x86/entry/syscalls/syscall_32.tbl */
-static __noinline void pl_after_i386(u32 call, long ret)
+static __noinline void pl_after_i386(struct pt_regs *regs, u32 call, long ret)
 {
 	switch (call) {
 	case 23: /* setuid, setgid, setreuid, setregid, setfsuid, setfsgid, setresuid and setresgid of 16-bit ids */
@@ -180,10 +188,10 @@ static __noinline void pl_after_i386(u32 call, long ret)
 		pl_after_session(PL_COMPAT, ret);
 		break;
 	case 57: /* setpgid */
-		pl_after_setpgid(PL_COMPAT, ret, pl_argument(0));
+		pl_after_setpgid(PL_COMPAT, ret, pl_argument(regs, 0));
 		break;
 	case 54: /* ioctl */
-		pl_after_ioctl(PL_COMPAT, ret, pl_argument(1));
+		pl_after_ioctl(PL_COMPAT, ret, pl_argument(regs, 1));
 		break;
 	case 5:	  /* open */
 	case 295: /* openat */
@@ -201,7 +209,7 @@ static __noinline void pl_after_i386(u32 call, long ret)
 }
 
 /* arch/x86/entry/syscalls/syscall_64.tbl: the 64-bit numbers, except for calls with arguments of another size. */
-static __noinline void pl_after_x32(u32 call, long ret)
+static __noinline void pl_after_x32(struct pt_regs *regs, u32 call, long ret)
 {
 	switch (call & ~__X32_SYSCALL_BIT) {
 	case 105: /* setuid, setgid, setreuid, setregid, setresuid, setresgid, setfsuid, setfsgid */
@@ -221,10 +229,10 @@ static __noinline void pl_after_x32(u32 call, long ret)
 		pl_after_session(PL_COMPAT, ret);
 		break;
 	case 109: /* setpgid */
-		pl_after_setpgid(PL_COMPAT, ret, pl_argument(0));
+		pl_after_setpgid(PL_COMPAT, ret, pl_argument(regs, 0));
 		break;
 	case 514: /* ioctl */
-		pl_after_ioctl(PL_COMPAT, ret, pl_argument(1));
+		pl_after_ioctl(PL_COMPAT, ret, pl_argument(regs, 1));
 		break;
 	case 2:	  /* open */
 	case 257: /* openat */
@@ -244,11 +252,14 @@ static __noinline void pl_after_x32(u32 call, long ret)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(pl_compat, struct pt_regs *regs, long ret)
 {
+	u32 call;
+
 	if (!bpf_core_field_exists(regs->orig_ax))
 		return 0;
-	if (pl_is_i386_call((void *)bpf_get_current_task_btf()))
-		pl_after_i386(regs->orig_ax, ret);
-	else if (regs->orig_ax & __X32_SYSCALL_BIT)
-		pl_after_x32(regs->orig_ax, ret);
+	call = regs->orig_ax; /* typed in both sets, as an argument of the program */
+	if (pl_is_i386_call(pl_current()))
+		pl_after_i386(regs, call, ret);
+	else if (call & __X32_SYSCALL_BIT)
+		pl_after_x32(regs, call, ret);
 	return 0;
 }

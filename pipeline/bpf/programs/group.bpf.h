@@ -14,21 +14,24 @@ struct pl_children {
 	const void *found;
 };
 
-static long pl_compare_child(u64 i, struct pl_children *children)
+PL_STEP(pl_compare_child, pl_children)
 {
 	const struct task_struct *child;
 	struct pid *pid;
 
-	if (children->at == children->end)
+	if (state->at == state->end)
 		return 1;
-	child = bpf_rdonly_cast(children->at - bpf_core_field_offset(struct task_struct, sibling),
-				bpf_core_type_id_kernel(struct task_struct));
+	child = PL_AS(struct task_struct, state->at - bpf_core_field_offset(struct task_struct, sibling));
 	pid = PL_GET(child, thread_pid);
-	if (pid && pl_upid(pid, children->level)->nr == children->nr) {
-		children->found = child;
-		return 1;
+	if (pid) {
+		const struct upid *upid = pl_upid(pid, state->level);
+
+		if (PL_GET(upid, nr) == state->nr) {
+			state->found = child;
+			return 1;
+		}
 	}
-	children->at = PL_GET(child, sibling.prev);
+	state->at = PL_GET(child, sibling.prev);
 	return 0;
 }
 
@@ -37,7 +40,7 @@ static long pl_compare_child(u64 i, struct pl_children *children)
  * removed from the list meanwhile ends the search. */
 static __noinline void pl_group_changed(u32 index, int nr)
 {
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct task_struct *task = pl_current();
 	struct list_head *list = &task->children;
 	struct pl_children children = { .at = PL_GET(list, prev), .end = list, .nr = nr };
 
@@ -45,10 +48,10 @@ static __noinline void pl_group_changed(u32 index, int nr)
 		return;
 	if (nr) {
 		children.level = PL_GET(task, thread_pid, level);
-		bpf_loop(PL_CHILDREN_STEPS, pl_compare_child, &children, 0);
+		PL_LOOP(PL_CHILDREN_STEPS, pl_compare_child, index, &children);
 	}
 	if (children.found)
-		pl_session_changed(index, bpf_rdonly_cast(children.found, bpf_core_type_id_kernel(struct task_struct)));
+		pl_session_changed(index, PL_AS(struct task_struct, children.found));
 	pl_pid_changed(index, task);
 }
 

@@ -105,7 +105,7 @@ static __always_inline void pl_count(u64 *counter)
 
 /* Atomic operations that return a value came with Linux 5.12, and locks in these programs with 5.11. Before, an element
  * of this map is a lock: insertion fails if it is there. Programs take it for a few instructions; user space cannot, so
- * it enters no processes (PidMap in pipeline/bpf/maps.py). */
+ * it runs pl_exchange (procline.bpf.c). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);

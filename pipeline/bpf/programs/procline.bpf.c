@@ -764,3 +764,18 @@ int BPF_PROG(pl_on_wakeup, struct task_struct *task)
 	}
 	return 0;
 }
+
+#ifdef PL_OLD
+/* Exchange a word of pid_owners for user space (PidMap in pipeline/bpf/maps.py), which runs this program; nothing
+ * attaches it. Arguments: the place, its word, and the new word. An exchange by user space itself would be overwritten
+ * if it came between the comparison and the store of a program. Returns 0 if the word is another one, or a program has
+ * the lock. */
+SEC("raw_tp")
+int pl_exchange(const u64 *arguments)
+{
+	u32 key = arguments[0] / PL_PID_WAYS, way = arguments[0] % PL_PID_WAYS;
+	struct pl_owners *set = bpf_map_lookup_elem(&pid_owners, &key);
+
+	return set && pl_swap(&set->owner[way], arguments[1], arguments[2], key);
+}
+#endif

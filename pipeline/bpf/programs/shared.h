@@ -29,8 +29,6 @@
 
 /* SETTINGS.flags */
 #define PL_CAPTURE_ON (1 << 0) /* the programs record */
-/* user space may not enter processes: programs of the older set cannot exchange words */
-#define PL_KERNEL_ENTERS (1 << 1)
 
 /* Numbers of the kernel, from pipeline/records/limits.py */
 #define PL_PF_EXITING 0x4

@@ -48,6 +48,9 @@ enum {
 	BPF_F_NO_PREALLOC = 1 << 0,
 	BPF_F_MMAPABLE = 1 << 10,
 };
+enum bpf_func_id {
+	BPF_FUNC_task_pt_regs = 175,
+};
 enum {
 	BPF_LOCAL_STORAGE_GET_F_CREATE = 1 << 0,
 };

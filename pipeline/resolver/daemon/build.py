@@ -551,7 +551,7 @@ def _kernel_maps(description: WorkerDescription) -> dict[str, KernelMap] | None:
     from pipeline.bpf import maps
 
     return {
-        PID_CACHE: maps.PidMap(description.fds.pid_owners, description.fds.pid_cache, description.fds.settings),
+        PID_CACHE: maps.PidMap(description.fds.pid_owners, description.fds.pid_cache, description.fds.pid_exchange),
         PROC_CACHE: maps.proc_cache(description.fds.proc_cache),
     }
 
