@@ -19,6 +19,7 @@ from pipeline.errors import StaleError
 from tests import compat
 from tests.actor import Actor
 from tests.hierarchy import cgroup_v2_root, named_hierarchy, remove_cgroup
+from tests.linux import SKIPS_RUNS
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, each_change, exact_method
 from tests.live.watch import Watch
@@ -582,9 +583,11 @@ def test_after_a_storm_of_changes_the_table_equals_proc(watch: Watch, cgroup: Pa
             actor.finish()
         made = sum(int(Path(f"/proc/{actor.pid}/comm").read_text().strip().removeprefix("made")) for actor in actors)
         assert made > 300
-        # The compared table results from events only: no repair from /proc has corrected it in the meantime.
+        # The compared table results from events only: no repair from /proc has corrected it in the meantime, unless the
+        # kernel skipped events, which are counted.
         eventually(lambda: assert_agrees(watch.table))
-        assert repairs(watch) == before
+        after = repairs(watch)
+        assert after == before or (SKIPS_RUNS and after["lost"] > before["lost"])
         for starter in starters:
             starter.kill()
             starter.wait()
