@@ -30,7 +30,7 @@ import fresh  # noqa: E402
 FILES = {"wheel": "*.whl", "sdist": "*.tar.gz", "wheelhouse": "*-wheelhouse.tar", "deb": "*.deb"}
 TRY_S = 1800
 #: What a wheel may occupy in an environment; docs/operations.md has the figure.
-UNPACKED_MAX_BYTES = 9_500_000
+UNPACKED_MAX_BYTES = 10_200_000
 #: The version of Python of each release of Debian. A wheel is for one version.
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13", "sid": "3.14"}
 
