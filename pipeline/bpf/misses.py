@@ -6,8 +6,8 @@ preempted, the next process forks on CPU 0 too: that fork is not recorded. The k
 and they start a repair as any other loss does. A program cannot prevent this: if it disables preemption it is preempted
 when it enables it again, and it is still running then.
 
-The tracepoints of system calls are the same, although preemption is disabled in their programs: in Linux v7.2, most
-changes of busy processes were skipped there.
+Programs on tracepoints of system calls can be preempted since v7.0, too. Until such a program continues, the kernel
+runs none of them on that CPU, and in a storm on v7.2, most changes were skipped.
 
 This module needs only descriptors, and no numpy, because the supervisor runs it.
 """

@@ -5,8 +5,10 @@
  * While at least one such tracepoint is in use, every system call of the host is slower, because it leaves the kernel
  * by the slow path. Traced calls are slower still. */
 #include "program.bpf.h"
-/* Programs on tracepoints of single calls run with preemption disabled and never interrupt each other on the same CPU:
- * they share buffer 0. The raw tracepoint can be preempted on newer kernels: it has buffer 1. */
+/* Programs on tracepoints of single calls share buffer 0, because they never interrupt each other on the same CPU: they
+ * run with preemption disabled, and where they do not (Linux 7), the kernel skips all of them on a CPU until the one
+ * that was preempted there ends (bpf_prog_active, kernel/trace/bpf_trace.c). The raw tracepoint can be preempted on
+ * newer kernels: it has buffer 1. */
 #define PL_CHANGE_BUFFERS 2
 #define PL_NATIVE 0
 #define PL_COMPAT 1
