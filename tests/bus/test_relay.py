@@ -467,6 +467,8 @@ def test_stalled_connections_of_root_stay(hasty: Stream) -> None:
 @is_root
 def test_a_trickle_of_reads_is_still_a_stall_and_a_client_that_catches_up_is_none(hasty: Stream) -> None:
     *trickling, reading = _frozen(hasty, NOBODY, STALLED_OF_USER + 2)
+    for each in trickling:
+        each.setblocking(False)  # where the publisher is slow, there may be nothing to read yet
     read_s = 0.0
 
     def trickle() -> None:
@@ -475,7 +477,7 @@ def test_a_trickle_of_reads_is_still_a_stall_and_a_client_that_catches_up_is_non
             return
         for each in trickling:
             with suppress(OSError):
-                each.recv(100_000, socket.MSG_DONTWAIT)
+                each.recv(100_000)
         read_s = time.monotonic()
 
     for _ in range(300):
@@ -483,7 +485,9 @@ def test_a_trickle_of_reads_is_still_a_stall_and_a_client_that_catches_up_is_non
         trickle()
     left = 300 * 60_000
     while left > 0:
-        left -= len(reading.recv(1 << 20))
+        read = len(reading.recv(1 << 20))
+        assert read, "it was closed before it could catch up"
+        left -= read
         trickle()
     until(lambda: hasty.relay.rejected > 0, meanwhile=trickle)
     hasty.xpub.send_multipart([b"a", b"last"])
