@@ -21,17 +21,12 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import ProcReader, read_process
 from pipeline.records import declared, dtypes
+from pipeline.records.limits import REPORT_SLACK_NS
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import netlink, proc_records, recheck
 from pipeline.sources.proc_connector.living import Living
 from pipeline.sources.proc_connector.recheck import Facts, Rechecks
-from pipeline.sources.proc_connector.source import (
-    SLACK_NS,
-    SOURCE,
-    Counts,
-    ProcConnector,
-    measure_offset_ns,
-)
+from pipeline.sources.proc_connector.source import SOURCE, Counts, ProcConnector, measure_offset_ns
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
@@ -544,9 +539,9 @@ def test_a_frame_has_the_time_up_to_which_it_is_complete(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.shard.do_work(100)
     (frame,) = bench.frames()
-    assert frame.watermark_boot_ns is not None and frame.watermark_boot_ns >= before - SLACK_NS
+    assert frame.watermark_boot_ns is not None and frame.watermark_boot_ns >= before - REPORT_SLACK_NS
     assert bench.shard.owes, "the event is not complete yet"
-    time.sleep(SLACK_NS / 1e9)
+    time.sleep(REPORT_SLACK_NS / 1e9)
     bench.shard.do_work(100)
     (frame,) = bench.frames()
     assert frame.count == 0 and not bench.shard.owes
