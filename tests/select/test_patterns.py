@@ -63,8 +63,9 @@ def test_a_pattern_makes_no_warning(recwarn: pytest.WarningsRecorder) -> None:
 def test_many_quick_searches_are_not_ended() -> None:
     pattern = Pattern("(a+)+$")
     begin = time.process_time()
-    with Bounded(0.005):
-        while time.process_time() - begin < 0.05:
+    # The kernel counts a whole tick for a process that it interrupts, however briefly that ran: the limit has several.
+    with Bounded(0.02):
+        while time.process_time() - begin < 0.1:
             assert not pattern.search("a" * 10 + "!")
 
 
