@@ -86,7 +86,7 @@ class MiniResolver:
 
 
 _KINDS = {declared.KIND_FORK: "fork", declared.KIND_EXEC: "exec", declared.KIND_EXIT: "exit"}
-#: Times and cookies of processes other than pid 1, by column. In the column of headers, `ppid` says whose the time is.
+#: Times and cookies of processes other than pid 1, by column. In a header, `ppid` identifies the process of the time.
 _SHIFTED = {"header": ("time_boot_ns", "start_boot_ns"), "task": ("cookie",), "exec": ("prev_cookie",)}
 
 

@@ -68,18 +68,18 @@ cdef class ProducerPositions:
         # programs.
         pl_full_fence()
         for ring in range(self.ring_count):
-            positions[ring] = pl_position(self.pages[ring]) if self.pages != NULL and self.pages[ring] != NULL else 0
+            positions[ring] = pl_position(self.pages[ring]) if self.pages[ring] != NULL else 0
         return now
 
     def close(self):
         """Unmap; idempotent."""
         cdef int ring
-        for ring in range(self.ring_count if self.pages != NULL else 0):
+        for ring in range(self.ring_count):
             if self.pages[ring] != NULL:
                 munmap(self.pages[ring], self.page_bytes)
                 self.pages[ring] = NULL
-        free(self.pages)
-        self.pages = NULL
 
     def __dealloc__(self):
-        self.close()
+        if self.pages != NULL:
+            self.close()
+            free(self.pages)

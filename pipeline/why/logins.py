@@ -144,7 +144,7 @@ def _proof_of_setting(
         facts: what is known.
         above: an image.
         begun: the image after it, in which the login uid shows.
-        setters: the images whose programs could set it.
+        setters: images with a program that could set it.
         is_inferred: the purpose of the program shows that it was this one.
 
     The ids of an image are those at its end. A worker of a daemon no longer has root's ids then. Its own code or that

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.bpf import declared, loader, syscall
+from pipeline.bpf import loader, syscall
 from pipeline.bus.context_events import ContextEvent
-from pipeline.resolver.agents.recorded_calls import event_of
+from tests.bpf.queued_calls import take_calls
 
 pytestmark = [
     pytest.mark.live,
@@ -53,10 +53,7 @@ class Calls:
         self.fds = capture.fds
 
     def made(self) -> list[ContextEvent]:
-        found = []
-        while (data := syscall.pop(self.fds.calls, declared.CALL_LAYOUT.size)) is not None:
-            found.append(event_of(data))
-        return found
+        return take_calls(self.fds.calls)
 
     def by(self, pid: int) -> list[tuple[str, dict[str, Any]]]:
         return [(event.kind, dict(event.body)) for event in self.made() if event.pid == pid]

@@ -352,8 +352,7 @@ def changes(capture: Any) -> dict[str, bool]:
 
 def sees_debuggers(capture: Any) -> bool:
     """Return whether calls of ptrace(2) are recorded: a compiler may put the traced function into its callers."""
-    from pipeline.bpf import declared, syscall
-    from pipeline.resolver.agents.recorded_calls import event_of
+    from tests.bpf.queued_calls import take_calls
 
     trace_me, seize = 0, 0x4206
     ptrace = ctypes.CDLL(None).ptrace
@@ -363,10 +362,8 @@ def sees_debuggers(capture: Any) -> bool:
     with traced, subprocess.Popen(["cat"], **pipes) as target:
         assert traced.stdout is not None and traced.stdout.readline()
         assert ptrace(seize, ctypes.c_long(target.pid), None, None) == 0
-        seen = set()
-        while (data := syscall.pop(capture.fds.calls, declared.CALL_LAYOUT.size)) is not None:
-            event = event_of(data)
-            seen.add((event.pid, event.body.get("target"), event.body.get("request")))
+        calls = take_calls(capture.fds.calls)
+        seen = {(call.pid, call.body.get("target"), call.body.get("request")) for call in calls}
         traced.communicate(b"\n")
         target.communicate(b"")
     return {(traced.pid, 0, trace_me), (os.getpid(), target.pid, seize)} <= seen

@@ -40,7 +40,7 @@ SELECTED = "live or vm"
 TEST_S = 3000
 #: A guest that was ended this many times in the same test does not run it again.
 TRIES = 2
-#: Longest reason in the table; whole reasons are in the results.
+#: Longest reason in live.json of a test that did not pass, and in the table; whole reasons are in the results.
 WHY_MAX = 140
 
 #: What a guest does not have, or the emulator cannot do, with the reason. A module, or a test.
@@ -293,7 +293,7 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
             case "skipped":
                 found["skipped"][why] = found["skipped"].get(why, 0) + 1
             case outcome:
-                found["others"][test] = f"{outcome}: {why}"
+                found["others"][test] = textwrap.shorten(f"{outcome}: {why}", WHY_MAX, placeholder=" …")
     return {name: value for name, value in found.items() if value}
 
 
@@ -379,8 +379,7 @@ def said_of(module: str, found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         # What the kernel lacks is in other tables of the page.
         short = textwrap.shorten(why.partition(" (this kernel has no")[0], WHY_MAX, placeholder=" …")
         yield module, f"skipped: {short}" + (f" ({count} tests)" if count > 1 else "")
-    for test, what in found.get("others", {}).items():
-        yield test, textwrap.shorten(what, WHY_MAX, placeholder=" …")
+    yield from found.get("others", {}).items()
 
 
 if __name__ == "__main__":

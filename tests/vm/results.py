@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 PREFIX = "result: "
+#: Where the checkout is. Results are committed, and do not say where they were made.
+ROOT = Path(__file__).resolve().parents[2]
 
 _started = 0.0
 _found: dict[str, Any] = {}
@@ -39,7 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _print(**fields: Any) -> None:
-    sys.__stdout__.write(f"\n{PREFIX}{json.dumps(fields)}\n")
+    line = json.dumps(fields).replace(f"{ROOT}/", "")
+    sys.__stdout__.write(f"\n{PREFIX}{line}\n")
     sys.__stdout__.flush()
 
 

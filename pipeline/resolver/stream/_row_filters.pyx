@@ -4,8 +4,8 @@
 parts of texts, so they can only pass too many events. The subscriber compares those that arrive.
 
 A user can choose both the values and the texts, and could try to slow the resolver down with them. So the work for one
-event is bounded. The search for a value takes linear time. An event whose texts exceed `PL_SEARCH_BYTES` passes without
-a search.
+event is bounded. The search for a value takes linear time. If the texts of an event exceed `PL_SEARCH_BYTES`, they are
+not searched, and the event passes.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

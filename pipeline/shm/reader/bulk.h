@@ -621,7 +621,7 @@ struct pl_lanes {
 	uint32_t at[PL_LANES]; /* number of the pid */
 	uint32_t count;
 	uint32_t steps; /* that each of them has made at most */
-	uint32_t failed; /* number of the lane whose hop failed, plus 1; 0: no hop failed */
+	uint32_t failed; /* the lane in which a hop failed: its number plus 1; 0: no hop failed */
 };
 
 /* What pl_chain_begin has found. */
