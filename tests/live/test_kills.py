@@ -1,4 +1,7 @@
-"""kill -9 of shards, resolver and supervisor during a storm: nothing is lost, nothing is applied twice."""
+"""kill -9 of shards, resolver and supervisor during a storm: nothing is lost, nothing is applied twice.
+
+Where the kernel skips runs of programs that are preempted, what it skipped is lost, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,16 @@ from pipeline.host import processes
 from pipeline.host.boot import boot_id
 from pipeline.load.measuring import kernel_forks
 from pipeline.shm.layout import layout
+from tests.linux import SKIPS_RUNS
 from tests.live.agreement import assert_agrees
 from tests.live.harness import EMULATION_FACTOR, Daemon, Recorder
 from tests.live.storms import Storm, Watcher, images_of, is_found
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
+
+#: Until what was lost is counted. The kernel's counts of skipped runs are read every two seconds.
+COUNTED_S = 4 if SKIPS_RUNS else 1
 
 
 def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
@@ -48,18 +55,18 @@ def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
                 made = storm.made
                 runs = len(storm.parents)
                 assert runs > 0
-                time.sleep(1)
-                stats = table.stats()
-                assert sum(stats["lost"].values()) == 0, stats["lost"]
+                time.sleep(COUNTED_S)
+                lost = Counter(table.stats()["lost"])
+                assert SKIPS_RUNS or not lost.total(), lost
                 watcher.stop = True
                 watcher.join()
                 assert not watcher.wrong, Counter(watcher.wrong)
                 assert watcher.slowest_s < 2, f"a read took {watcher.slowest_s} s"
                 assert watcher.answers["right"] > 100
                 identities = images_of(daemon.directory, storm.parents)
-                assert identities["fork"] == made["fork"] + made["exec"]
-                assert identities["exec"] == made["exec"]
-                assert identities["alive"] == 0
+                assert 0 <= made["fork"] + made["exec"] - identities["fork"] <= lost["fork"]
+                assert 0 <= made["exec"] - identities["exec"] <= lost["exec"]
+                assert identities["alive"] <= lost["exit"]
                 eventually(lambda: assert_agrees(table, complete=False, elsewhere=False))
         finally:
             sleeper.kill()
