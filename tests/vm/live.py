@@ -10,6 +10,7 @@ Exit code 0: each test that ran has passed. 1: one failed. Others are those of g
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import re
@@ -231,7 +232,7 @@ class Results:
         self._rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def add(self, test: str, row: dict[str, Any]) -> None:
-        self._rows[test] = row
+        self._rows[test] = {**row, "date": datetime.date.today().isoformat()}
         self._write()
 
     def begun(self, test: str) -> None:
@@ -281,10 +282,11 @@ def by_module(tests: Sequence[str]) -> dict[str, list[str]]:
 def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return what became of a module's tests.
 
-    It has the number of those that passed, the numbers of those that were skipped by reason, and what happened to each
-    other one by its name.
+    It has the number of those that passed, the numbers of those that were skipped by reason, what happened to each
+    other one by its name, and the date of the first result.
     """
-    found: dict[str, Any] = {"passed": 0, "skipped": {}, "others": {}}
+    date = min((row["date"] for row in rows.values()), default="")
+    found: dict[str, Any] = {"passed": 0, "skipped": {}, "others": {}, "date": date}
     for test, row in rows.items():
         why = row.get("why", "")
         match row["outcome"]:
@@ -350,6 +352,7 @@ def table(kernels: dict[str, dict[str, Any]], modules: dict[str, list[str]]) -> 
         for module, found in mine.items()
         for what, said in said_of(module, found)
     ]
+    lines += ["", "When they ran:", "", *(f"- {kernel}: {dates_of(mine)}" for kernel, mine in in_order.items())]
     if notes:
         lines += ["", "What did not pass:", "", *dict.fromkeys(notes)]
     if LEFT_OUT:
@@ -366,6 +369,12 @@ def ordered(kernels: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         return [int(number) for number in re.findall(r"\d+", item[0])[:3]], item[0]
 
     return dict(sorted(kernels.items(), key=version))
+
+
+def dates_of(mine: dict[str, Any]) -> str:
+    """Return the first and the last date on which a module of a kernel ran."""
+    dates = [found["date"] for found in mine.values()]
+    return " to ".join(dict.fromkeys((min(dates), max(dates)))) if dates else "-"
 
 
 def cell(found: dict[str, Any]) -> str:
