@@ -63,7 +63,7 @@ CGROUPS_V1_ROOTS = 1  #: the process is in the root of every hierarchy of versio
 
 # EXEC.exec_flags
 EXEC_SCRIPT = 1 << 0  #: bprm->interp differs from bprm->filename: a script or binfmt_misc
-EXEC_DELETED = 1 << 1  #: the executable had no name any more
+EXEC_DELETED = 1 << 1  #: the name that was executed was deleted; the file can have another one (`nlink`)
 EXEC_MEMFD = 1 << 2  #: the executable is a memfd, and the path is "/memfd:NAME"
 EXEC_PATH_TRUNCATED = 1 << 3  #: the front of the path is missing
 EXEC_ARGS_TRUNCATED = 1 << 4  #: more arguments than settings allow

@@ -34,7 +34,7 @@
 
 /* EXEC.exec_flags */
 #define PL_EXEC_SCRIPT (1 << 0) /* bprm->interp differs from bprm->filename: a script or binfmt_misc */
-#define PL_EXEC_DELETED (1 << 1) /* the executable had no name any more */
+#define PL_EXEC_DELETED (1 << 1) /* the name that was executed was deleted; the file can have another one (`nlink`) */
 #define PL_EXEC_MEMFD (1 << 2) /* the executable is a memfd, and the path is "/memfd:NAME" */
 #define PL_EXEC_PATH_TRUNCATED (1 << 3) /* the front of the path is missing */
 #define PL_EXEC_ARGS_TRUNCATED (1 << 4) /* more arguments than settings allow */

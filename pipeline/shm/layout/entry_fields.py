@@ -237,8 +237,8 @@ source                   both      str    computed
     where the entry comes from: `event`, `map`, `procfs_fallback`, `procfs_snapshot`, `placeholder` or `unknown`
 [statements copied]
 images                   both      uint   hot.images named image_number
-    images of this process up to this one, from 1; an exec of what runs already (same file, arguments, environment and
-    credentials) makes none
+    images of this process up to this one, from 1, which a fork makes; an exec of what runs already (same file,
+    arguments, environment and credentials) makes none
     >>> 2
 is_thread                both      bool   no flag IS_EXEC
     a fork made this image, not an exec. It is no thread: threads have no entries

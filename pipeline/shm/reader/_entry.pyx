@@ -1700,7 +1700,9 @@ cdef class Entry:
 
     @property
     def is_exe_deleted(self):
-        """Whether the executable had no name any more when it was executed or read.
+        """Whether the name of the executable had been deleted when it was executed or read.
+
+        The file can have another name: `nlink` of the file counts them.
 
         Example:
             >>> entry.is_exe_deleted
@@ -2463,8 +2465,8 @@ cdef class Entry:
 
     @property
     def image_number(self):
-        """Images of this process up to this one, from 1; an exec of what runs already (same file, arguments,
-        environment and credentials) makes none.
+        """Images of this process up to this one, from 1, which a fork makes; an exec of what runs already (same
+        file, arguments, environment and credentials) makes none.
 
         Example:
             >>> entry.image_number
