@@ -65,7 +65,7 @@ def without_older(lacks: Collection[str]) -> str:
     if machine not in OLD_MACHINES:
         return f"there are none for older kernels on {machine}"
     if _ATOMICS in lacks and not has_locks():
-        return f"on {machine} those for older kernels need these operations too; Linux has them there since 5.18"
+        return f"on {machine} those for older kernels need atomic operations that return a value as well (Linux 5.18)"
     return ""
 
 
