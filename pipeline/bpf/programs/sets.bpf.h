@@ -11,8 +11,8 @@
  * atomic addition, which is a full barrier there (`lock add`). For aarch64 it has these operations, like the newer set.
  * The kernel's memory model makes each of them a full barrier. The JIT of arm64 knows them since Linux 5.18
  * (arch/arm64/net/bpf_jit_comp.c). It makes one instruction with acquire and release (LDADDAL, SWPAL, CASAL), or for
- * processors without these a loop of LDXR and STLXR with DMB ISH behind it. Of an addition whose result is not used it
- * makes STADD or a loop without barriers, which orders nothing. */
+ * processors without these a loop of LDXR and STLXR with DMB ISH behind it. An addition whose result is not used
+ * becomes STADD or a loop without barriers, which orders nothing. */
 #ifndef PROCLINE_SETS_BPF_H
 #define PROCLINE_SETS_BPF_H
 
