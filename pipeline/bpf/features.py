@@ -15,15 +15,14 @@ from pipeline.errors import LoadError
 
 OBJECTS = Path(__file__).parent / "programs"
 
-#: The test of atomic operations that return a value, and what it tests.
-_FETCH, _ATOMICS = "pl_try_fetch", "atomic operations that return a value (Linux 5.12)"
+_ATOMICS = "atomic operations that return a value (Linux 5.12)"
 
 #: What the newer set needs, by the program of probe.bpf.o that tries it.
 NEWER_NEEDS = {
     "pl_try_cast": "bpf_rdonly_cast (Linux 6.2)",
     "pl_try_dynptr": "bpf_ringbuf_reserve_dynptr (Linux 5.19)",
     "pl_try_loop": "bpf_loop (Linux 5.17)",
-    _FETCH: _ATOMICS,
+    "pl_try_fetch": _ATOMICS,
 }
 
 #: If this variable is "old", the older set is used on every kernel: for tests and benches. If it is "old-MACHINE", with
