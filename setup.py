@@ -6,16 +6,19 @@ of `procline load` is compiled too.
 
 import hashlib
 import os
+import platform
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from Cython.Build import Cache, cythonize
 from Cython.Build.Dependencies import create_dependency_tree
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 from setuptools.errors import LinkError
 from setuptools.modified import newer_group
@@ -31,6 +34,9 @@ PROGRAM_HEADERS = ["pipeline/records", "pipeline/shm/layout", "pipeline/shm/read
 
 #: Cython's own functions (typed memoryviews alone are 16,000 lines of C), which it would repeat in each module.
 SHARED = "pipeline._cython"
+
+#: BPF objects for older kernels by machine, as in pipeline/bpf/features.py: three quarters of a megabyte each.
+OLD_OBJECTS = {"x86_64": "*.old.bpf.o", "aarch64": "*.old.aarch64.bpf.o"}
 
 #: Errors by default in gcc 14 or clang 19. Older compilers only warn about these faults, or do not know the option.
 STRICT = [
@@ -57,6 +63,15 @@ class InPlace(editable_wheel):
     def finalize_options(self) -> None:
         super().finalize_options()
         self.package_dir = {"": "."}
+
+
+class Modules(build_py):
+    """Leaves out of a wheel the BPF objects for older kernels that only other machines use."""
+
+    def find_data_files(self, package: str, src_dir: str) -> list[str]:
+        unused = [pattern for machine, pattern in OLD_OBJECTS.items() if machine != platform.machine()]
+        found = super().find_data_files(package, src_dir)
+        return [path for path in found if not any(fnmatch(path, pattern) for pattern in unused)]
 
 
 class Build(build_ext):
@@ -190,7 +205,7 @@ if __name__ == "__main__":
     has_cache = "CYTHON_CACHE_DIR" in os.environ
     Cache.file_hash = file_hash
     setup(
-        cmdclass={"build_ext": Build, "editable_wheel": InPlace},
+        cmdclass={"build_ext": Build, "build_py": Modules, "editable_wheel": InPlace},
         ext_modules=cythonize(
             modules,
             force=is_outdated(modules),

@@ -17,6 +17,7 @@ from typing import NoReturn
 import pytest
 from setuptools import Distribution, Extension
 
+from pipeline.bpf import features
 from tests.loading import load
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +73,24 @@ COMPILERS = [
 def build() -> ModuleType:
     """setup.py as a module."""
     return load(ROOT / "setup.py", "procline_setup")
+
+
+@pytest.mark.parametrize("machine", [*features.OLD_MACHINES, "riscv64"])
+def test_a_wheel_has_the_programs_of_its_machine(
+    build: ModuleType, machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.chdir(ROOT)
+    package = "pipeline.bpf.programs"
+    command = build.Modules(
+        Distribution({"packages": [package], "package_data": {"": ["*.bpf.o"]}, "include_package_data": False})
+    )
+    command.ensure_finalized()
+    ((_, _, _, names),) = command.data_files
+    found = {Path(name).name for name in names}
+    newer = {path.name for path in features.OBJECTS.glob("*.bpf.o") if ".old." not in path.name}
+    suffix = features.OLD_MACHINES.get(machine)
+    assert newer and found == newer | {f"{name}{suffix}" for name in features.OLD_NAMES if suffix}
 
 
 @pytest.mark.programs

@@ -26,14 +26,23 @@ SOURCES = (
     "cred_kprobe.bpf.c", "cred_sampled.bpf.c", "cred_syscalls.bpf.c", "iter.bpf.c", "probe.bpf.c",
 )  # fmt: skip
 
-#: Sources that are also compiled into an object for older kernels (programs/sets.bpf.h).
+#: Sources that are also compiled into objects for older kernels (programs/sets.bpf.h).
 OLD_SOURCES = (
     "procline.bpf.c", "context.bpf.c", "signal.bpf.c", "calls.bpf.c", "cred_fentry.bpf.c", "cred_kprobe.bpf.c",
     "cred_sampled.bpf.c", "cred_syscalls.bpf.c", "iter.bpf.c", "probe.bpf.c",
 )  # fmt: skip
 
-#: What is shipped: source, and whether it is compiled for older kernels.
-OBJECTS = (*((source, False) for source in SOURCES), *((source, True) for source in OLD_SOURCES))
+#: Suffixes of the objects' names, with what the compiler defines: the newer set, and the older set of each machine.
+#: features.py selects one of them.
+VARIANTS = {
+    ".bpf.o": (),
+    ".old.bpf.o": ("-DPL_OLD", "-DPL_NO_FETCH"),
+    ".old.aarch64.bpf.o": ("-DPL_OLD",),
+}
+NEWER = ".bpf.o"
+
+#: What is shipped: source and suffix.
+OBJECTS = tuple((source, suffix) for suffix in VARIANTS for source in (SOURCES if suffix == NEWER else OLD_SOURCES))
 
 #: The compiler of the committed objects. Another version produces different, equally good bytes.
 CLANG_VERSION = 19
@@ -85,8 +94,8 @@ def libbpf_include() -> Path:
     raise BuildError("bpf/bpf_helpers.h is not installed; on Debian 13: apt-get install libbpf-dev")
 
 
-def compile_object(source: Path, output: Path, *, is_old: bool = False) -> None:
-    """Compile one C file to a stripped object, for older kernels with `is_old`.
+def compile_object(source: Path, output: Path, *, suffix: str = NEWER) -> None:
+    """Compile one C file to a stripped object, as that one of VARIANTS whose names have this suffix.
 
     Relocations of BTF, a quarter of an object, are removed too: libbpf takes those addresses from the symbols.
 
@@ -95,7 +104,7 @@ def compile_object(source: Path, output: Path, *, is_old: bool = False) -> None:
     """
     clang, strip, include = tool("clang"), tool("llvm-strip"), libbpf_include()
     command = [
-        clang, *_FLAGS, *(["-DPL_OLD"] if is_old else []),
+        clang, *_FLAGS, *VARIANTS[suffix],
         f"-ffile-prefix-map={source.parent}=.", f"-ffile-prefix-map={RECORDS}=records", "-I", str(RECORDS),
         f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
         "-c", source.name, "-o", str(output),
@@ -108,26 +117,26 @@ def compile_object(source: Path, output: Path, *, is_old: bool = False) -> None:
             raise BuildError(f"{source.name}: {result.stderr.strip()}")
 
 
-def object_path(source: str, is_old: bool = False) -> Path:
+def object_path(source: str, suffix: str = NEWER) -> Path:
     """Return the path of a shipped object; see OBJECTS."""
-    return PROGRAMS / source.replace(".bpf.c", ".old.bpf.o" if is_old else ".bpf.o")
+    return PROGRAMS / source.replace(".bpf.c", suffix)
 
 
 def build() -> list[Path]:
     """Compile all sources into the package; return the objects."""
-    for source, is_old in OBJECTS:
-        compile_object(PROGRAMS / source, object_path(source, is_old), is_old=is_old)
-    return [object_path(source, is_old) for source, is_old in OBJECTS]
+    for source, suffix in OBJECTS:
+        compile_object(PROGRAMS / source, object_path(source, suffix), suffix=suffix)
+    return [object_path(source, suffix) for source, suffix in OBJECTS]
 
 
 def check() -> list[str]:
     """Return the names of shipped objects that differ from a fresh build."""
     stale = []
     with tempfile.TemporaryDirectory(prefix="procline-bpf-") as directory:
-        for source, is_old in OBJECTS:
-            shipped = object_path(source, is_old)
+        for source, suffix in OBJECTS:
+            shipped = object_path(source, suffix)
             fresh = Path(directory) / shipped.name
-            compile_object(PROGRAMS / source, fresh, is_old=is_old)
+            compile_object(PROGRAMS / source, fresh, suffix=suffix)
             if not shipped.is_file() or shipped.read_bytes() != fresh.read_bytes():
                 stale.append(shipped.name)
     return stale

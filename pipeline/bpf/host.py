@@ -15,7 +15,7 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 CPU_ROOM = MISSED
 
 #: What an error names; the programs are tried on any kernel, see features.py.
-OLDEST = "Linux 5.10 (x86-64), else 6.2, or a kernel with their BPF features"
+OLDEST = "Linux 5.10 (x86-64), 5.18 (aarch64), else 6.2, or a kernel with their BPF features"
 
 #: How much longer the calls of other processes take with the tier "cred_syscalls": figures of docs/sources.md and
 #: docs/performance.md, from several machines.

@@ -27,9 +27,9 @@ from pipeline.records.declared import STRING_MAX
 
 #: Maps that the core object creates and the tiers share.
 SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache", "pl_senders")
-#: The same, in the older set only.
-_OLD_SHARED_MAPS = ("pl_locks",)
-#: The program of the core object that user space runs, in the older set only.
+#: The same, in a set with locks only (features.py).
+_LOCKS = ("pl_locks",)
+#: The program of the core object that user space runs, in a set with locks only.
 _EXCHANGE = "pl_exchange"
 
 #: LRU maps, and how many elements they have at least for each CPU. Before Linux 6.16, and in older kernels without its
@@ -284,8 +284,8 @@ class Capture:
                 self.lacks = tuple(features.lacking())
         if not self.lacks and refusal is not None:
             raise refusal
-        if os.uname().machine not in features.OLD_MACHINES:
-            raise _too_old(self.lacks, f"there are none for older kernels on {os.uname().machine}") from refusal
+        if reason := features.without_older(self.lacks):
+            raise _too_old(self.lacks, reason) from refusal
         self._sizes = {"pl_flat_buf": self.ring_count}
         try:
             self._scope = _scope(pid_ns, is_old=True) if pid_ns else b""
@@ -297,7 +297,8 @@ class Capture:
 
     def _hold_maps(self, core: libbpf.CoreObject) -> None:
         """Set the descriptors of the maps that the tiers share, and of those that are read from here."""
-        shared = SHARED_MAPS + (_OLD_SHARED_MAPS if self.lacks else ())
+        has_locks = bool(self.lacks) and features.has_locks()
+        shared = SHARED_MAPS + (_LOCKS if has_locks else ())
         self._map_fds = {name: core.map_fd(name) for name in shared}
         self.fds = CaptureFds(
             shared=self._map_fds["pl_shared"],
@@ -305,7 +306,7 @@ class Capture:
             pid_owners=self._map_fds["pid_owners"],
             pid_cache=self._map_fds["pid_cache"],
             proc_cache=self._map_fds["proc_cache"],
-            pid_exchange=core.program_fd(_EXCHANGE) if self.lacks else NO_FD,
+            pid_exchange=core.program_fd(_EXCHANGE) if has_locks else NO_FD,
         )
 
     def _make_rings(self) -> None:

@@ -157,11 +157,9 @@ def programs() -> Finding:
         return Finding("programs", None, f"not tried: {error}")
     if not lacking:
         return Finding("programs", True, "the newer set")
-    machine = os.uname().machine
     lacks = f"this kernel lacks {', '.join(lacking)}"
-    if machine not in features.OLD_MACHINES:
-        detail = f"none for older kernels on {machine}; {lacks}"
-        return Finding("programs", False, detail, "use --source proc-connector")
+    if reason := features.without_older(lacking):
+        return Finding("programs", False, f"{lacks}; {reason}", "use --source proc-connector")
     return Finding(
         "programs", True, f"the set for older kernels, which costs more for each event; {lacks}",
         "a newer kernel gets the newer set; docs/kernels.md says what else it offers",

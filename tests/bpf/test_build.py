@@ -36,10 +36,10 @@ def test_a_build_in_another_directory_has_the_same_bytes(compiler: None, tmp_pat
     copy = tmp_path / "elsewhere"
     shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
     # The options that leave the directory out are the same for all; another test compiles each of them.
-    for source, is_old in (("signal.bpf.c", False), ("context.bpf.c", True)):
+    for source, suffix in (("signal.bpf.c", ".bpf.o"), ("context.bpf.c", ".old.bpf.o")):
         output = tmp_path / "out.o"
-        build.compile_object(copy / source, output, is_old=is_old)
-        assert output.read_bytes() == build.object_path(source, is_old).read_bytes(), source
+        build.compile_object(copy / source, output, suffix=suffix)
+        assert output.read_bytes() == build.object_path(source, suffix).read_bytes(), source
 
 
 @pytest.mark.programs
@@ -50,8 +50,9 @@ def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, mon
     source = copy / "context.bpf.c"
     source.write_text(source.read_text().replace("task, true)", "task, false)"))
     monkeypatch.setattr(build, "PROGRAMS", copy)
-    monkeypatch.setattr(build, "OBJECTS", (("context.bpf.c", False), ("context.bpf.c", True), ("signal.bpf.c", False)))
-    assert build.check() == ["context.bpf.o", "context.old.bpf.o"]
+    objects = (*(("context.bpf.c", suffix) for suffix in build.VARIANTS), ("signal.bpf.c", build.NEWER))
+    monkeypatch.setattr(build, "OBJECTS", objects)
+    assert build.check() == ["context.bpf.o", "context.old.bpf.o", "context.old.aarch64.bpf.o"]
 
 
 @pytest.mark.programs
@@ -75,7 +76,7 @@ def test_missing_compiler_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_objects_hold_no_path_of_the_build_machine() -> None:
     root_home = os.path.join(b"/", b"root", b"")  # noqa: PTH118 - bytes
-    for source, is_old in build.OBJECTS:
-        data = build.object_path(source, is_old).read_bytes()
+    for source, suffix in build.OBJECTS:
+        data = build.object_path(source, suffix).read_bytes()
         for word in (b"/usr/", b"/home/", root_home, b"/tmp/", os.fsencode(build.PROGRAMS)):
             assert word not in data, (source, word)

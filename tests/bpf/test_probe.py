@@ -77,10 +77,10 @@ def test_the_method_for_credentials(
 def test_what_a_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "missing_capabilities", list)
     monkeypatch.setattr(features, "lacking", lambda: ["bpf_loop (Linux 5.17)"])
-    monkeypatch.setattr(features, "OLD_MACHINES", (os.uname().machine,))
+    monkeypatch.setattr(features, "OLD_MACHINES", {os.uname().machine: ".old.bpf.o"})
     found = probe.programs()
     assert found.ok is True and "bpf_loop (Linux 5.17)" in found.detail
-    monkeypatch.setattr(features, "OLD_MACHINES", ())
+    monkeypatch.setattr(features, "OLD_MACHINES", {})
     found = probe.programs()
     assert found.ok is False and "proc-connector" in found.hint
 

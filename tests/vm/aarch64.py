@@ -36,6 +36,9 @@ def main() -> int:
     """Start the guest; return its exit code."""
     parser = argparse.ArgumentParser(prog="tests/vm/aarch64", description="Run the BPF programs on aarch64, in QEMU.")
     parser.add_argument("--suite", default="trixie", metavar="NAME[=SERIES]", help="of the kernel; default: trixie")
+    parser.add_argument(
+        "--cpu", default="max,pauth-impdef=on", help="of the emulator; cortex-a72 has no atomic instructions"
+    )
     parser.add_argument("--timeout", type=float, default=600, help="seconds; default: %(default)g")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(guest.NO_CODE))
@@ -43,7 +46,7 @@ def main() -> int:
     try:
         emulator = guest.find("qemu-system-aarch64", package="qemu-system-arm")
         kernel, packages = fetch(*debian.parse_suite(options.suite))
-        code = run(emulator, kernel, packages, options.timeout)
+        code = run(emulator, kernel, packages, options.cpu, options.timeout)
     except NotPossibleError as error:
         print(f"vm: NO GUEST: {error}", file=sys.stderr)
         return guest.NOT_POSSIBLE
@@ -99,13 +102,13 @@ def tree(directory: Path, prefix: str, wanted: Callable[[Path], bool]) -> Iterat
             yield debian.newc(name, path.stat().st_mode, path.read_bytes())
 
 
-def run(emulator: str, kernel: Path, packages: Path, timeout_s: float) -> int:
+def run(emulator: str, kernel: Path, packages: Path, cpu: str, timeout_s: float) -> int:
     """Run the guest with its console on stdout; return its exit code, NO_CODE if none came back."""
     with tempfile.TemporaryDirectory(dir=guest.CACHE, prefix="run-") as name:
         archive = Path(name, "initramfs")
         archive.write_bytes(initramfs(packages))
         command = [
-            emulator, "-accel", "tcg,thread=multi", "-machine", "virt", "-cpu", "max,pauth-impdef=on", "-smp", "2",
+            emulator, "-accel", "tcg,thread=multi", "-machine", "virt", "-cpu", cpu, "-smp", "2",
             "-m", "1024", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", str(kernel),
             "-initrd", str(archive), "-append", "console=ttyAMA0 quiet panic=-1 rdinit=/init",
         ]  # fmt: skip

@@ -59,7 +59,7 @@ static __always_inline void pl_enter_process(struct pl_iter_scratch *buf)
 	pl_fill_image(&buf->image, header, task, &buf->record.exec, &buf->path);
 	bpf_map_update_elem(&proc_cache, &cookie, &buf->image, BPF_NOEXIST);
 	if (entry) {
-#ifdef PL_OLD
+#ifdef PL_NO_FETCH
 		/* An exec on another CPU may store its own, which nothing here can detect. */
 		task->cookie = 0;
 #else

@@ -101,7 +101,7 @@ static __always_inline void pl_count(u64 *counter)
 			pl_count(&here->counter);                                                                      \
 	} while (0)
 
-#ifdef PL_OLD
+#ifdef PL_NO_FETCH
 
 /* Atomic operations that return a value came with Linux 5.12, and locks in these programs with 5.11. Before, an element
  * of this map is a lock: insertion fails if it is there. Programs take it for a few instructions; user space cannot, so

@@ -485,7 +485,7 @@ struct pl_exit_scratch {
 };
 PL_SCRATCH(pl_exit_buf, struct pl_exit_scratch, 1);
 
-#ifdef PL_OLD
+#ifdef PL_NO_FETCH
 /* Exits of processes with several threads: where no word can be exchanged, the first insertion wins. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -503,7 +503,7 @@ static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct 
 	/* With one thread left that is not released, no other can be here. */
 	if (PL_GET(current, signal, nr_threads) == 1)
 		return !*(volatile u64 *)&entry->exit_boot_ns;
-#ifdef PL_OLD
+#ifdef PL_NO_FETCH
 	struct pl_target target = { .start_boot_ns = header->start_boot_ns, .tgid = header->tgid };
 	u64 now = 0;
 
@@ -765,7 +765,7 @@ int BPF_PROG(pl_on_wakeup, struct task_struct *task)
 	return 0;
 }
 
-#ifdef PL_OLD
+#ifdef PL_NO_FETCH
 /* Exchange a word of pid_owners for user space (PidMap in pipeline/bpf/maps.py), which runs this program; nothing
  * attaches it. Arguments: the place, its word, and the new word. An exchange by user space itself would be overwritten
  * if it came between the comparison and the store of a program. Returns 0 if the word is another one, or a program has

@@ -83,9 +83,9 @@ static __always_inline void pl_stamp(struct pl_reservation *reserved, struct pl_
 	 * producer position p knows that a record at or after p was reserved after T was taken, so that its stamp is
 	 * not older than T. Without it the store to the producer position can still sit in this CPU's store buffer when
 	 * the clock is read. An atomic fetch with a used result is fully ordered on every architecture; a plain atomic
-	 * add is not, except on x86, so the older set is for x86 alone. The same barrier stands between that store and
-	 * the load of `sleeping` in pl_wakeup. */
-#ifdef PL_OLD
+	 * add is not, except on x86: sets.bpf.h says what arm64 makes of both. The same barrier stands between that
+	 * store and the load of `sleeping` in pl_wakeup. */
+#ifdef PL_NO_FETCH
 	/* If an interrupt makes a record in between, both have the same number, and different times. */
 	__sync_fetch_and_add(&reserved->cpu->ring_seq, 1);
 	header->ring_seq = *(volatile u64 *)&reserved->cpu->ring_seq - 1;

@@ -2,9 +2,17 @@
 /* The two sets of objects that are compiled from this source, and what they do differently.
  *
  * The newer set needs typed views of kernel memory (bpf_rdonly_cast), callbacks (bpf_loop), reservations of any size
- * (dynptrs) and atomic operations that return a value. The older set (PL_OLD) is for kernels that lack one of them,
- * from Linux 5.10 on: it reads kernel memory by helpers, makes steps in global functions, reserves constant sizes
- * (ring.bpf.h) and has spin locks in the place of exchanges. probe.bpf.c has the tests that decide; see features.py. */
+ * (dynptrs) and atomic operations that return a value. The older set (PL_OLD) is for kernels that lack one of them: it
+ * reads kernel memory by helpers, makes steps in global functions, and reserves constant sizes (ring.bpf.h).
+ * probe.bpf.c has the tests that decide; see features.py.
+ *
+ * The older set is compiled twice. For x86-64 (PL_NO_FETCH) it has no atomic operation that returns a value, so it
+ * works from Linux 5.10 on: spin locks are in the place of exchanges (maps.bpf.h), and the barrier of ring.bpf.h is an
+ * atomic addition, which is a full barrier there (`lock add`). For aarch64 it has these operations, like the newer set.
+ * The kernel's memory model makes each of them a full barrier. The JIT of arm64 knows them since Linux 5.18
+ * (arch/arm64/net/bpf_jit_comp.c). It makes one instruction with acquire and release (LDADDAL, SWPAL, CASAL), or for
+ * processors without these a loop of LDXR and STLXR with DMB ISH behind it. An addition whose result is not used
+ * becomes STADD or a loop without barriers, which orders nothing. */
 #ifndef PROCLINE_SETS_BPF_H
 #define PROCLINE_SETS_BPF_H
 
