@@ -172,6 +172,29 @@ def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
     assert "change_sampled" in watch.until(actor.pid, tty=None).marks
 
 
+def test_a_hangup_is_one_event_with_limits_for_each_process_of_the_session(watch: Watch) -> None:
+    """Whether the comparison comes to the leader first, whose record stands for all, or to the other process."""
+    with Actor() as member:
+        member.do("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+        leader = member.join_session()
+        entry = watch.until(member.pid, sid=leader)
+        for pid in (leader, member.pid):
+            eventually(lambda pid=pid: (watch.table.resolve(pid).tty or "").startswith("pts"), limit_s=PATIENCE_S)
+        began_ns = entry.start_time_ns - entry.start_boot_ns
+        seen = {pid: len(watch.events(pid, "sid")) for pid in (leader, member.pid)}
+        before = now_boot_ns()
+        member.do("fcntl.ioctl(slave, 0x5437)")  # TIOCVHANGUP
+        after = now_boot_ns()
+        for pid in seen:
+            entry = watch.until(pid, tty=None)
+            first, last = limits_of(entry)
+            assert first - began_ns < after and before < last - began_ns and "change_sampled" in entry.marks
+        time.sleep(2 * INTERVAL_S)
+        for pid, count in seen.items():
+            (event,) = watch.events(pid, "sid")[count:]
+            assert event["changed_after_ns"] - began_ns < after and before < event["time_ns"] - began_ns
+
+
 def test_an_exec_is_exact_again(watch: Watch) -> None:
     code = "import os, sys; os.setuid(9); sys.stdin.readline(); os.execv('/bin/sleep', ['sleep', '60'])"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:

@@ -758,17 +758,21 @@ cdef class Events(Execs):
 
         The kernel compares with its own last record of the process. The resolver may know more: that the session has
         lost its terminal, for example, or that the process has ended. A record that a predecessor applied and did not
-        commit is published again; the mark shows that it may be one.
+        commit is published again; the mark shows that it may be one, unless this resolver has just published that the
+        session lost the terminal. A source without eBPF compares with what it read before. What /proc showed the
+        resolver since then was not published, so its record is.
         """
         cdef const pl_hot *hot = &self.hot[row]
         cdef uint64_t time = record.header.time_boot_ns
+        cdef bint was_published = False
         if hot.exit_boot_ns and not hot.flags & PL_ROW_EXIT_UNSEEN and time >= hot.exit_boot_ns:
             return True
-        return (
-            not hot.flags & PL_ROW_CHANGE_SAMPLED
-            and self.is_news(row, time)
-            and not self.differs(row, record, record.groups & SAMPLED_GROUPS)
-        )
+        if self.pids[hot.tgid].has_lost_tty and record.groups & PL_KNOWN_TTY:
+            self.pids[hot.tgid].has_lost_tty = 0
+            was_published = record.task.tty[0] == 0
+        if not was_published and (hot.flags & PL_ROW_CHANGE_SAMPLED or record.header.flags & PL_FLAG_PARTIAL):
+            return False
+        return self.is_news(row, time) and not self.differs(row, record, record.groups & SAMPLED_GROUPS)
 
     cdef void mark_sampled(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Note how and when the last change of the process was seen, unless younger facts are in the row."""
