@@ -671,6 +671,7 @@ cdef class Events(Execs):
         cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
         cdef uint32_t row = self.find(header.tgid, header.start_boot_ns, header.flags & PL_FLAG_PARTIAL)
+        cdef bint can_be_found = header.kind == PL_KIND_CRED or header.kind == PL_KIND_SID, is_marked = False
         if row and header.flags & PL_FLAG_SAMPLED and task != NULL and self.is_known(row, record):
             return
         if row == 0:
@@ -683,8 +684,8 @@ cdef class Events(Execs):
             if task == NULL and header.kind != PL_KIND_CAPS and self.is_news(row, header.time_boot_ns):
                 # The change is unknown, because the record was too large for its ring.
                 self.forget_changed(row, header)
-            self.refresh(row, record)
-        if header.kind == PL_KIND_CRED or header.kind == PL_KIND_SID:
+            is_marked = self.refresh(row, record, can_be_found and header.flags & PL_FLAG_SAMPLED)
+        if can_be_found and not is_marked:
             self.mark_sampled(row, record)
         if (
             header.kind == PL_KIND_CAPS and task != NULL and record.strings != NULL
@@ -784,12 +785,10 @@ cdef class Events(Execs):
         if not self.is_news(row, header.time_boot_ns):
             return
         self.tables.begin(row)
-        # The mark is first to come and last to go, so that a kill in between leaves no limits without it.
         if is_sampled:
-            hot.flags |= PL_ROW_CHANGE_SAMPLED
             self.put_change(row, record)
         else:
-            self.drop_change(row)
+            self.drop_change(row)  # before the mark: a kill in between leaves no limits without it
             hot.flags &= ~PL_ROW_CHANGE_SAMPLED
         self.tables.end(row)
 

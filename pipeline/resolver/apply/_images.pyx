@@ -666,9 +666,13 @@ cdef class Images(Rows):
         self.tables.set_extra_ref(row, ref)
 
     cdef void put_change(self, uint32_t row, const parsed_record *record) noexcept nogil:
-        """Between begin and end of `row`: store between which times the change happened that a comparison found."""
+        """Between begin and end of `row`: mark a change that a comparison found, and store when it happened.
+
+        The mark comes first, so that a kill in between leaves no limits without it.
+        """
         cdef const pl_sampled_any *sampled = sampled_of(record)
         cdef uint32_t ref
+        self.hot[row].flags |= PL_ROW_CHANGE_SAMPLED
         if sampled == NULL and record.header.flags & PL_FLAG_PARTIAL:
             self.drop_extra(row, EXTRA_CHANGE)  # it has the limits of the change before; this one has none
             return

@@ -228,6 +228,17 @@ def test_a_successor_finishes_what_its_predecessor_began(w: World) -> None:
         assert w.limits(3) == ((500, found.time) if is_marked else None)
 
 
+@pytest.mark.parametrize("kind", [CRED, SID])
+def test_no_reader_sees_a_change_without_its_mark(w: World, kind: int) -> None:
+    """Nor does a successor after a kill, which would take the change for one that is known."""
+    row = w.proc(3).row
+    for uid in (4, 5):
+        before = int(w.tables.hot_view()["row_seq"][row])
+        found = w.find(3, kind, uid=uid)
+        assert int(w.tables.hot_view()["row_seq"][row]) == before + 2, "the row was open once"
+        assert w.proc(3).uid == uid and w.limits(3) == (500, found.time)
+
+
 # -- the map -----------------------------------------------------------------------------------------------------------
 
 
