@@ -19,6 +19,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline.errors import UnsupportedError
+from pipeline.host.boot import now_boot_ns
 from pipeline.procfs.proc_reader import WANT_ALL, read_process
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
@@ -188,12 +189,20 @@ def test_session_and_name_are_in_the_table_at_once(table, actor: Actor) -> None:
 
 
 def test_changed_capabilities_are_found(table, actor: Actor) -> None:
-    """capset has no event; the second read finds the change."""
+    """capset has no event; the second read finds the change, which happened between the two reads."""
     if os.geteuid() != 0:
         pytest.skip("needs root to drop capabilities")
     actor.do("import site; site.main(); from pipeline.host.privileges import drop_capabilities")
+    before = now_boot_ns()
     actor.do("drop_capabilities((19,))")
+    after = now_boot_ns()
     eventually(lambda: resolve(table, actor.pid).cap_permitted == 1 << 19, pause_s=0.1)
+    entry = resolve(table, actor.pid)
+    began_ns = entry.start_time_ns - entry.start_boot_ns  # on the clock of events
+    change = entry.extra["sampled_change"]
+    assert "change_sampled" in entry.marks
+    assert change["changed_after_ns"] - began_ns < after and before < change["changed_before_ns"] - began_ns
+    assert change["changed_after_ns"] >= entry.exec_time_ns
 
 
 def test_events_of_changes_are_published(running: Daemon, actor: Actor) -> None:

@@ -148,6 +148,13 @@ def test_session_terminal_and_namespaces(watch: Watch, actor: Actor) -> None:
     watch.until(actor.pid, mnt_ns=inode)
 
 
+def sessions_since(watch: Watch, pid: int, boot_ns: int) -> list[dict]:
+    """The `sid` events after a time. Earlier ones may still be on their way when a reader sees what they say."""
+    entry = watch.table.resolve(pid)
+    began_ns = entry.start_time_ns - entry.start_boot_ns
+    return [event for event in watch.events(pid, "sid") if event["time_ns"] > boot_ns + began_ns]
+
+
 def test_a_terminal_that_a_session_loses_is_one_event_for_each_process(watch: Watch) -> None:
     """The resolver removes it from all of them at once; the comparison that follows finds nothing new."""
     with Actor() as member:
@@ -155,11 +162,11 @@ def test_a_terminal_that_a_session_loses_is_one_event_for_each_process(watch: Wa
         leader = member.join_session()
         watch.until(member.pid, sid=leader)
         eventually(lambda: (watch.table.resolve(member.pid).tty or "").startswith("pts"), limit_s=PATIENCE_S)
-        before = len(watch.events(member.pid, "sid"))
+        before = now_boot_ns()
         subprocess.run(["kill", "-KILL", str(leader)], check=True)
         watch.until(member.pid, tty=None)
         time.sleep(2 * INTERVAL_S)
-        assert len(watch.events(member.pid, "sid")) == before + 1
+        assert len(sessions_since(watch, member.pid, before)) == 1
 
 
 def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
@@ -170,6 +177,31 @@ def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
     assert eventually(lambda: watch.table.resolve(actor.pid).tty or False, limit_s=PATIENCE_S).startswith("pts")
     actor.do("os.close(master)")
     assert "change_sampled" in watch.until(actor.pid, tty=None).marks
+
+
+def test_a_hangup_is_one_event_with_limits_for_each_process_of_the_session(watch: Watch) -> None:
+    """Whether the comparison comes to the leader first, whose record stands for all, or to the other process."""
+    with Actor() as member:
+        member.do("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+        leader = member.join_session()
+        entry = watch.until(member.pid, sid=leader)
+        both = leader, member.pid
+        for pid in both:
+            eventually(lambda pid=pid: (watch.table.resolve(pid).tty or "").startswith("pts"), limit_s=PATIENCE_S)
+        began_ns = entry.start_time_ns - entry.start_boot_ns
+        before = now_boot_ns()
+        member.do("fcntl.ioctl(slave, 0x5437)")  # TIOCVHANGUP
+        after = now_boot_ns()
+        for pid in both:
+            watch.until(pid, tty=None)
+            # They follow the terminal.
+            eventually(lambda pid=pid: "sampled_change" in (watch.table.resolve(pid).extra or {}))
+            first, last = limits_of(watch.table.resolve(pid))
+            assert first - began_ns < after and before < last - began_ns
+        time.sleep(2 * INTERVAL_S)
+        for pid in both:
+            (event,) = sessions_since(watch, pid, before)
+            assert event["changed_after_ns"] - began_ns < after and before < event["time_ns"] - began_ns
 
 
 def test_an_exec_is_exact_again(watch: Watch) -> None:

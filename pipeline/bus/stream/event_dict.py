@@ -237,7 +237,7 @@ class CredEvent(_Numbered, _Process):
     """
 
     event: Literal["cred"]
-    changed_after_ns: int | None  # None: it happened at time_ns
+    changed_after_ns: int | None  # a comparison found the change, which happened after this; None: see wire-schema.md
 
 
 class _Sent(TypedDict, total=False):

@@ -671,6 +671,7 @@ cdef class Events(Execs):
         cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
         cdef uint32_t row = self.find(header.tgid, header.start_boot_ns, header.flags & PL_FLAG_PARTIAL)
+        cdef bint can_be_found = header.kind == PL_KIND_CRED or header.kind == PL_KIND_SID, is_marked = False
         if row and header.flags & PL_FLAG_SAMPLED and task != NULL and self.is_known(row, record):
             return
         if row == 0:
@@ -683,8 +684,8 @@ cdef class Events(Execs):
             if task == NULL and header.kind != PL_KIND_CAPS and self.is_news(row, header.time_boot_ns):
                 # The change is unknown, because the record was too large for its ring.
                 self.forget_changed(row, header)
-            self.refresh(row, record)
-        if header.kind == PL_KIND_CRED or header.kind == PL_KIND_SID:
+            is_marked = self.refresh(row, record, can_be_found and header.flags & PL_FLAG_SAMPLED)
+        if can_be_found and not is_marked:
             self.mark_sampled(row, record)
         if (
             header.kind == PL_KIND_CAPS and task != NULL and record.strings != NULL
@@ -758,17 +759,21 @@ cdef class Events(Execs):
 
         The kernel compares with its own last record of the process. The resolver may know more: that the session has
         lost its terminal, for example, or that the process has ended. A record that a predecessor applied and did not
-        commit is published again; the mark shows that it may be one.
+        commit is published again; the mark shows that it may be one, unless this resolver has just published that the
+        session lost the terminal. A source without eBPF compares with what it read before. What /proc showed the
+        resolver since then was not published, so its record is.
         """
         cdef const pl_hot *hot = &self.hot[row]
         cdef uint64_t time = record.header.time_boot_ns
+        cdef bint was_published = False
         if hot.exit_boot_ns and not hot.flags & PL_ROW_EXIT_UNSEEN and time >= hot.exit_boot_ns:
             return True
-        return (
-            not hot.flags & PL_ROW_CHANGE_SAMPLED
-            and self.is_news(row, time)
-            and not self.differs(row, record, record.groups & SAMPLED_GROUPS)
-        )
+        if self.pids[hot.tgid].has_lost_tty and record.groups & PL_KNOWN_TTY:
+            self.pids[hot.tgid].has_lost_tty = 0
+            was_published = record.task.tty[0] == 0
+        if not was_published and (hot.flags & PL_ROW_CHANGE_SAMPLED or record.header.flags & PL_FLAG_PARTIAL):
+            return False
+        return self.is_news(row, time) and not self.differs(row, record, record.groups & SAMPLED_GROUPS)
 
     cdef void mark_sampled(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Note how and when the last change of the process was seen, unless younger facts are in the row."""
@@ -780,12 +785,10 @@ cdef class Events(Execs):
         if not self.is_news(row, header.time_boot_ns):
             return
         self.tables.begin(row)
-        # The mark is first to come and last to go, so that a kill in between leaves no limits without it.
         if is_sampled:
-            hot.flags |= PL_ROW_CHANGE_SAMPLED
             self.put_change(row, record)
         else:
-            self.drop_change(row)
+            self.drop_change(row)  # before the mark: a kill in between leaves no limits without it
             hot.flags &= ~PL_ROW_CHANGE_SAMPLED
         self.tables.end(row)
 

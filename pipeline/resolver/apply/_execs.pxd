@@ -46,7 +46,7 @@ cdef class Execs(Lineage):
     @cython.final
     cdef bint is_news(self, uint32_t row, uint64_t time) noexcept nogil
     @cython.final
-    cdef void refresh(self, uint32_t row, const parsed_record *record) noexcept nogil
+    cdef bint refresh(self, uint32_t row, const parsed_record *record, bint is_found) noexcept nogil
     @cython.final
     cdef void complete_mapped(self, uint32_t row, const parsed_record *record) noexcept nogil
     # End a process if its exit was applied before its fork.

@@ -241,21 +241,34 @@ cdef class Execs(Lineage):
             return False
         return hot.exit_boot_ns == 0 or hot.flags & PL_ROW_EXIT_UNSEEN or time >= hot.exit_boot_ns
 
-    cdef void refresh(self, uint32_t row, const parsed_record *record) noexcept nogil:
-        """Update the head of a process from a record; nothing is written if nothing differs."""
+    cdef bint refresh(self, uint32_t row, const parsed_record *record, bint is_found) noexcept nogil:
+        """Update the head of a process from a record; nothing is written if nothing differs.
+
+        Args:
+            is_found: a comparison found the change. It is marked in the same step: a reader, or a successor after a
+                kill, would otherwise find the change without the mark.
+
+        Returns:
+            Whether the change was marked.
+        """
         cdef const pl_header_any *header = record.header
         cdef const pl_task_any *task = record.task
         cdef pl_hot *hot = &self.hot[row]
+        cdef bint is_marked = False
         if not self.is_news(row, header.time_boot_ns):
-            return
+            return False
         self.pids[header.tgid].facts_at = header.time_boot_ns
         if task != NULL and (self.differs(row, record, record.groups) or self.cold[row].tid != header.tid):
             self.tables.begin(row)
             self.put_task(row, record, record.groups)
             self.cold[row].tid = header.tid
+            if is_found:
+                self.put_change(row, record)
+                is_marked = True
             self.tables.end(row)
         if hot.exit_boot_ns == 0:
             self.follow_kernel(row, header, header.kind)
+        return is_marked
 
     cdef void complete_mapped(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Add the facts of a fork or an exec to its image, if the kernel's maps reported that first: they lack some."""

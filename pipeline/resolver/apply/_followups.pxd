@@ -21,7 +21,9 @@ cdef enum:
 # What became of the terminal of a session leader: `tty` is the terminal that it got, or empty if it has none any more.
 cdef struct noted_leader:
     uint64_t time_boot_ns
+    uint64_t changed_after_boot_ns  # if it is not exact; 0: unknown
     uint32_t sid
+    bint is_exact  # it happened at `time_boot_ns`, not before
     char tty[TTY_BYTES]
 
 
@@ -36,9 +38,11 @@ cdef class FollowUps:
     cdef uint32_t ttyless[NOTED_TTYLESS]
     cdef uint32_t scripts[NOTED_SCRIPTS]
 
-    # Note what an event about the process in `row` leaves to be done. Inline, because most callers pass constants for
-    # `topic` and `kind`: nothing remains of this for a fork.
-    cdef inline void note(self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns) noexcept nogil:
+    # Note what an event about the process in `row` leaves to be done; `detail` is that of the event. Inline, because
+    # most callers pass constants for `topic` and `kind`: nothing remains of this for a fork.
+    cdef inline void note(
+        self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint64_t detail
+    ) noexcept nogil:
         if kind == PL_KIND_EXEC:
             if self.notes_logins:
                 self.note_login(row)
@@ -49,7 +53,7 @@ cdef class FollowUps:
                 else:
                     self.scripts_dropped += 1
         elif self.notes_leaders and (topic == PL_TOPIC_EXIT or (kind == PL_KIND_SID and topic == PL_TOPIC_CONTEXT)):
-            self.note_leader(row, time_boot_ns, topic == PL_TOPIC_EXIT)
+            self.note_leader(row, time_boot_ns, detail, topic == PL_TOPIC_EXIT)
         if (
             kind != PL_KIND_FORK and kind != PL_KIND_EXIT and self.notes_ttyless
             and self.tables.cold[row].tty[0] == 0 and self.ttyless_count < NOTED_TTYLESS
@@ -62,7 +66,9 @@ cdef class FollowUps:
         return self.logins_count or self.leaders_count or self.ttyless_count or self.scripts_count
 
     @cython.final
-    cdef void note_leader(self, uint32_t row, uint64_t time_boot_ns, bint has_ended) noexcept nogil
+    cdef void note_leader(
+        self, uint32_t row, uint64_t time_boot_ns, uint64_t changed_after_boot_ns, bint has_ended
+    ) noexcept nogil
     @cython.final
     cdef bint is_holder(self, uint32_t row) noexcept nogil
     @cython.final

@@ -10,7 +10,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from pipeline.shm.layout._layout cimport (
-    PL_C_SESSIONS_REFUSED, PL_C_SESSIONS_UNREAD, PL_KNOWN_CREDS, PL_ROW_FOREIGN, pl_cold, pl_hot, pl_prefetch,
+    PL_C_SESSIONS_REFUSED, PL_C_SESSIONS_UNREAD, PL_KNOWN_CREDS, PL_ROW_CHANGE_SAMPLED, PL_ROW_EXIT_UNSEEN,
+    PL_ROW_FOREIGN, pl_cold, pl_hot, pl_prefetch,
 )
 from pipeline.shm.writer._writer cimport STATUS_TTY_GIVEN, TableWriter
 
@@ -43,7 +44,7 @@ cdef class FollowUps:
     def add(self, topic: int, kind: int, row: int, time_boot_ns: int) -> None:
         """Note an event that apply did not see: the entry was made from /proc by a single call."""
         self.tables._require_row(row)
-        self.note(topic, kind, row, time_boot_ns)
+        self.note(topic, kind, row, time_boot_ns, 0)
 
     def take_logins(self) -> int:
         """Return for how many execs below sshd since the last call more has to be done."""
@@ -51,16 +52,21 @@ cdef class FollowUps:
         self.logins_count = 0
         return count
 
-    def take_leaders(self) -> list[tuple[int, int, bytes]]:
+    def take_leaders(self) -> list[tuple[int, int, int | None, bytes]]:
         """Return the first 1024 leaders that were noted since the last call.
 
         Returns:
-            (session id, time of the event in boot ns, terminal). The terminal is the one that the leader got; it is
-            empty if the leader has none any more, or ended with one.
+            (session id, time of the event in boot ns, time after which it happened, terminal). The second time is None
+            if the first one is exact, and 0 if it is unknown. The terminal is the one that the leader got; it is empty
+            if the leader has none any more, or ended with one.
         """
         cdef uint32_t i
         found = [
-            (self.leaders[i].sid, self.leaders[i].time_boot_ns, self.leaders[i].tty[:TTY_BYTES].rstrip(b"\0"))
+            (
+                self.leaders[i].sid, self.leaders[i].time_boot_ns,
+                None if self.leaders[i].is_exact else self.leaders[i].changed_after_boot_ns,
+                self.leaders[i].tty[:TTY_BYTES].rstrip(b"\0"),
+            )
             for i in range(self.leaders_count)
         ]
         self.leaders_count = 0
@@ -136,7 +142,9 @@ cdef class FollowUps:
             or (self.tables.hot[above].uid == 0 and self.tables.cold[above].euid == 0)
         )
 
-    cdef void note_leader(self, uint32_t row, uint64_t time_boot_ns, bint has_ended) noexcept nogil:
+    cdef void note_leader(
+        self, uint32_t row, uint64_t time_boot_ns, uint64_t changed_after_boot_ns, bint has_ended
+    ) noexcept nogil:
         """Note a leader if its session lost its terminal, or got one that may have belonged to another session."""
         cdef const pl_hot *hot = &self.tables.hot[row]
         cdef const pl_cold *cold = &self.tables.cold[row]
@@ -149,6 +157,8 @@ cdef class FollowUps:
         noted = &self.leaders[self.leaders_count]
         noted.sid = cold.sid
         noted.time_boot_ns = time_boot_ns
+        noted.changed_after_boot_ns = changed_after_boot_ns
+        noted.is_exact = hot.flags & (PL_ROW_EXIT_UNSEEN if has_ended else PL_ROW_CHANGE_SAMPLED) == 0
         if has_ended:
             memset(noted.tty, 0, sizeof(noted.tty))
         else:

@@ -10,7 +10,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from pipeline.records._limits cimport CHAIN_LIMIT, PF_KTHREAD
 from pipeline.records._records cimport (
     PL_EXEC_DELETED, PL_EXEC_DETACHED, PL_EXEC_ESCAPED, PL_EXEC_MEMFD, PL_EXEC_NAME_TRUNCATED, PL_EXEC_NO_ROOT,
-    PL_EXEC_PATH_TRUNCATED, PL_EXEC_SCRIPT, PL_EXEC_THROUGH_SYMLINK, PL_EXEC_UPPER_LAYER, pl_exec_any,
+    PL_EXEC_PATH_TRUNCATED, PL_EXEC_SCRIPT, PL_EXEC_THROUGH_SYMLINK, PL_EXEC_UPPER_LAYER, PL_FLAG_PARTIAL, pl_exec_any,
     pl_sampled_any, pl_task_any,
 )
 from pipeline.resolver.apply._extra cimport (
@@ -666,9 +666,17 @@ cdef class Images(Rows):
         self.tables.set_extra_ref(row, ref)
 
     cdef void put_change(self, uint32_t row, const parsed_record *record) noexcept nogil:
-        """Between begin and end of `row`: store between which times the change happened that a comparison found."""
+        """Between begin and end of `row`: mark a change that a comparison found, and store when it happened.
+
+        The mark comes first, so that a kill in between leaves no limits without it.
+        """
         cdef const pl_sampled_any *sampled = sampled_of(record)
-        cdef uint32_t ref = add_change(
+        cdef uint32_t ref
+        self.hot[row].flags |= PL_ROW_CHANGE_SAMPLED
+        if sampled == NULL and record.header.flags & PL_FLAG_PARTIAL:
+            self.drop_extra(row, EXTRA_CHANGE)  # it has the limits of the change before; this one has none
+            return
+        ref = add_change(
             self.tables.args, self.cold[row].extra_ref, sampled.changed_after_boot_ns if sampled != NULL else 0,
             record.header.time_boot_ns, self.tables.control.boot_unix_ns,
         )

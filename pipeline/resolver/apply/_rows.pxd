@@ -4,7 +4,7 @@ Short functions that each event needs have their bodies here: a call into anothe
 """
 
 cimport cython
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from pipeline.records._records cimport pl_cost_any, pl_header_any
 from pipeline.resolver.apply._cgroups cimport CgroupNames
@@ -33,7 +33,8 @@ cdef struct pid_state:
     uint64_t ended_start  # start of the last owner with an applied exit; its rows may have been evicted
     uint32_t waits_for  # that parent, while it is not in the tables and ppid names another process; 0: none
     uint32_t awaited  # children that wait for this pid
-    uint32_t is_predicted  # an exit named the awaited parent, no record of the process did
+    uint16_t is_predicted  # an exit named the awaited parent, no record of the process did
+    uint16_t has_lost_tty  # with its session, as far as the resolver knows: a comparison may still find that
     # How long before its exec time the first image began, if that is an exec without a fork and was started again.
     uint32_t began_before_ns
 
@@ -140,6 +141,7 @@ cdef class Rows:
         pid.facts_at = header.time_boot_ns
         pid.parent_start = header.parent_start_boot_ns
         pid.began_before_ns = 0
+        pid.has_lost_tty = 0
     # Whether the exit of a process was applied. The tables may have no row of it any more. With `ticks`, a process that
     # began in the same tick as the last one that has ended is taken for that one.
     cdef inline bint has_ended(self, uint32_t tgid, uint64_t start, bint ticks) noexcept nogil:
@@ -170,6 +172,6 @@ cdef class Rows:
     ) noexcept nogil:
         if row == 0:
             return
-        self.followups.note(topic, kind, row, time)
+        self.followups.note(topic, kind, row, time, detail)
         if self.encodes:
             self.encoder.event(self.tables, topic, kind, row, time, detail)

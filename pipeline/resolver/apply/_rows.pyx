@@ -134,6 +134,14 @@ cdef class Rows:
         """Whether a process waits for the owner of this index entry, which is its parent (`wait_for`)."""
         return tgid < self.tables.pid_capacity and self.pids[tgid].awaited != 0
 
+    def note_tty_lost(self, uint32_t tgid, bint has_lost_tty) -> None:
+        """Note whether the resolver has published by itself that a process lost its terminal with its session.
+
+        A comparison may find that later; then there is no second event.
+        """
+        if tgid < self.tables.pid_capacity:
+            self.pids[tgid].has_lost_tty = has_lost_tty
+
     # -- finding -------------------------------------------------------------------------------------------------------
 
     cdef uint32_t find_owner(self, uint32_t row, uint64_t start, bint ticks) noexcept nogil:

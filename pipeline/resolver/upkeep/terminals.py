@@ -4,6 +4,9 @@ A terminal belongs to one session. When the session leader ends or releases the 
 every process of the session at once, but an event reports only the leader. The same holds when another session steals
 the terminal, and for a hangup, after which the leader lives on. `SessionTerminals` handles the other processes.
 
+The event of each process says as much about the time as the leader's: that it is exact, or between which times the
+terminal was lost (FLAG_SAMPLED).
+
 Source: drivers/tty/tty_jobctrl.c, disassociate_ctty(), session_clear_tty() and tty_signal_session_leader().
 `TtyFallback` follows specification 3.4, SetProcessTTY. Names are made by `pipeline.procfs.tty`.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -38,6 +41,13 @@ if TYPE_CHECKING:
 LEADERS_MAX = 1024
 #: Processes of other sessions that are checked after a leader got a terminal of the same name.
 TAKEN_MAX = 64
+
+
+class _When(NamedTuple):
+    """When a leader lost or got a terminal."""
+
+    time_boot_ns: int
+    after_boot_ns: int | None  #: None: exactly at `time_boot_ns`; otherwise between the two, and 0 is unknown
 
 
 class Reader(Protocol):
@@ -84,23 +94,24 @@ class SessionTerminals:
         if got:
             self._remove_stolen(got)
 
-    def _changes(self) -> tuple[dict[int, int], dict[bytes, tuple[int, int]]]:
-        """Return {session: time} of lost terminals, and {terminal: (session, time)} of new ones."""
-        lost: dict[int, int] = {}
-        got: dict[bytes, tuple[int, int]] = {}
+    def _changes(self) -> tuple[dict[int, _When], dict[bytes, tuple[int, _When]]]:
+        """Return {session: when} of lost terminals, and {terminal: (session, when)} of new ones."""
+        lost: dict[int, _When] = {}
+        got: dict[bytes, tuple[int, _When]] = {}
         taken = self._applier.followups.take_leaders()
-        for sid, time_boot_ns, tty in taken:
+        for sid, time_boot_ns, after_boot_ns, tty in taken:
             if self._fallback is not None and self._fallback.has_published(sid, time_boot_ns, tty):
                 continue
+            when = _When(time_boot_ns, after_boot_ns)
             if tty:
-                got[tty] = sid, time_boot_ns
+                got[tty] = sid, when
                 self._holders.add(sid)
             elif sid in self._holders or len(taken) == LEADERS_MAX:  # some may have been dropped
-                lost[sid] = time_boot_ns
+                lost[sid] = when
                 self._holders.discard(sid)
         return lost, got
 
-    def _remove_from_sessions(self, lost: dict[int, int]) -> None:
+    def _remove_from_sessions(self, lost: dict[int, _When]) -> None:
         """Remove the terminal from the processes of sessions that have lost it."""
         rows, sids = self._tables.live_heads(), self._tables.cold_view()["sid"]
         for row in self._with_terminal(rows[is_in(sids[rows], np.fromiter(lost, np.uint32, len(lost)))]):
@@ -108,16 +119,17 @@ class SessionTerminals:
             hot = self._tables.hot_view()[row]
             # After setsid, a new terminal and a fork in one batch, the child has the new terminal.
             slack_ns = TICK_NS if int(hot["flags"]) & layout.ROW_START_TICKS else 0
-            if int(hot["tgid"]) != sid and int(hot["start_boot_ns"]) + slack_ns <= lost[sid]:
+            if int(hot["tgid"]) != sid and int(hot["start_boot_ns"]) + slack_ns <= lost[sid].time_boot_ns:
                 self._remove(row, lost[sid])
 
-    def _remove_stolen(self, got: dict[bytes, tuple[int, int]]) -> None:
+    def _remove_stolen(self, got: dict[bytes, tuple[int, _When]]) -> None:
         """Remove a terminal from the processes of other sessions that had it before."""
         rows, names = self._tables.live_heads(), self._tables.cold_view()["tty"]
         for row in self._with_terminal(rows[is_in(names[rows], np.array([*got]))])[:TAKEN_MAX]:
-            sid, time_boot_ns = got[bytes(names[row])]
+            sid, when = got[bytes(names[row])]
             if int(self._tables.cold_view()["sid"][row]) != sid and self._has_lost(row):
-                self._remove(row, time_boot_ns)
+                # The session can have lost it before the other one began.
+                self._remove(row, when if when.after_boot_ns is None else when._replace(after_boot_ns=0))
 
     def _with_terminal(self, rows: npt.NDArray[np.uint32]) -> list[int]:
         """Return the rows, of newest images of live processes, that are of this host and have a terminal."""
@@ -135,17 +147,25 @@ class SessionTerminals:
             and info.tty != bytes(self._tables.cold_view()["tty"][row])
         )
 
-    def _remove(self, row: int, time_boot_ns: int) -> None:
+    def _remove(self, row: int, when: _When) -> None:
+        hot = self._tables.hot_view()[row]
+        tgid, after_boot_ns = int(hot["tgid"]), when.after_boot_ns
+        if after_boot_ns is not None:
+            after_boot_ns = max(after_boot_ns, int(hot["start_boot_ns"]))  # it began with the terminal
         # The row first: the event shows the row, and younger records have not named a terminal.
         _set(self._tables, row, b"")
-        _publish(self._tables, self._applier, row, time_boot_ns)
+        self._applier.note_tty_lost(tgid, False)  # this one is news
+        _publish(self._tables, self._applier, row, _When(when.time_boot_ns, after_boot_ns))
+        self._applier.note_tty_lost(tgid, True)
 
 
 class TtyFallback:
     """Sets the terminal of rows without one to the descriptor 0 of the process. A part of the resolver's duty cycle.
 
     The reference does that before it reports an exec. Here subscribers get a `sid` event afterwards, as for any change
-    of the terminal.
+    of the terminal. It is not known since when the process has the descriptor, so the event has the mark of a change
+    that a comparison found. It has no limits: the descriptor is read after the time of the event, which must not be
+    later than that of an event that is still to be applied.
 
     Args:
         tables, applier: of this instance; the applier's follow-ups list the rows without a terminal.
@@ -224,7 +244,7 @@ class TtyFallback:
             tgid, time_boot_ns = int(self._tables.hot_view()["tgid"][one]), self._watermark()
             _set(self._tables, one, name)
             self._published.add((tgid, time_boot_ns, name))
-            _publish(self._tables, self._applier, one, time_boot_ns)
+            _publish(self._tables, self._applier, one, _When(time_boot_ns, 0))
             self._tables.py_note_tty_given(one)  # last: for the event, the name is like one from the kernel
             for child in map(self._tables.py_head, self._tables.py_children(tgid)):
                 if child and self._lacks(child) and not self._tables.hot_view()["flags"][child] & layout.ROW_IS_EXEC:
@@ -238,12 +258,16 @@ def _set(tables: TableWriter, row: int, tty: bytes) -> None:
     tables.py_end(row)
 
 
-def _publish(tables: TableWriter, applier: Applier, row: int, time_boot_ns: int) -> None:
+def _publish(tables: TableWriter, applier: Applier, row: int, when: _When) -> None:
     """Publish the terminal of a row like a change in the kernel, by applying a record of that time."""
     hot = tables.hot_view()[row]
     header, task = np.zeros(1, dtypes.HEADER), np.zeros(1, dtypes.TASK)
-    header["kind"], header["flags"], header["time_boot_ns"] = declared.KIND_SID, declared.FLAG_PARTIAL, time_boot_ns
+    header["kind"], header["time_boot_ns"] = declared.KIND_SID, when.time_boot_ns
     header["tgid"] = header["tid"] = hot["tgid"]
     header["start_boot_ns"] = hot["start_boot_ns"]
     task["tty"] = tables.cold_view()["tty"][row]
-    applier.apply_records(header, task, known=layout.KNOWN_TTY)
+    sampled = np.zeros(1 if when.after_boot_ns else 0, dtypes.SAMPLED)
+    sampled["changed_after_boot_ns"] = when.after_boot_ns or 0
+    header["flags"] = declared.FLAG_PARTIAL | (0 if when.after_boot_ns is None else declared.FLAG_SAMPLED)
+    header["var_bytes"] = sampled.nbytes
+    applier.apply_records(header, task, strings=sampled.tobytes(), known=layout.KNOWN_TTY)

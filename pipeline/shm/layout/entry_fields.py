@@ -36,7 +36,7 @@ event                    event     str    computed
     `fork`, `exec`, `exit`, `cred`, `comm`, `cgroup`, `sid`, `caps`, `reparent`, or the kind of a context event
 seq                      event     uint   computed  number in the topic, from 1
 order                    event     uint   computed  number in the stream, over all topics
-time_ns                  event     int    computed  when it happened
+time_ns                  event     int    computed  when it happened, see [Times](#times)
 pid                      both      uint   computed
     process id (tgid) in the root pid namespace; of a `foreign` process, in its own
 tid                      both      uint   computed  thread of the last event
@@ -259,8 +259,8 @@ marks                    both      [str]  computed
     `gap`, `elided`; `ns_init`: the process is the init of its pid namespace; `start_ticks`: its start is from `/proc`,
     so `start_time_ns` is exact to one clock tick (10 ms); `head_only`: the ring had room for the header of its record
     alone, so only its identity is known; `foreign`: `pid`, `ppid` and `creator_pid` are numbers of the namespace
-    `pid_ns`; `change_sampled`: the last change of credentials, session, terminal or namespaces was found by a
-    comparison, and happened before the time of its event: `sampled_change` of [Extra](#extra) has the limits
+    `pid_ns`; `change_sampled`: the last change of credentials, session, terminal or namespaces was found later than
+    it happened, by a comparison: `sampled_change` of [Extra](#extra) has the limits, if they are known
 flags                    both      uint   hot.flags
     bits of the row, of which `marks` and the fields that begin with `is_` are made
     ([memory-layout.md](memory-layout.md#hot-row-128-bytes-two-cache-lines))
@@ -310,7 +310,8 @@ write_bytes              exit      uint   costs.write_bytes known IO
 [last]
 changed_after_ns         some      int    computed
     `cred` and `sid` only, since 1.9: a comparison found the change, which happened after this time and before
-    `time_ns`; null: `time_ns` is exact, or `marks` has `change_sampled` and this is not known
+    `time_ns`. null: if `marks` has `change_sampled`, it is not known when the change happened; otherwise the change was
+    recorded when it was seen. Most are seen at once, but not [all](#times)
 new_parent               some      map    computed  `reparent` only: like one of `lineage`
 context                  some      map    computed
     context events only: the keys of its kind; `target`, where it has one, like one of `lineage`; `error`: null,

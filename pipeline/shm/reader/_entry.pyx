@@ -2069,7 +2069,7 @@ cdef class Entry:
         lost around here), ns_init (init of its pid namespace), start_ticks (start time from /proc, up to 10 ms early),
         head_only (only the identity is known), elided (earlier images or ancestors existed and are not retained),
         foreign (see is_foreign), change_sampled (the last change of credentials, session, terminal or namespaces was
-        found by a comparison and happened before the time of its event: `extra["sampled_change"]` has the limits).
+        found later than it happened, by a comparison: `extra["sampled_change"]` has the limits, if they are known).
 
         Example:
             >>> table.resolve(3000).marks

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.records import declared, dtypes
-from pipeline.records.declared import EXIT_LAYOUT, HEADER_LAYOUT
+from pipeline.records.declared import EXIT_LAYOUT, HEADER_LAYOUT, SAMPLED_LAYOUT
 from pipeline.shm.layout import layout
 
 _HEADER = HEADER_LAYOUT.struct(
@@ -24,6 +24,7 @@ _HEADER = HEADER_LAYOUT.struct(
 _EXIT = EXIT_LAYOUT.struct(
     "reaper_start_boot_ns", "reaper_tgid", "exit_code", "exit_flags", "leader_exit_code", whole=True
 )
+_SAMPLED = SAMPLED_LAYOUT.struct("changed_after_boot_ns", whole=True)
 
 
 def _offset(dtype: np.dtype[np.void], field: str) -> int:
@@ -57,13 +58,14 @@ class About:
     parent_start_boot_ns: int = 0
 
 
-def _record(about: About, kind: int, task: bytes | bytearray, body: bytes = b"") -> bytes:
+def _record(about: About, kind: int, task: bytes | bytearray, body: bytes = b"", sampled: bytes = b"") -> bytes:
     flags = declared.FLAG_PARTIAL | (0 if task else declared.FLAG_HEAD_ONLY)
+    flags |= declared.FLAG_SAMPLED if sampled else 0
     header = _HEADER.pack(
         about.time_boot_ns, about.seq, about.tgid, about.tid, about.start_boot_ns, about.ppid, kind, flags, about.cpu,
-        about.parent_start_boot_ns, _HEADER.size + len(task) + len(body), 0, 0,
+        about.parent_start_boot_ns, _HEADER.size + len(task) + len(body) + len(sampled), len(sampled), 0,
     )  # fmt: skip
-    return header + task + body
+    return header + task + body + sampled
 
 
 _EMPTY_TASK = bytes(_TASK_BYTES)
@@ -93,9 +95,19 @@ def exec_(about: About, info: ProcInfo) -> bytes:
     return bytes(header) + _with_known(made.task.tobytes(), known_groups(info)) + made.exec.tobytes() + made.blob
 
 
-def change(about: About, kind: int, info: ProcInfo, groups: int) -> bytes:
-    """Return a record of a change in `groups` (KNOWN_*) of TASK, with the values `info` from ``/proc``."""
-    return _record(about, kind, _with_known(to_record(info).task.tobytes(), groups))
+def change(about: About, kind: int, info: ProcInfo, groups: int, *, changed_after_boot_ns: int | None = None) -> bytes:
+    """Return a record of a change in `groups` (KNOWN_*) of TASK, with the values `info` from ``/proc``.
+
+    Args:
+        about: the process, and the time of the change.
+        kind: CRED, SID or CGROUP.
+        info: as it is after the change.
+        groups: what has changed.
+        changed_after_boot_ns: of a CRED or SID that a comparison found: the last time at which the process was as
+            recorded before. None: the time in `about` is exact.
+    """
+    sampled = b"" if changed_after_boot_ns is None else _SAMPLED.pack(changed_after_boot_ns)
+    return _record(about, kind, _with_known(to_record(info).task.tobytes(), groups), sampled=sampled)
 
 
 def comm(about: About, name: bytes) -> bytes:

@@ -67,6 +67,7 @@ class Watched:
     start_boot_ns: int
     facts: Facts
     planned_boot_ns: int = 0  #: time of the last event
+    same_boot_ns: int = 0  #: the process had these values at this time or later
     waits: int = 0  #: bit n: the check after AFTER_NS[n] is due later
 
 
@@ -84,7 +85,7 @@ class Rechecks:
         if watched is None or watched.start_boot_ns != start_boot_ns:
             watched = self._watched[tgid] = Watched(tgid, start_boot_ns, facts)
         watched.facts = facts
-        watched.planned_boot_ns = now_boot_ns
+        watched.planned_boot_ns = watched.same_boot_ns = now_boot_ns
         for which in range(len(AFTER_NS)):
             if not watched.waits & 1 << which:
                 watched.waits |= 1 << which
@@ -92,11 +93,13 @@ class Rechecks:
         while len(self._waiting) > WAITING_MAX:
             self._forget(*heapq.heappop(self._waiting)[2:])
 
-    def session_reported(self, tgid: int, start_boot_ns: int) -> None:
+    def session_reported(self, tgid: int, start_boot_ns: int, time_boot_ns: int) -> None:
         """Record that an event has reported a new session of the process, so that no check reports it again."""
         watched = self._watched.get(tgid)
         if watched is not None and watched.start_boot_ns == start_boot_ns:
             watched.facts = replace(watched.facts, session=(tgid, tgid, b""))
+            # A check can have read the process after this event, which arrived later.
+            watched.same_boot_ns = min(watched.same_boot_ns, time_boot_ns)
 
     def due(self, now_boot_ns: int) -> Watched | None:
         """Remove and return a process that is due; None if there is none."""

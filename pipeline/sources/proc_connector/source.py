@@ -37,7 +37,7 @@ from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import netlink, proc_records
 from pipeline.sources.proc_connector.living import TICK_NS, Living
 from pipeline.sources.proc_connector.proc_records import About
-from pipeline.sources.proc_connector.recheck import WANT_RECHECK, Facts, Rechecks
+from pipeline.sources.proc_connector.recheck import WANT_RECHECK, Facts, Rechecks, Watched
 from pipeline.sources.ring._shared import Words
 from pipeline.sources.ring.handring import RingWriter
 from pipeline.sources.shard.filling import FillingShard
@@ -252,7 +252,7 @@ class ProcConnector:
         if what == netlink.EVENT_COMM:
             return proc_records.comm(about, netlink.name(event))
         if what == netlink.EVENT_SID:
-            self._rechecks.session_reported(tgid, about.start_boot_ns)
+            self._rechecks.session_reported(tgid, about.start_boot_ns, now)
             return proc_records.sid(about)
         if what in (netlink.EVENT_UID, netlink.EVENT_GID):
             info = self._read(about, WANT_RECHECK)
@@ -331,18 +331,37 @@ class ProcConnector:
             if self._living.starts.get(watched.tgid) != watched.start_boot_ns:
                 continue
             count += 1
-            about = About(now_boot_ns(), watched.tgid, watched.tgid, watched.start_boot_ns)
-            info = self._read(about, WANT_RECHECK)
-            if info is None or info.is_zombie:
-                continue
-            facts = Facts.of(info)
-            for kind, groups in watched.facts.changes(facts):
-                # If the ring is full, the next check or the next repair reports the change.
-                if self._writer.write(proc_records.change(about, kind, info, groups)) is None:
-                    return
-                self._written_ns = max(self._written_ns, about.time_boot_ns)
-                self.last_boot_ns = max(self.last_boot_ns, about.time_boot_ns)
-            watched.facts = facts
+            if not self._compare(watched):
+                return
+
+    def _compare(self, watched: Watched) -> bool:
+        """Read a process and report what has changed; return False if the ring is full."""
+        read = self._read_again(watched)
+        if read is not None and any(watched.facts.changes(Facts.of(read[1]))):
+            # The change happened before the time of its record, and what happens after that time cannot be undone by
+            # the record. So the time is after the reading that finds the change, and before that of the values.
+            read = self._read_again(watched)
+        if read is None:
+            return True
+        about, info = read
+        facts = Facts.of(info)
+        for kind, groups in watched.facts.changes(facts):
+            # The record of a cgroup has no place for the other time.
+            after = None if kind == declared.KIND_CGROUP else watched.same_boot_ns
+            record = proc_records.change(about, kind, info, groups, changed_after_boot_ns=after)
+            # If the ring is full, the next check or the next repair reports the change.
+            if self._writer.write(record) is None:
+                return False
+            self._written_ns = max(self._written_ns, about.time_boot_ns)
+            self.last_boot_ns = max(self.last_boot_ns, about.time_boot_ns)
+        watched.facts, watched.same_boot_ns = facts, about.time_boot_ns
+        return True
+
+    def _read_again(self, watched: Watched) -> tuple[About, ProcInfo] | None:
+        """Read a process from ``/proc``, with the time before that; return None if it has ended."""
+        about = About(now_boot_ns(), watched.tgid, watched.tgid, watched.start_boot_ns)
+        info = self._read(about, WANT_RECHECK)
+        return None if info is None or info.is_zombie else (about, info)
 
 
 def open_connector(

@@ -12,6 +12,7 @@ from pipeline.records import declared, dtypes
 from pipeline.resolver.apply import _applier
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_extra
+from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout import layout
 from tests.resolver.applier_world import World as ApplierWorld
 from tests.resolver.applier_world import flag
@@ -124,9 +125,7 @@ def test_facts_that_were_unknown_leave_the_limits(w: World) -> None:
     """A comparison finds a change of a process that is not in the tables; /proc completes the entry."""
     process = w.story.begin(9, inode=7)
     process.parent = w.story.processes[1]
-    found = sampled(w.story.change(9, CRED, uid=4), 500)
-    found.header["flags"] |= declared.FLAG_PARTIAL
-    found.task["known"] = layout.KNOWN_CREDS
+    found = partial(sampled(w.story.change(9, CRED, uid=4), 500), layout.KNOWN_CREDS)
     found.apply(w.applier)
     assert not w.proc(9).known & layout.KNOWN_SID
     assert w.survey(9) != _applier.SAME and w.proc(9).known & layout.KNOWN_SID
@@ -138,6 +137,33 @@ def test_a_process_that_is_found_in_proc_has_no_limits(w: World) -> None:
     process.parent = w.story.processes[1]
     assert w.survey(9) == _applier.ADDED
     assert w.extra(9) == {} and not w.is_marked(9)
+
+
+def partial(event: Event, groups: int) -> Event:
+    """Make a record of a source without eBPF."""
+    event.header["flags"] |= declared.FLAG_PARTIAL
+    event.task["known"] = groups
+    return event
+
+
+def test_a_comparison_without_any_limit_leaves_the_mark_alone(w: World) -> None:
+    """A terminal that is found by descriptor 0: it is read after the time of its event."""
+    w.find(3, uid=4)
+    partial(sampled(w.story.change(3, SID)), layout.KNOWN_TTY).apply(w.applier)
+    assert w.is_marked(3) and w.extra(3) == {}
+
+
+@pytest.mark.parametrize("shown", [0, 1])
+def test_what_a_source_finds_by_reading_is_published_although_proc_has_shown_it(w: World, shown: int) -> None:
+    """It compares with its own last reading; what the resolver reads makes no event."""
+    w.applier = Applier(w.tables, encoder := Encoder(bytes(16)))
+    w.story.processes[3].uid = 5
+    if shown:
+        assert w.survey(3) == _applier.CHANGED
+    found = partial(sampled(w.story.change(3, CRED, uid=5), 500), layout.KNOWN_CREDS)
+    found.apply(w.applier)
+    assert w.limits(3) == (500, found.time)
+    assert int(encoder.sequences()[layout.TOPICS.index("proc.cred")]) == 1
 
 
 def test_no_fork_and_no_later_image_inherits_the_limits(w: World) -> None:
@@ -200,6 +226,17 @@ def test_a_successor_finishes_what_its_predecessor_began(w: World) -> None:
         event.apply(w.applier)
         assert w.is_marked(3) == is_marked
         assert w.limits(3) == ((500, found.time) if is_marked else None)
+
+
+@pytest.mark.parametrize("kind", [CRED, SID])
+def test_no_reader_sees_a_change_without_its_mark(w: World, kind: int) -> None:
+    """Nor does a successor after a kill, which would take the change for one that is known."""
+    row = w.proc(3).row
+    for uid in (4, 5):
+        before = int(w.tables.hot_view()["row_seq"][row])
+        found = w.find(3, kind, uid=uid)
+        assert int(w.tables.hot_view()["row_seq"][row]) == before + 2, "the row was open once"
+        assert w.proc(3).uid == uid and w.limits(3) == (500, found.time)
 
 
 # -- the map -----------------------------------------------------------------------------------------------------------

@@ -15,13 +15,15 @@ import pytest
 from pipeline.procfs.info import ProcInfo
 from pipeline.records import declared
 from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.entries import entry_extra
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import terminals
 from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
-from tests.resolver.applier_world import World
-from tests.resolver.story import instance
+from tests.resolver.applier_world import World, flag
+from tests.resolver.story import BOOT_UNIX_NS, Event, instance, sampled
+from tests.resolver.stream_rows import take
 
 
 @pytest.fixture
@@ -127,6 +129,21 @@ def test_subscribers_get_the_terminal_of_the_fallback(w: World) -> None:
     fallback.do_work()
     fallback.do_work()
     assert context_events(w) == before + 1
+
+
+def test_it_is_unknown_since_when_a_descriptor_is_a_terminal(w: World) -> None:
+    """It is read after the time of the event, so not even that time is a limit."""
+    fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
+    w.fork(1, 3)
+    sampled(ttyless(w.story.change(3, declared.KIND_CRED, uid=7)), 500).apply(w.applier)
+    assert limits(w, 3) is not None
+    w.encoder.topics_mask = 0xFF
+    fallback.do_work()
+    (event,) = take(w.encoder)
+    assert (event["tty"], event["time_ns"]) == ("pts3", BOOT_UNIX_NS + w.story.now)
+    assert event["changed_after_ns"] is None and "change_sampled" in event["marks"]
+    assert flag(w.proc(3), "CHANGE_SAMPLED") and limits(w, 3) is None
+    assert not event["extra"]
 
 
 def test_a_fork_inherits_the_terminal_and_an_exec_is_read(w: World) -> None:
@@ -337,6 +354,149 @@ def test_subscribers_get_the_loss_of_a_terminal(w: World, sessions: SessionTermi
     before = int(w.encoder.sequences()[layout.TOPICS.index("proc.context")])
     sessions.do_work()
     assert int(w.encoder.sequences()[layout.TOPICS.index("proc.context")]) == before + 1
+
+
+# -- when a process loses its terminal ---------------------------------------------------------------------------------
+
+
+def limits(w: World, tgid: int) -> tuple[int | None, int] | None:
+    """Between which times the last change of a process happened, on the boot clock; None: not known, or exact."""
+    row = w.proc(tgid)
+    extra = entry_extra.unpack(w.tables.args.py_bytes(row.extra_ref)) if row.extra_ref else {}
+    change: Any = extra.get("sampled_change")
+    if change is None:
+        return None
+    after = change["changed_after_ns"]
+    return None if after is None else after - BOOT_UNIX_NS, change["changed_before_ns"] - BOOT_UNIX_NS
+
+
+def begins(w: World, tgid: int) -> int:
+    return w.story.processes[tgid].start
+
+
+def lose(w: World, leader: int, after: int | None) -> Event:
+    """Let a comparison find that a leader has lost its terminal."""
+    found = sampled(put(w.story.change(leader, declared.KIND_SID), leader, b""), after)
+    found.apply(w.applier)
+    return found
+
+
+def events_of_a_loss(w: World, sessions: SessionTerminals) -> list[dict[str, Any]]:
+    """Publish the loss of a terminal by the members of its session."""
+    w.encoder.topics_mask = 0xFF
+    sessions.do_work()
+    return take(w.encoder)
+
+
+def test_members_lose_their_terminal_between_the_limits_of_their_leader(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4)
+    after = w.story.tick()
+    put(w.story.fork(3, 5), 3).apply(w.applier)
+    sessions.do_work()
+    found = lose(w, 3, after)
+    events = events_of_a_loss(w, sessions)
+    expected = {4: (after, found.time), 5: (begins(w, 5), found.time)}
+    assert after < begins(w, 5) < found.time, "a process that began later has lost it later"
+    told = {event["pid"]: (event["changed_after_ns"], event["time_ns"]) for event in events}
+    assert told == {tgid: (BOOT_UNIX_NS + first, BOOT_UNIX_NS + last) for tgid, (first, last) in expected.items()}
+    for event in events:
+        assert "change_sampled" in event["marks"] and event["tty"] == ""
+    assert {tgid: limits(w, tgid) for tgid in expected} == expected
+    assert all(flag(w.proc(tgid), "CHANGE_SAMPLED") for tgid in expected)
+
+
+def test_a_leader_without_the_first_limit_leaves_the_start_of_each_member(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4)
+    sessions.do_work()
+    found = lose(w, 3, None)
+    sessions.do_work()
+    assert limits(w, 4) == (begins(w, 4), found.time)
+
+
+@pytest.mark.parametrize("flags", [0, declared.FLAG_PARTIAL])
+def test_what_a_comparison_finds_of_a_member_later_is_no_second_event(
+    w: World, sessions: SessionTerminals, flags: int
+) -> None:
+    def find(**facts: object) -> Event:
+        event = sampled(put(w.story.change(4, declared.KIND_SID, **facts), 3, b""), after)
+        event.header["flags"] |= flags
+        event.task["known"] = layout.KNOWN_SID | layout.KNOWN_TTY if flags else 0
+        event.apply(w.applier)
+        return event
+
+    session(w, 3, 4)
+    after = w.story.tick()
+    sessions.do_work()
+    found = lose(w, 3, after)
+    sessions.do_work()
+    before = context_events(w)
+    find()
+    assert context_events(w) == before and limits(w, 4) == (after, found.time)
+    # A record that a predecessor applied and did not commit looks the same; it is published again.
+    again = find()
+    assert context_events(w) == before + 1 and limits(w, 4) == (after, again.time)
+
+
+def test_another_change_in_the_record_that_reports_the_loss_is_an_event(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4)
+    sessions.do_work()
+    lose(w, 3, w.story.now)
+    sessions.do_work()
+    before = context_events(w)
+    found = sampled(put(w.story.change(4, declared.KIND_SID), 3, b""), 600)
+    found.task["pgid"] = 77
+    found.apply(w.applier)
+    assert context_events(w) == before + 1 and w.proc(4).pgid == 77 and limits(w, 4) == (600, found.time)
+
+
+def test_a_member_can_lose_a_terminal_twice(w: World, sessions: SessionTerminals) -> None:
+    """The second loss is published although no comparison has found the first one."""
+    session(w, 3, 4)
+    for _ in range(2):
+        sessions.do_work()
+        after = w.story.tick()
+        found = lose(w, 3, after)
+        before = context_events(w)
+        sessions.do_work()
+        assert context_events(w) == before + 1 and limits(w, 4) == (after, found.time)
+        for tgid in (3, 4):
+            put(w.story.change(tgid, declared.KIND_SID), 3, b"pts1").apply(w.applier)
+
+
+def test_the_end_of_a_leader_is_as_exact_for_its_members(w: World, sessions: SessionTerminals) -> None:
+    """An end that was inferred says only that the session has lost its terminal before."""
+    session(w, 3, 4)
+    session(w, 5, 6, tty=b"pts2")
+    for member in (4, 6):
+        sampled(put(w.story.change(member, declared.KIND_CRED, uid=7), member - 1, b"pts1"), 500).apply(w.applier)
+    sessions.do_work()
+    ended = put(w.story.exit(3), 3)
+    ended.apply(w.applier)
+    assert w.applier.close_missing(5, 0, seen_at := w.story.tick())
+    events = {event["pid"]: event for event in events_of_a_loss(w, sessions)}
+    assert events[4]["time_ns"] == BOOT_UNIX_NS + ended.time and events[4]["changed_after_ns"] is None
+    assert not flag(w.proc(4), "CHANGE_SAMPLED") and limits(w, 4) is None
+    assert events[6]["time_ns"] == BOOT_UNIX_NS + seen_at
+    assert events[6]["changed_after_ns"] == BOOT_UNIX_NS + begins(w, 6)
+    assert flag(w.proc(6), "CHANGE_SAMPLED") and limits(w, 6) == (begins(w, 6), seen_at)
+
+
+@pytest.mark.parametrize("is_exact", [True, False])
+def test_a_stolen_terminal_is_lost_when_the_other_session_gets_it(
+    w: World, sessions: SessionTerminals, is_exact: bool
+) -> None:
+    """If a comparison has found that, the first session can have lost it before the second one began."""
+    session(w, 3, 4)
+    sessions.do_work()
+    w.proc_of.ttys = {3: b"", 4: b""}
+    w.fork(1, 5)
+    put(w.story.change(5, declared.KIND_SID), 5, b"").apply(w.applier)
+    got = put(w.story.change(5, declared.KIND_SID), 5)
+    (got if is_exact else sampled(got, w.story.now)).apply(w.applier)
+    sessions.do_work()
+    for tgid in (3, 4):
+        assert w.proc(tgid).tty == b"" and flag(w.proc(tgid), "CHANGE_SAMPLED") is not is_exact
+        assert limits(w, tgid) == (None if is_exact else (begins(w, tgid), got.time))
 
 
 def test_a_terminal_is_acquired_by_another_session(w: World, sessions: SessionTerminals) -> None:

@@ -23,7 +23,7 @@ from pipeline.procfs.proc_reader import ProcReader, read_process
 from pipeline.records import declared, dtypes
 from pipeline.records.limits import REPORT_SLACK_NS
 from pipeline.shm.layout import layout
-from pipeline.sources.proc_connector import netlink, proc_records, recheck
+from pipeline.sources.proc_connector import netlink, proc_records, recheck, source
 from pipeline.sources.proc_connector.living import Living
 from pipeline.sources.proc_connector.recheck import Facts, Rechecks
 from pipeline.sources.proc_connector.source import SOURCE, Counts, ProcConnector, measure_offset_ns
@@ -614,8 +614,8 @@ def test_a_recheck_compares_with_the_last_report_and_is_forgotten_when_done(
     rechecks = Rechecks()
     rechecks.plan(7, 1, Facts.of(info()), 0)
     rechecks.plan(7, 1, Facts.of(info(cap_effective=1)), 1)
-    rechecks.session_reported(7, 1)
-    rechecks.session_reported(8, 1)
+    rechecks.session_reported(7, 1, 1)
+    rechecks.session_reported(8, 1, 1)
     for at in (1_000_000_001, 10_000_000_001):
         assert rechecks.due(at - 1) is None, "it has changed again since the first recheck was planned"
         watched = rechecks.due(at)
@@ -642,3 +642,100 @@ def test_a_change_has_only_its_groups() -> None:
     record = proc_records.change(about, declared.KIND_CGROUP, info(), layout.KNOWN_CGROUP)
     task = np.frombuffer(record, dtypes.TASK, 1, dtypes.HEADER.itemsize)[0]
     assert int(task["known"]) == layout.KNOWN_CGROUP and int(task["cgroup_id"]) == 11
+
+
+def test_only_a_change_that_a_comparison_found_has_the_time_before_it() -> None:
+    about = proc_records.About(5, 7, 7, 1)
+    exact = proc_records.change(about, declared.KIND_CRED, info(), layout.KNOWN_CREDS)
+    found = proc_records.change(about, declared.KIND_CRED, info(), layout.KNOWN_CREDS, changed_after_boot_ns=3)
+    for record, flags, strings in ((exact, 0, b""), (found, declared.FLAG_SAMPLED, (3).to_bytes(8, "little"))):
+        header = np.frombuffer(record, dtypes.HEADER, 1)[0]
+        assert header["flags"] == declared.FLAG_PARTIAL | flags
+        assert (header["record_bytes"], header["var_bytes"]) == (len(record), len(strings))
+        assert record[dtypes.HEADER.itemsize + dtypes.TASK.itemsize :] == strings
+
+
+class HandReader:
+    """Reads a process as the test wants it; `times` are those of each reading: before and after."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, object] = {}
+        self.times: list[tuple[int, int]] = []
+        self.ahead_ns = 0
+
+    def now(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + self.ahead_ns
+
+    def read(self, tgid: int, want: int) -> ProcInfo:
+        before = self.now()
+        made = info(tgid=tgid, **self.facts)
+        self.times.append((before, self.now()))
+        return made
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def hand(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> HandReader:
+    reader = HandReader()
+    monkeypatch.setattr(bench.connector, "_reader", reader)
+    monkeypatch.setattr(source, "now_boot_ns", reader.now)
+    return reader
+
+
+def rechecked(bench: Bench, hand: HandReader, after_ns: int, **facts: object) -> Frame | None:
+    """Let the process change, and let it be read again after that time."""
+    hand.facts |= facts
+    hand.times.clear()
+    hand.ahead_ns += after_ns
+    bench.shard.do_work(100)
+    return next((frame for frame in bench.frames() if frame.count), None)
+
+
+def limits(frame: Frame) -> list[int | None]:
+    """The times after which the changes of records happened; None: the record has none."""
+    ends = np.cumsum(frame.header["var_bytes"])
+    strings = [frame.blob[end - n : end].tobytes() for end, n in zip(ends, frame.header["var_bytes"], strict=True)]
+    return [int.from_bytes(one, "little") if one else None for one in strings]
+
+
+def test_a_recheck_says_between_which_readings_a_change_happened(bench: Bench, hand: HandReader) -> None:
+    bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD))
+    (executed,) = bench.records()["time_boot_ns"].tolist()
+    found = rechecked(bench, hand, 1_000_000_000, cap_effective=1, tty=b"", cgroup_id=12)
+    assert found is not None
+    assert found.header["kind"].tolist() == [declared.KIND_CRED, declared.KIND_SID, declared.KIND_CGROUP]
+    is_sampled = (found.header["flags"] & declared.FLAG_SAMPLED != 0).tolist()
+    assert is_sampled == [True, True, False], "a cgroup has no such limit"
+    assert limits(found) == [executed, executed, None]
+    (at,) = set(found.header["time_boot_ns"].tolist())
+    (_, first_end), (second_begin, _) = hand.times
+    assert first_end <= at <= second_begin, "the first reading found the change, and the record has what is read later"
+    found = rechecked(bench, hand, 10_000_000_000, cap_effective=2)
+    assert found is not None and found.header["kind"].tolist() == [declared.KIND_CRED]
+    assert limits(found) == [at], "that was the last reading"
+
+
+def test_a_recheck_that_finds_nothing_moves_the_limit_of_the_next(bench: Bench, hand: HandReader) -> None:
+    bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD))
+    bench.records()
+    assert rechecked(bench, hand, 1_000_000_000) is None
+    ((begin, end),) = hand.times
+    found = rechecked(bench, hand, 10_000_000_000, auid=1000)
+    assert found is not None
+    (after,) = limits(found)
+    assert after is not None and begin - 1_000_000_000 < after <= begin <= end
+
+
+def test_a_session_that_is_reported_late_moves_the_limit_back() -> None:
+    """A check read the process before the event arrived, and can have seen a later change of the session."""
+    rechecks = Rechecks()
+    rechecks.plan(7, 1, Facts.of(info()), 0)
+    watched = rechecks.due(1_000_000_000)
+    assert watched is not None
+    watched.facts, watched.same_boot_ns = Facts.of(info(tty=b"pts2")), 1_000_000_000
+    rechecks.session_reported(7, 1, 999_000_000)
+    assert watched.same_boot_ns == 999_000_000
+    rechecks.session_reported(7, 1, 1_000_000_001)
+    assert watched.same_boot_ns == 999_000_000
