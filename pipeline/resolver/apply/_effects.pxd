@@ -49,5 +49,6 @@ cdef class Events(Execs):
     @cython.final
     cdef bint is_known(self, uint32_t row, const parsed_record *record) noexcept nogil
     cdef void emit_change(self, const parsed_record *record, uint32_t row) noexcept nogil
+    cdef void announce_sampled(self, uint32_t row) noexcept nogil
     cdef void mark_sampled(self, uint32_t row, const parsed_record *record) noexcept nogil
     cdef void put_caps(self, uint32_t row, const char *strings) noexcept nogil

@@ -172,6 +172,11 @@ cdef inline bint is_cut_short(const parsed_record *record) noexcept nogil:
     return record.body.exec != NULL and strings_bytes(record.body.exec) > record.header.var_bytes
 
 
+cdef inline bint is_sampled_change(const pl_header_any *header) noexcept nogil:
+    """Whether a comparison found the change of credentials or session that a record is about."""
+    return (header.flags & PL_FLAG_SAMPLED) != 0 and (header.kind == PL_KIND_CRED or header.kind == PL_KIND_SID)
+
+
 cdef inline void remember_end(ended_process *ended, const parsed_record *record, bint has_reaper) noexcept nogil:
     """Store the facts of an exit record, without what the process has used."""
     cdef const pl_header_any *header = record.header
@@ -680,6 +685,8 @@ cdef class Events(Execs):
         else:
             if self.hot[row].flags & PL_ROW_START_TICKS and not header.flags & PL_FLAG_PARTIAL:
                 self.exact_start(row, header.start_boot_ns)
+            if is_sampled_change(header) and self.is_news(row, header.time_boot_ns):
+                self.announce_sampled(row)
             if task == NULL and header.kind != PL_KIND_CAPS and self.is_news(row, header.time_boot_ns):
                 # The change is unknown, because the record was too large for its ring.
                 self.forget_changed(row, header)
@@ -729,6 +736,8 @@ cdef class Events(Execs):
             hot.flags |= PL_ROW_HEAD_ONLY
         if header.flags & PL_FLAG_PARTIAL and header.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
+        if is_sampled_change(header):
+            hot.flags |= PL_ROW_CHANGE_SAMPLED  # as in announce_sampled
         self.insert_entry(row, newer)
         self.count_added(record.source)
         self.begin_pid(header)
@@ -770,19 +779,30 @@ cdef class Events(Execs):
             and not self.differs(row, record, record.groups & SAMPLED_GROUPS)
         )
 
+    cdef void announce_sampled(self, uint32_t row) noexcept nogil:
+        """Mark the process before the facts of its change are stored.
+
+        If the writer is killed between the two, its successor gets the record again and finds its facts in the row.
+        Without the mark it would take the change for one that was known, and publish nothing (`is_known`).
+        """
+        if self.hot[row].flags & PL_ROW_CHANGE_SAMPLED:
+            return
+        self.tables.begin(row)
+        self.hot[row].flags |= PL_ROW_CHANGE_SAMPLED
+        self.tables.end(row)
+
     cdef void mark_sampled(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Note how and when the last change of the process was seen, unless younger facts are in the row."""
         cdef const pl_header_any *header = record.header
         cdef pl_hot *hot = &self.hot[row]
-        cdef bint is_sampled = (header.flags & PL_FLAG_SAMPLED) != 0
+        cdef bint is_sampled = is_sampled_change(header)
         if not is_sampled and not hot.flags & PL_ROW_CHANGE_SAMPLED:
             return
         if not self.is_news(row, header.time_boot_ns):
             return
         self.tables.begin(row)
-        # The mark is first to come and last to go, so that a kill in between leaves no limits without it.
+        # The mark came first (`announce_sampled`) and is last to go, so a kill in between leaves no limits without it.
         if is_sampled:
-            hot.flags |= PL_ROW_CHANGE_SAMPLED
             self.put_change(row, record)
         else:
             self.drop_change(row)
