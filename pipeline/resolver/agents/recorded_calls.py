@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CALLS_PER_TURN = 128
 _CALL = declared.CALL_LAYOUT.struct(
     "call_time_boot_ns", "call_start_boot_ns", "call_soft", "call_hard", "call_tgid", "call_tid", "call_kind",
-    "call_target", "call_number", whole=True,
+    "call_target", "call_number", "call_target_start_boot_ns", whole=True,
 )  # fmt: skip
 
 
@@ -78,11 +78,14 @@ class RecordedCalls:
 
 def event_of(data: bytes) -> ContextEvent:
     """Return the context event of a recorded call."""
-    time_ns, start_ns, soft, hard, tgid, tid, kind, target, number = _CALL.unpack(data)
+    time_ns, start_ns, soft, hard, tgid, tid, kind, target, number, target_start_ns = _CALL.unpack(data)
     if kind == declared.CALL_PTRACE:
         name, body = context_events.PTRACE, {"target": target, "request": number}
     elif kind == declared.CALL_SETRLIMIT:
         name, body = context_events.SETRLIMIT, {"target": target, "resource": number, "soft": soft, "hard": hard}
     else:
         name, body = context_events.TRACER_MEMFD_SEAL, {"fd": number}
-    return ContextEvent(name, tgid, tid=tid, time_boot_ns=time_ns, start_boot_ns=start_ns, body=body)
+    return ContextEvent(
+        name, tgid, tid=tid, time_boot_ns=time_ns, start_boot_ns=start_ns, body=body,
+        target_start_boot_ns=target_start_ns,
+    )  # fmt: skip

@@ -18,10 +18,13 @@ from tests.resolver.agents.scene import Scene
 QUEUE, ARRAY = 22, 2
 
 
-def call(kind: int, tgid: int, *, start: int = 0, target: int = 0, number: int = 0, **limits: int) -> bytes:
+def call(
+    kind: int, tgid: int, *, start: int = 0, target: int = 0, number: int = 0, target_start: int = 0, **limits: int
+) -> bytes:
     made = struct.pack(
-        "<QQQQIIIII12x", 5, start, limits.get("soft", 0), limits.get("hard", 0), tgid, tgid, kind, target, number
-    )
+        "<QQQQIIIII4xQ", 5, start, limits.get("soft", 0), limits.get("hard", 0), tgid, tgid, kind, target, number,
+        target_start,
+    )  # fmt: skip
     assert len(made) == declared.CALL_LAYOUT.size
     return made
 
@@ -51,14 +54,16 @@ def queue(s: Scene) -> Queue:
 
 
 def test_each_call_is_an_event_of_its_kind() -> None:
-    assert event_of(call(declared.CALL_PTRACE, 3, target=4, number=16)).body == {"target": 4, "request": 16}
-    limit = event_of(call(declared.CALL_SETRLIMIT, 3, target=4, number=7, soft=1, hard=(1 << 64) - 1))
+    attach = event_of(call(declared.CALL_PTRACE, 3, target=4, number=16, target_start=8))
+    assert (attach.kind, attach.body) == (context_events.PTRACE, {"target": 4, "request": 16})
+    limit = event_of(call(declared.CALL_SETRLIMIT, 3, target=4, number=7, soft=1, hard=(1 << 64) - 1, target_start=8))
     assert (limit.kind, limit.body) == (
         context_events.SETRLIMIT, {"target": 4, "resource": 7, "soft": 1, "hard": (1 << 64) - 1},
     )  # fmt: skip
+    assert attach.target_start_boot_ns == limit.target_start_boot_ns == 8
     seal = event_of(call(declared.CALL_MEMFD_SEAL, 3, start=9, number=12))
     assert (seal.kind, seal.pid, seal.start_boot_ns, seal.time_boot_ns) == ("tracer_memfd_seal", 3, 9, 5)
-    assert seal.body == {"fd": 12}
+    assert seal.body == {"fd": 12} and seal.target_start_boot_ns == 0
 
 
 def test_what_is_dropped_is_counted_once(queue: Queue) -> None:
