@@ -101,6 +101,9 @@ class ContextLoop:
         self._stream = stream
         self._watermark = watermark
         self._boot_id = boot_id
+        # A predecessor had received these, and ended before it dispatched them.
+        tables.count("context_dropped", tables.contexts_waiting)
+        tables.show_contexts_waiting(0)
         self._waiting: deque[tuple[int, int, ContextEvent]] = deque()  # (when it happened, when it arrived, event)
         self._expiries: list[tuple[int, int, int]] = []  # (expiration, pid, start): both times of the boot clock
         self._updates: Mapping[str, Callable[[Dispatched, Event], None]] = {
@@ -140,6 +143,7 @@ class ContextLoop:
                 continue
             time_ns = event.time_boot_ns
             self._waiting.append((time_ns if 0 < time_ns < now_boot_ns else now_boot_ns, now_boot_ns, event))
+            self._tables.show_contexts_waiting(len(self._waiting))
 
     def do_work(self, now_boot_ns: int) -> int:
         """Dispatch the events that are due, in the order of arrival; returns how much was done."""
@@ -151,6 +155,7 @@ class ContextLoop:
             self._waiting.popleft()
             self._tables.count("context_events")
             self._one(event, time_ns)
+            self._tables.show_contexts_waiting(len(self._waiting))
             done += 1
         while self._expiries and self._expiries[0][0] <= now_boot_ns:
             _, pid, start = heapq.heappop(self._expiries)

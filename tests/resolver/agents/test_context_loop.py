@@ -74,6 +74,21 @@ def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
     assert s.loop.do_work(s.w.clock()) == context_loop.EVENTS_PER_TURN
 
 
+def test_events_that_wait_when_the_resolver_is_killed_are_counted(s: Scene) -> None:
+    s.w.fork(1, 3, 10)
+    for _ in range(3):
+        s.send("capabilities", 3, is_run=False, attempted=1, used=1)
+    s.mark = s.w.clock()
+    s.send("capabilities", 3, is_run=False, at=s.mark, attempted=1, used=1)
+    assert s.w.tables.contexts_waiting == 4
+    s.stream.also.append(lambda event: waiting.append(s.w.tables.contexts_waiting))
+    waiting: list[int] = []
+    assert s.loop.do_work(s.w.clock.now) == 3
+    assert waiting == [4, 3, 2], "an event that is being dispatched still waits"
+    ContextLoop(s.r, s.w.tables, s.stream, lambda: s.mark, BOOT_ID)
+    assert s.w.tables.counter("context_dropped") == 1 and s.w.tables.contexts_waiting == 0
+
+
 def test_another_boot_is_refused(s: Scene) -> None:
     event = ContextEvent("capabilities", 5, body={"attempted": 0, "used": 0})
     with pytest.raises(FrameError, match="another boot"):

@@ -12,8 +12,10 @@ import pytest
 from pipeline.bpf import declared, libbpf, syscall
 from pipeline.bus import context_events
 from pipeline.resolver.agents import recorded_calls
+from pipeline.resolver.agents.context_loop import ContextLoop
 from pipeline.resolver.agents.recorded_calls import RecordedCalls, event_of
 from tests.resolver.agents.scene import Scene
+from tests.resolver.story import BOOT_ID
 
 QUEUE, ARRAY = 22, 2
 
@@ -70,6 +72,30 @@ def test_what_is_dropped_is_counted_once(queue: Queue) -> None:
     for queue.dropped in (0, 3, 3, 5):
         queue.part.count_dropped()
     assert queue.scene.w.tables.counter("calls_unrecorded") == 5
+
+
+def test_what_is_dropped_while_no_resolver_runs_is_counted_by_the_next_one(queue: Queue) -> None:
+    queue.dropped = 5
+    queue.part.count_dropped()
+    queue.dropped = 105
+    successor = Queue(queue.scene)
+    successor.dropped = queue.dropped
+    successor.part.count_dropped()
+    assert queue.scene.w.tables.counter("calls_unrecorded") == 105
+    successor.dropped = 2
+    successor.part.count_dropped()
+    assert queue.scene.w.tables.counter("calls_unrecorded") == 2, "the total of another capture"
+
+
+def test_calls_that_a_killed_resolver_had_taken_are_counted_by_the_next_one(queue: Queue) -> None:
+    s = queue.scene
+    s.mark = 0
+    queue.calls = [call(declared.CALL_SETRLIMIT, 1)] * 3
+    assert queue.run() == [] and s.loop.waiting == 3
+    s.loop = ContextLoop(s.r, s.w.tables, s.stream, lambda: s.mark, BOOT_ID)
+    assert s.w.tables.counter("context_dropped") == 3
+    s.loop = ContextLoop(s.r, s.w.tables, s.stream, lambda: s.mark, BOOT_ID)
+    assert s.w.tables.counter("context_dropped") == 3, "and not by the one after that"
 
 
 def test_a_turn_is_bounded(queue: Queue) -> None:
