@@ -5,8 +5,10 @@
  * other program if this kernel lacks its function.
  *
  * These calls are rare, and they are no changes of a process that the tables keep. So they are not in the rings: the
- * resolver empties a queue. A user who makes many of them cannot fill it: above a rate they are dropped and counted.
- * Each kind has a rate of its own, so that many calls of one kind do not hide another. */
+ * resolver empties a queue. Many calls of one uid do not fill it: above a rate they are dropped and counted. Each kind
+ * has a rate of its own, so that many calls of one kind do not hide another. A user with subordinate ids has many uids
+ * and can fill the queue. A rate for each user namespace would not prevent it: outside of the namespace, set-user-ID
+ * files of those ids lead to the same uids. */
 #include "program.bpf.h"
 
 /* Members that vmlinux_min.h does not have. What follows ___ is not part of the name in the kernel. */
