@@ -153,17 +153,18 @@ CALL_LAYOUT = Layout(
     An element of the queue `pl_calls`, which the resolver empties (`capture.calls`). Each is a call that succeeded.
     """,
     """
-    call_time_boot_ns   u8  ns (boot)  when it was made
-    call_start_boot_ns  u8  ns (boot)  start of the calling process
-    call_soft           u8  -          of a resource limit: the new soft limit
-    call_hard           u8  -          the new hard limit
-    call_tgid           u4  -          the calling process
-    call_tid            u4  -          its thread
-    call_kind           u4  -          CALL_*
-    call_target         u4  -          the process that is traced, or whose limit it is; 0: the caller's own, or outside
-                                       of the recorded pid namespace
-    call_number         u4  -          the request of ptrace(2); the resource; the descriptor of the memfd
-    call_reserved       3u4  -         -
+    call_time_boot_ns          u8  ns (boot)  when it was made
+    call_start_boot_ns         u8  ns (boot)  start of the calling process
+    call_soft                  u8  -          of a resource limit: the new soft limit
+    call_hard                  u8  -          the new hard limit
+    call_tgid                  u4  -          the calling process
+    call_tid                   u4  -          its thread
+    call_kind                  u4  -          CALL_*
+    call_target                u4  -          the process that is traced, or whose limit it is; 0: the caller's own, or
+                                              outside of the recorded pid namespace
+    call_number                u4  -          the request of ptrace(2); the resource; the descriptor of the memfd
+    call_reserved              u4  -          -
+    call_target_start_boot_ns  u8  ns (boot)  start of the target; 0: there is none
     """,
 )  # fmt: skip
 

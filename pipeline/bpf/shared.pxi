@@ -103,5 +103,6 @@ cdef extern from *:
         __u32 call_kind
         __u32 call_target
         __u32 call_number
-        __u32 call_reserved[3]
+        __u32 call_reserved
+        __u64 call_target_start_boot_ns
 

@@ -12,14 +12,15 @@ dispatches them. A message is one msgpack map:
 
 Each event is a map:
 
-    key       type  meaning
-    kind      str   one of KINDS
-    pid       uint  process that caused the event, in the daemon's pid namespace
-    tid       uint  thread; optional, default `pid`
-    time_ns   uint  boot clock; optional, 0: the time of reception
-    start_ns  uint  start of the process, boot clock; optional, 0: any process that has the pid
-    ppid      uint  current parent according to the kernel; optional, 0: not given
-    inode     uint  inode of the process's executable; optional, 0: any
+    key              type  meaning
+    kind             str   one of KINDS
+    pid              uint  process that caused the event, in the daemon's pid namespace
+    tid              uint  thread; optional, default `pid`
+    time_ns          uint  boot clock; optional, 0: the time of reception
+    start_ns         uint  start of the process, boot clock; optional, 0: any process that has the pid
+    ppid             uint  current parent according to the kernel; optional, 0: not given
+    inode            uint  inode of the process's executable; optional, 0: any
+    target_start_ns  uint  start of the kind's target, boot clock; optional, 0: the process that had its pid then
 
 It also has the fields of its kind (`KINDS`). They are optional except for those in REQUIRED:
 
@@ -107,7 +108,7 @@ KINDS: dict[str, dict[str, FieldType]] = {
 }  # fmt: skip
 _COMMON: dict[str, FieldType] = {
     "pid": (1, PID_MAX), "tid": (0, PID_MAX), "time_ns": (0, _U64), "start_ns": (0, _U64), "ppid": (0, PID_MAX),
-    "inode": (0, _U64),
+    "inode": (0, _U64), "target_start_ns": (0, _U64),
 }  # fmt: skip
 
 
@@ -122,6 +123,7 @@ class ContextEvent(NamedTuple):
     ppid: int = 0
     inode: int = 0
     body: Mapping[str, FieldValue] = MappingProxyType({})
+    target_start_boot_ns: int = 0
 
     def number(self, name: str) -> int:
         """Return a field of the body that is a number.
@@ -171,6 +173,7 @@ def encode_context(events: Iterable[ContextEvent], *, boot_id: bytes, source: st
         fields = {
             "kind": event.kind, "pid": event.pid, "tid": event.tid, "time_ns": event.time_boot_ns,
             "start_ns": event.start_boot_ns, "ppid": event.ppid, "inode": event.inode,
+            "target_start_ns": event.target_start_boot_ns,
         }  # fmt: skip
         maps.append({name: value for name, value in fields.items() if value} | dict(event.body))
     # "context" must be the first key: it distinguishes the message from a frame.
@@ -245,7 +248,7 @@ def _event(fields: object) -> ContextEvent:
             raise _refusal(f"{kind}: 'expiration' is not an RFC 3339 time") from None
     return ContextEvent(
         kind, pid, common["tid"] or 0, common["time_ns"] or 0, common["start_ns"] or 0, common["ppid"] or 0,
-        common["inode"] or 0, body,
+        common["inode"] or 0, body, common["target_start_ns"] or 0,
     )  # fmt: skip
 
 

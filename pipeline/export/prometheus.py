@@ -111,7 +111,7 @@ HELP = {
     "reparent_procfs_ok": "Parents found in /proc.",
     "reparent_procfs_fail": "Parents not found in /proc.",
     "context_events": "Context events received from agents on the host.",
-    "context_dropped": "Context events dropped because too many were waiting.",
+    "context_dropped": "Context events dropped because too many were waiting, or because the resolver ended.",
     "maps_filled": "Processes known only from /proc that were added to the kernel's maps.",
     "maps_refused": "Processes that could not be added to the kernel's maps.",
     "maps_full": "Processes for which a BPF program found no room in the kernel's map of processes.",

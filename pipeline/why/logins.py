@@ -221,13 +221,15 @@ def _changed(facts: Facts, change: Change, printed: set[str | None]) -> Finding:
     if limits is not None:
         when = between(*limits, time_text)
         text += f" A comparison found the last change of its credentials or session, which happened {when}."
+        text += f" The change of {what} was this one, or an earlier one."
     creator = facts.creator_of(change.process)
     details = {
         "from": users.ids(before), "to": users.ids(image), "how": how, "program": name,
         "program_proof": proof.value if role else None, "path": maker.get("path") if maker else None,
         "argv": maker.get("argv") if maker else None, "candidates": [each.get("path") for each in change.makers],
         "creator_pid": creator.pid if creator else None,
-        "changed_after_ns": limits[0] if limits else None, "changed_before_ns": limits[1] if limits else None,
+        # The last change may be one of the session, with which a process can move the first limit as it likes.
+        "changed_after_ns": None, "changed_before_ns": limits[1] if limits else None,
     }  # fmt: skip
     # A fork does not execute, so the change is later than its start; the exact moment is not recorded.
     at = image.get("exec_time_ns") if image.get("is_exec") else image.get("start_time_ns")

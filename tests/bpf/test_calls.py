@@ -9,13 +9,14 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.bpf import loader, syscall
 from pipeline.bus.context_events import ContextEvent
+from pipeline.host.boot import ticks_of
+from pipeline.procfs.proc_reader import ProcReader
 from tests.bpf.queued_calls import take_calls
 
 pytestmark = [
@@ -44,6 +45,11 @@ def child(*command: str) -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+def started(pid: int) -> int | None:
+    """Return the start of a process, in ticks."""
+    return ProcReader().read_start(pid)
 
 
 class Calls:
@@ -85,19 +91,22 @@ def test_an_attaching_process_and_its_target_are_recorded(calls: Calls) -> None:
         ptrace(SEIZE, second)
         with pytest.raises(OSError, match="ptrace"):
             ptrace(SEIZE, second)  # it has a debugger
+        targets = [started(first), started(second)]
     made = [event for event in calls.made() if event.pid == os.getpid()]
     assert [(event.kind, event.body["target"], event.body["request"]) for event in made] == [
         ("ptrace", first, ATTACH), ("ptrace", second, SEIZE),
     ]  # fmt: skip
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    assert {event.start_boot_ns // 10_000_000 for event in made} == {ticks}
+    assert {ticks_of(event.start_boot_ns) for event in made} == {started(os.getpid())}
+    assert [ticks_of(event.target_start_boot_ns) for event in made] == targets
     assert made[0].tid == os.getpid() and 0 < made[0].time_boot_ns < made[1].time_boot_ns
 
 
 def test_a_process_that_asks_to_be_traced_and_its_children(calls: Calls) -> None:
     code = f"import ctypes, os, time; ctypes.CDLL(None).ptrace({TRACEME}, 0, 0, 0); print(flush=True); time.sleep(600)"
     with child("/usr/bin/python3", "-c", code) as pid:
-        assert calls.by(pid) == [("ptrace", {"target": 0, "request": TRACEME})]
+        (event,) = (event for event in calls.made() if event.pid == pid)
+    assert (event.kind, event.body) == ("ptrace", {"target": 0, "request": TRACEME})
+    assert event.target_start_boot_ns == 0
 
 
 def test_limits(calls: Calls) -> None:
@@ -105,11 +114,14 @@ def test_limits(calls: Calls) -> None:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (100, 200))
         resource.prlimit(pid, resource.RLIMIT_NOFILE)  # reads only
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        target = started(pid)
     number, unlimited = resource.RLIMIT_NOFILE, (1 << 64) - 1
-    first, second = calls.by(os.getpid())
-    assert first == ("setrlimit", {"target": pid, "resource": number, "soft": 100, "hard": 200})
-    assert second[1]["target"] == 0 and second[1]["resource"] == resource.RLIMIT_CORE
-    assert second[1]["hard"] == resource.getrlimit(resource.RLIMIT_CORE)[1] & unlimited
+    first, second = (event for event in calls.made() if event.pid == os.getpid())
+    assert (first.kind, second.kind) == ("setrlimit", "setrlimit")
+    assert first.body == {"target": pid, "resource": number, "soft": 100, "hard": 200}
+    assert [ticks_of(event.target_start_boot_ns) for event in (first, second)] == [target, 0]
+    assert second.body["target"] == 0 and second.body["resource"] == resource.RLIMIT_CORE
+    assert second.body["hard"] == resource.getrlimit(resource.RLIMIT_CORE)[1] & unlimited
 
 
 def test_only_seals_of_tracing_libraries_memfds_are_recorded(calls: Calls) -> None:

@@ -48,6 +48,7 @@ def event_of(kind: str) -> st.SearchStrategy[ContextEvent]:
     return st.builds(
         ContextEvent, kind=st.just(kind), pid=st.integers(1, context_events.PID_MAX), tid=pid, time_boot_ns=u64,
         start_boot_ns=u64, ppid=pid, inode=u64, body=st.fixed_dictionaries(required, optional=optional),
+        target_start_boot_ns=u64,
     )  # fmt: skip
 
 

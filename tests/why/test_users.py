@@ -197,16 +197,20 @@ def test_a_service_that_changed_something_later_may_have_changed_its_user_itself
     assert change.facts["candidates"] == [executor, "/usr/sbin/ntpd"] and change.facts["program"] is None
 
 
-def test_the_limits_of_a_change_that_a_comparison_found_are_named() -> None:
+def test_the_limits_of_the_last_change_that_a_comparison_found_are_named() -> None:
+    """It may be a later change than that of the user, of the session for example. Then only the second limit holds."""
     limits = {"changed_after_ns": BOOT_NS + 9 * 10**9, "changed_before_ns": BOOT_NS + 11 * 10**9}
     marked: dict[str, Any] = {"uid": 1000, "marks": ["change_sampled"], "extra": {"sampled_change": limits}}
     (change,) = told(sampled([image(9)], [forked(10, **marked)]))["user_change"]
     between = f"between {time_text(BOOT_NS + 9 * 10**9)} and {time_text(BOOT_NS + 11 * 10**9)}"
     assert f"A comparison found the last change of its credentials or session, which happened {between}." in change.text
-    assert limits.items() <= change.facts.items()
+    assert "The change of user was this one, or an earlier one." in change.text
+    assert change.facts["changed_before_ns"] == limits["changed_before_ns"]
+    assert change.facts["changed_after_ns"] is None
     marked["extra"] = {"sampled_change": limits | {"changed_after_ns": None}}
     (change,) = told(sampled([image(9)], [forked(10, **marked)]))["user_change"]
     assert f"which happened before {time_text(BOOT_NS + 11 * 10**9)}." in change.text
+    assert change.facts["changed_before_ns"] == limits["changed_before_ns"]
     (change,) = told(sampled([image(9)], [forked(10, **marked | {"extra": None})]))["user_change"]
     assert "comparison" not in change.text and change.facts["changed_before_ns"] is None
 

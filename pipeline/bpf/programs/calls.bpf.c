@@ -5,8 +5,10 @@
  * other program if this kernel lacks its function.
  *
  * These calls are rare, and they are no changes of a process that the tables keep. So they are not in the rings: the
- * resolver empties a queue. A user who makes many of them cannot fill it: above a rate they are dropped and counted.
- * Each kind has a rate of its own, so that many calls of one kind do not hide another. */
+ * resolver empties a queue. Many calls of one uid do not fill it: above a rate they are dropped and counted. Each kind
+ * has a rate of its own, so that many calls of one kind do not hide another. A user with subordinate ids has many uids
+ * and can fill the queue. A rate for each user namespace would not prevent it: outside of the namespace, set-user-ID
+ * files of those ids lead to the same uids. */
 #include "program.bpf.h"
 
 /* Members that vmlinux_min.h does not have. What follows ___ is not part of the name in the kernel. */
@@ -82,8 +84,8 @@ static __always_inline bool pl_is_within_rate(u32 kind, u64 now_ns)
 	return budget->used <= (uid ? PL_CALLS_PER_S : 10 * PL_CALLS_PER_S);
 }
 
-/* Queue a call of the current process. */
-static __always_inline void pl_queue_call(u32 kind, u32 target, u32 number, u64 soft, u64 hard)
+/* Queue a call of the current process. The target is NULL if the call acts on the caller only. */
+static __always_inline void pl_queue_call(u32 kind, struct task_struct *target, u32 number, u64 soft, u64 hard)
 {
 	struct task_struct *task = pl_current();
 	struct pl_call call = {};
@@ -99,8 +101,11 @@ static __always_inline void pl_queue_call(u32 kind, u32 target, u32 number, u64 
 	call.call_tgid = pl_scoped_tgid(task);
 	call.call_tid = pl_scoped_nr(PL_GET(task, thread_pid));
 	call.call_kind = kind;
-	call.call_target = target;
 	call.call_number = number;
+	if (target)
+		call.call_target = pl_scoped_tgid(target);
+	if (target && call.call_target)
+		call.call_target_start_boot_ns = PL_GET(target, group_leader, start_boottime);
 	if (pl_is_within_rate(kind, call.call_time_boot_ns) && !bpf_map_push_elem(&pl_calls, &call, 0))
 		return;
 	dropped = bpf_map_lookup_elem(&pl_calls_dropped, &zero);
@@ -113,7 +118,7 @@ static __always_inline void pl_queue_attach(struct task_struct *child)
 {
 	u32 flags = BPF_CORE_READ((struct task_struct___calls *)child, ptrace);
 
-	pl_queue_call(PL_CALL_PTRACE, pl_scoped_tgid(child), flags & PT_SEIZED ? PTRACE_SEIZE : PTRACE_ATTACH, 0, 0);
+	pl_queue_call(PL_CALL_PTRACE, child, flags & PT_SEIZED ? PTRACE_SEIZE : PTRACE_ATTACH, 0, 0);
 }
 
 /* The last thing that an attach does. The kernel reports a detach in the same way, with another request. */
@@ -143,7 +148,7 @@ SEC("fexit/security_ptrace_traceme")
 int BPF_PROG(pl_ptrace_traceme, struct task_struct *parent, int result)
 {
 	if (!result)
-		pl_queue_call(PL_CALL_PTRACE, 0, PTRACE_TRACEME, 0, 0);
+		pl_queue_call(PL_CALL_PTRACE, NULL, PTRACE_TRACEME, 0, 0);
 	return 0;
 }
 
@@ -153,12 +158,12 @@ int BPF_PROG(pl_setrlimit, struct task_struct *process, unsigned int resource, s
 {
 	struct task_struct *task = pl_current();
 	struct pl_rlimit changed = {};
-	u32 target = PL_GET(process, tgid) == PL_GET(task, tgid) ? 0 : pl_scoped_tgid(process);
+	bool is_own = PL_GET(process, tgid) == PL_GET(task, tgid);
 
 	if (result)
 		return 0;
 	bpf_probe_read_kernel(&changed, sizeof(changed), limit);
-	pl_queue_call(PL_CALL_SETRLIMIT, target, resource, changed.rlim_cur, changed.rlim_max);
+	pl_queue_call(PL_CALL_SETRLIMIT, is_own ? NULL : process, resource, changed.rlim_cur, changed.rlim_max);
 	return 0;
 }
 
@@ -203,6 +208,6 @@ int BPF_PROG(pl_memfd_seal, struct file *file, unsigned int command, unsigned lo
 	search.count = BPF_CORE_READ(table, max_fds);
 	PL_LOOP(PL_FDS_MAX, pl_compare_fd, 0, &search);
 	if (search.found < PL_FDS_MAX)
-		pl_queue_call(PL_CALL_MEMFD_SEAL, 0, search.found, 0, 0);
+		pl_queue_call(PL_CALL_MEMFD_SEAL, NULL, search.found, 0, 0);
 	return 0;
 }

@@ -133,7 +133,8 @@ struct pl_call {
 	__u32 call_kind;
 	__u32 call_target;
 	__u32 call_number;
-	__u32 call_reserved[3];
+	__u32 call_reserved;
+	__u64 call_target_start_boot_ns;
 };
 _Static_assert(sizeof(struct pl_call) == 64, "pl_call");
 

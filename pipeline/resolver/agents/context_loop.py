@@ -39,6 +39,7 @@ from pipeline.resolver.entries.model import (
 from pipeline.shm.writer._writer import TableWriter
 
 if TYPE_CHECKING:
+    from pipeline.resolver.entries.collaborators import NewEntryCallback
     from pipeline.resolver.entries.event import Event
 
 #: Events that wait for the watermark; further ones are dropped and counted.
@@ -100,6 +101,9 @@ class ContextLoop:
         self._stream = stream
         self._watermark = watermark
         self._boot_id = boot_id
+        # A predecessor had received these, and ended before it dispatched them.
+        tables.count("context_dropped", tables.contexts_waiting)
+        tables.show_contexts_waiting(0)
         self._waiting: deque[tuple[int, int, ContextEvent]] = deque()  # (when it happened, when it arrived, event)
         self._expiries: list[tuple[int, int, int]] = []  # (expiration, pid, start): both times of the boot clock
         self._updates: Mapping[str, Callable[[Dispatched, Event], None]] = {
@@ -139,6 +143,7 @@ class ContextLoop:
                 continue
             time_ns = event.time_boot_ns
             self._waiting.append((time_ns if 0 < time_ns < now_boot_ns else now_boot_ns, now_boot_ns, event))
+            self._tables.show_contexts_waiting(len(self._waiting))
 
     def do_work(self, now_boot_ns: int) -> int:
         """Dispatch the events that are due, in the order of arrival; returns how much was done."""
@@ -150,6 +155,7 @@ class ContextLoop:
             self._waiting.popleft()
             self._tables.count("context_events")
             self._one(event, time_ns)
+            self._tables.show_contexts_waiting(len(self._waiting))
             done += 1
         while self._expiries and self._expiries[0][0] <= now_boot_ns:
             _, pid, start = heapq.heappop(self._expiries)
@@ -174,7 +180,7 @@ class ContextLoop:
                 related.append(entry)
 
         with resolver.lock:
-            entry = self._process(event, time_ns, made)
+            entry = self._owner(context, time_ns, made, use_procfs=True)
             if event.kind == context_events.CGROUP_TRACING:
                 # Step 1: ends here; the applier publishes a move.
                 if entry is not None:
@@ -193,7 +199,7 @@ class ContextLoop:
             if event.kind not in _WITHOUT_PROCESS_CONTEXT:
                 error = self._judge(entry, event)
             api_event.error = error if isinstance(error, ResolverError) else None
-            dispatched = Dispatched(event, time_ns, found, error, self._target(event, made), related)
+            dispatched = Dispatched(event, time_ns, found, error, self._target(event, time_ns, made), related)
             update = self._updates.get(event.kind)
             if update is not None and entry is not None:
                 try:
@@ -204,16 +210,16 @@ class ContextLoop:
             if event.kind == context_events.IMDS and entry is not None:
                 self._imds(event, api_event, entry)
 
-    def _process(
-        self, event: ContextEvent, time_ns: int, made: Callable[[ProcessCacheEntry, ResolverError | None], None]
+    def _owner(
+        self, who: PIDContext, time_ns: int, made: NewEntryCallback, *, use_procfs: bool
     ) -> ProcessCacheEntry | None:
-        """Return the process of an event: the pid's owner at that time, or the one that the event identifies."""
-        start = event.start_boot_ns
-        entry = self._resolver.find_at(event.pid, time_ns, event.inode, start)
+        """Return the process that had a pid at a time, even if it has ended since; with a start, only that process."""
+        start = who.start_boot_ns
+        entry = self._resolver.find_at(who.pid, time_ns, who.exec_inode, start)
         if entry is not None:
             return entry
         # The kernel's maps and /proc only know the current owner of the pid.
-        entry = self._resolver.resolve(event.pid, event.tid or event.pid, event.inode, True, made)
+        entry = self._resolver.resolve(who.pid, who.tid, who.exec_inode, use_procfs, made)
         if entry is None or entry.start_boot_ns > time_ns:
             return None
         return entry if not start or ticks_of(entry.start_boot_ns) == ticks_of(start) else None
@@ -228,9 +234,7 @@ class ContextLoop:
         self._resolver.count_broken_lineage()
         return ProcessBrokenLineageError(broken)
 
-    def _target(
-        self, event: ContextEvent, made: Callable[[ProcessCacheEntry, ResolverError | None], None]
-    ) -> ProcessCacheEntry | None:
+    def _target(self, event: ContextEvent, time_ns: int, made: NewEntryCallback) -> ProcessCacheEntry | None:
         """Return the process that a ptrace, signal or setrlimit acts on, and repair its lineage too (9.2)."""
         if event.kind not in _TARGETED:
             return None
@@ -238,7 +242,8 @@ class ContextLoop:
         if pid <= 0:
             # PTRACE_TRACEME has no target; a signal or limit for 0 and below is for a group, or for the caller.
             return placeholder(0, 0) if event.kind == context_events.PTRACE else None
-        target = self._resolver.resolve(pid, pid, 0, False, made)
+        who = PIDContext(pid=pid, tid=pid, start_boot_ns=event.target_start_boot_ns)
+        target = self._owner(who, time_ns, made, use_procfs=False)
         if target is None:
             return placeholder(pid, pid)
         self._resolver.try_reparent_from_procfs_locked(target, SET_PROCESS_CONTEXT, made)

@@ -5,7 +5,8 @@ changes a resource limit, and a tracing library seals its memfd. Each becomes th
 have sent. So the lineage of caller and target is repaired, and the memfd is read, as for an agent's event.
 
 Bounds: the queue holds CALLS_MAX calls, of one kind and user no more than a number in each second. What was dropped is
-counted as `calls_unrecorded`.
+counted as `calls_unrecorded`, also while no resolver runs. The queue outlives a resolver. Calls that a killed resolver
+had removed from it and not dispatched are counted by its successor, as all context events are (`context_dropped`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 CALLS_PER_TURN = 128
 _CALL = declared.CALL_LAYOUT.struct(
     "call_time_boot_ns", "call_start_boot_ns", "call_soft", "call_hard", "call_tgid", "call_tid", "call_kind",
-    "call_target", "call_number", whole=True,
+    "call_target", "call_number", "call_target_start_boot_ns", whole=True,
 )  # fmt: skip
 
 
@@ -46,7 +47,6 @@ class RecordedCalls:
         self._loop = loop
         self._pop = pop
         self._dropped = dropped
-        self._counted = 0
 
     @classmethod
     def of(cls, tables: TableWriter, loop: ContextLoop, calls_fd: int, dropped_fd: int) -> RecordedCalls:
@@ -56,9 +56,7 @@ class RecordedCalls:
             value = syscall.lookup(dropped_fd, bytes(4), 8)
             return int.from_bytes(value or b"", "little")
 
-        made = cls(tables, loop, lambda: syscall.pop(calls_fd, _CALL.size), dropped)
-        made._counted = dropped() if tables.is_takeover else 0  # a predecessor has counted these
-        return made
+        return cls(tables, loop, lambda: syscall.pop(calls_fd, _CALL.size), dropped)
 
     def do_work(self, now_boot_ns: int) -> int:
         """Receive the calls that were made since the last call; returns how many there were."""
@@ -69,20 +67,24 @@ class RecordedCalls:
         return done
 
     def count_dropped(self) -> None:
-        """Count the calls that were dropped since the last time."""
-        total = self._dropped()
-        if total > self._counted:
-            self._tables.count("calls_unrecorded", total - self._counted)
-        self._counted = total
+        """Store how many calls were dropped.
+
+        This is the kernel's own total for this capture. Nothing is added up here, so a take-over counts no call twice,
+        and misses none that was dropped while no resolver ran.
+        """
+        self._tables.set_counter("calls_unrecorded", self._dropped())
 
 
 def event_of(data: bytes) -> ContextEvent:
     """Return the context event of a recorded call."""
-    time_ns, start_ns, soft, hard, tgid, tid, kind, target, number = _CALL.unpack(data)
+    time_ns, start_ns, soft, hard, tgid, tid, kind, target, number, target_start_ns = _CALL.unpack(data)
     if kind == declared.CALL_PTRACE:
         name, body = context_events.PTRACE, {"target": target, "request": number}
     elif kind == declared.CALL_SETRLIMIT:
         name, body = context_events.SETRLIMIT, {"target": target, "resource": number, "soft": soft, "hard": hard}
     else:
         name, body = context_events.TRACER_MEMFD_SEAL, {"fd": number}
-    return ContextEvent(name, tgid, tid=tid, time_boot_ns=time_ns, start_boot_ns=start_ns, body=body)
+    return ContextEvent(
+        name, tgid, tid=tid, time_boot_ns=time_ns, start_boot_ns=start_ns, body=body,
+        target_start_boot_ns=target_start_ns,
+    )  # fmt: skip

@@ -172,6 +172,11 @@ cdef inline bint is_cut_short(const parsed_record *record) noexcept nogil:
     return record.body.exec != NULL and strings_bytes(record.body.exec) > record.header.var_bytes
 
 
+cdef inline bint is_sampled_change(const pl_header_any *header) noexcept nogil:
+    """Whether a comparison found the change of credentials or session that a record is about."""
+    return (header.flags & PL_FLAG_SAMPLED) != 0 and (header.kind == PL_KIND_CRED or header.kind == PL_KIND_SID)
+
+
 cdef inline void remember_end(ended_process *ended, const parsed_record *record, bint has_reaper) noexcept nogil:
     """Store the facts of an exit record, without what the process has used."""
     cdef const pl_header_any *header = record.header
@@ -684,7 +689,7 @@ cdef class Events(Execs):
             if task == NULL and header.kind != PL_KIND_CAPS and self.is_news(row, header.time_boot_ns):
                 # The change is unknown, because the record was too large for its ring.
                 self.forget_changed(row, header)
-            is_marked = self.refresh(row, record, can_be_found and header.flags & PL_FLAG_SAMPLED)
+            is_marked = self.refresh(row, record, is_sampled_change(header))
         if can_be_found and not is_marked:
             self.mark_sampled(row, record)
         if (
@@ -730,6 +735,8 @@ cdef class Events(Execs):
             hot.flags |= PL_ROW_HEAD_ONLY
         if header.flags & PL_FLAG_PARTIAL and header.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
+        if is_sampled_change(header):
+            hot.flags |= PL_ROW_CHANGE_SAMPLED  # before a kill can leave the facts in the table, as in `refresh`
         self.insert_entry(row, newer)
         self.count_added(record.source)
         self.begin_pid(header)
@@ -779,7 +786,7 @@ cdef class Events(Execs):
         """Note how and when the last change of the process was seen, unless younger facts are in the row."""
         cdef const pl_header_any *header = record.header
         cdef pl_hot *hot = &self.hot[row]
-        cdef bint is_sampled = (header.flags & PL_FLAG_SAMPLED) != 0
+        cdef bint is_sampled = is_sampled_change(header)
         if not is_sampled and not hot.flags & PL_ROW_CHANGE_SAMPLED:
             return
         if not self.is_news(row, header.time_boot_ns):

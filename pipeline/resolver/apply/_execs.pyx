@@ -20,8 +20,8 @@ from pipeline.resolver.apply._rows cimport UNKNOWN_OWNERS, ended_process
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_UNKNOWN, PL_C_ELIDED, PL_C_EXEC_BOMB, PL_C_EXEC_UNKNOWN, PL_C_EXEC_WITHOUT_FORK,
     PL_C_INODE_ERROR_EXEC_PARENT_MISSING, PL_C_PARENT_MISSING, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM,
-    PL_KNOWN_CREDS, PL_KNOWN_EXEC_TIME, PL_KNOWN_NS, PL_KNOWN_SID, PL_ROW_BEFORE_CAPTURE, PL_ROW_ELIDED,
-    PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC,
+    PL_KNOWN_CREDS, PL_KNOWN_EXEC_TIME, PL_KNOWN_NS, PL_KNOWN_SID, PL_ROW_BEFORE_CAPTURE, PL_ROW_CHANGE_SAMPLED,
+    PL_ROW_ELIDED, PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC,
     PL_ROW_IS_EXEC_EXEC, PL_ROW_PARENT_MISSING, PL_ROW_REPLACED, PL_ROW_START_TICKS, PL_ROW_STAT_INODE,
     PL_SOURCE_MAP, PL_SOURCE_PROCFS, PL_SOURCE_SNAPSHOT, PL_TOPIC_EXEC, PL_TOPIC_EXIT, pl_cold, pl_hot,
 )
@@ -245,8 +245,9 @@ cdef class Execs(Lineage):
         """Update the head of a process from a record; nothing is written if nothing differs.
 
         Args:
-            is_found: a comparison found the change. It is marked in the same step: a reader, or a successor after a
-                kill, would otherwise find the change without the mark.
+            is_found: a comparison found the change. It is marked in the same step, so that no reader sees the change
+                without the mark, and before its facts are stored: a successor of a killed writer gets the record again,
+                finds its facts in the row, and would take the change for one that was known (`is_known`).
 
         Returns:
             Whether the change was marked.
@@ -260,10 +261,12 @@ cdef class Execs(Lineage):
         self.pids[header.tgid].facts_at = header.time_boot_ns
         if task != NULL and (self.differs(row, record, record.groups) or self.cold[row].tid != header.tid):
             self.tables.begin(row)
+            if is_found:
+                hot.flags |= PL_ROW_CHANGE_SAMPLED
             self.put_task(row, record, record.groups)
             self.cold[row].tid = header.tid
             if is_found:
-                self.put_change(row, record)
+                self.put_change(row, record)  # `put_task` may drop the limits of the change before
                 is_marked = True
             self.tables.end(row)
         if hot.exit_boot_ns == 0:

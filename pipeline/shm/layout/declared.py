@@ -259,7 +259,8 @@ CONTROL_LAYOUT = Layout(
     audience               u4    -          AUDIENCE_*: the programs that wait for events; the shards read it
     gather_us              u4    us         for how long events may gather with readers; 0: not measured
     changes_offset         u4    bytes      where the ring of changed rows begins: u4[CHANGES_KEPT]
-    reserved               V240  -          not used
+    contexts_waiting       u4    events     context events that the writer has received and not dispatched yet
+    reserved               V236  -          not used
     changes                u8    -          changes of rows noted so far (release); a cache line of its own
     changes_reserved       V56   -          not used
     """,

@@ -38,7 +38,8 @@ cdef extern from "layout.h" nogil:
         uint32_t audience
         uint32_t gather_us
         uint32_t changes_offset
-        uint8_t reserved[240]
+        uint32_t contexts_waiting
+        uint8_t reserved[236]
         uint64_t changes
         uint8_t changes_reserved[56]
 

@@ -225,6 +225,16 @@ cdef class ControlWriter:
         """Store for how long events may gather with readers, for the shards."""
         pl_store_release32(&self.control.gather_us, gather_us)
 
+    @property
+    def contexts_waiting(self) -> int:
+        """How many context events wait to be dispatched, or waited when the predecessor ended."""
+        return self.control.contexts_waiting
+
+    def show_contexts_waiting(self, uint32_t count) -> None:
+        """Store how many context events wait to be dispatched, so that a successor can count them as dropped."""
+        self._require_open()
+        self.control.contexts_waiting = count
+
     def set_state(self, uint32_t state) -> None:
         """Store STATE_*; the first READY of a capture also records when the table was complete."""
         self._require_open()

@@ -49,7 +49,8 @@ class Scene:
         return found
 
     def send(self, kind: str, pid: int, *, at: int = 0, is_run: bool = True, **fields: Any) -> Dispatched | None:
-        common = {name: fields.pop(name) for name in ("tid", "ppid", "inode", "start_boot_ns") if name in fields}
+        names = ("tid", "ppid", "inode", "start_boot_ns", "target_start_boot_ns")
+        common = {name: fields.pop(name) for name in names if name in fields}
         event = ContextEvent(kind, high(pid), time_boot_ns=at, body=fields, **common)
         now = self.w.clock()
         # Skip the codec: it rejects pids above those of real processes.

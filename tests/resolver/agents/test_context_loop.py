@@ -21,7 +21,7 @@ from pipeline.resolver.api.ebpf import LIMITER_PERIOD_NS
 from pipeline.resolver.entries.model import CGroupContext, ContainerContext, PathKey
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from tests.resolver.agents.scene import Scene
-from tests.resolver.resolver_world import high, world
+from tests.resolver.resolver_world import FakeMap, high, image_of, owner_of, world
 from tests.resolver.story import BOOT_ID
 
 CONTEXT = TOPICS.index("proc.context")
@@ -72,6 +72,21 @@ def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
         s.loop.receive(message, s.w.clock())
     assert s.loop.waiting == context_loop.WAITING_MAX and s.w.tables.counter("context_dropped") == 256
     assert s.loop.do_work(s.w.clock()) == context_loop.EVENTS_PER_TURN
+
+
+def test_events_that_wait_when_the_resolver_is_killed_are_counted(s: Scene) -> None:
+    s.w.fork(1, 3, 10)
+    for _ in range(3):
+        s.send("capabilities", 3, is_run=False, attempted=1, used=1)
+    s.mark = s.w.clock()
+    s.send("capabilities", 3, is_run=False, at=s.mark, attempted=1, used=1)
+    assert s.w.tables.contexts_waiting == 4
+    s.stream.also.append(lambda event: waiting.append(s.w.tables.contexts_waiting))
+    waiting: list[int] = []
+    assert s.loop.do_work(s.w.clock.now) == 3
+    assert waiting == [4, 3, 2], "an event that is being dispatched still waits"
+    ContextLoop(s.r, s.w.tables, s.stream, lambda: s.mark, BOOT_ID)
+    assert s.w.tables.counter("context_dropped") == 1 and s.w.tables.contexts_waiting == 0
 
 
 def test_another_boot_is_refused(s: Scene) -> None:
@@ -345,6 +360,48 @@ def test_the_lineage_of_a_target_is_repaired(s: Scene, kind: str) -> None:
     assert target.ancestor is None, "an event without a target repairs its own process only"
     s.send(kind, 3, target=high(4))
     assert target.ancestor is not None and target.ancestor.pid == high(77)
+
+
+@pytest.mark.parametrize("kind", ["ptrace", "signal", "setrlimit"])
+def test_a_target_is_the_owner_of_its_pid_at_that_time(s: Scene, kind: str) -> None:
+    """It may have ended since, and its pid may have another owner."""
+    s.w.fork(1, 3, 10)
+    event = s.w.fork(1, 4, 10)
+    first, at = s.entry(event), s.w.clock()
+    s.w.exit(event)
+    seen = s.send(kind, 3, at=at, target=high(4))
+    assert seen is not None and seen.target is first
+    second = s.entry(s.w.fork(1, 4, 10))
+    seen = s.send(kind, 3, at=at, target=high(4))
+    assert seen is not None and seen.target is first
+    seen = s.send(kind, 3, target=high(4))
+    assert seen is not None and seen.target is second
+
+
+@pytest.mark.parametrize("kind", ["ptrace", "signal", "setrlimit"])
+def test_an_owner_that_the_kernels_maps_show_is_no_target_of_an_earlier_event(s: Scene, kind: str) -> None:
+    s.w.fork(1, 3, 10)
+    at = s.w.clock()
+    s.w.bind(FakeMap({high(4): owner_of(s.w, high(4), cookie=7, ppid=1)}), FakeMap({7: image_of(10)}))
+    seen = s.send(kind, 3, at=at, target=high(4))
+    assert seen is not None and seen.target is not None and seen.target.is_free and seen.target.pid == high(4)
+    seen = s.send(kind, 3, target=high(4))
+    assert seen is not None and seen.target is s.r.get(high(4)) and not seen.target.is_free
+
+
+@pytest.mark.parametrize("kind", ["ptrace", "setrlimit"])
+def test_a_target_with_a_start_is_no_other_owner_of_its_pid(s: Scene, kind: str) -> None:
+    """Two processes can have a pid one after the other within the time that events need to be ordered."""
+    s.w.fork(1, 3, 10)
+    event = s.w.fork(1, 4, 10)
+    first = s.entry(event)
+    s.w.exit(event)
+    second = s.entry(s.w.fork(1, 4, 10))
+    for start, target in ((first.start_boot_ns, first), (second.start_boot_ns, second)):
+        seen = s.send(kind, 3, target=high(4), target_start_boot_ns=start)
+        assert seen is not None and seen.target is target
+    seen = s.send(kind, 3, target=high(4), target_start_boot_ns=first.start_boot_ns - 10**9)
+    assert seen is not None and seen.target is not None and seen.target.is_free, "the tables do not have it"
 
 
 # -- the stream --------------------------------------------------------------------------------------------------------

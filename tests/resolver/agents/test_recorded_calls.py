@@ -12,16 +12,21 @@ import pytest
 from pipeline.bpf import declared, libbpf, syscall
 from pipeline.bus import context_events
 from pipeline.resolver.agents import recorded_calls
+from pipeline.resolver.agents.context_loop import ContextLoop
 from pipeline.resolver.agents.recorded_calls import RecordedCalls, event_of
 from tests.resolver.agents.scene import Scene
+from tests.resolver.story import BOOT_ID
 
 QUEUE, ARRAY = 22, 2
 
 
-def call(kind: int, tgid: int, *, start: int = 0, target: int = 0, number: int = 0, **limits: int) -> bytes:
+def call(
+    kind: int, tgid: int, *, start: int = 0, target: int = 0, number: int = 0, target_start: int = 0, **limits: int
+) -> bytes:
     made = struct.pack(
-        "<QQQQIIIII12x", 5, start, limits.get("soft", 0), limits.get("hard", 0), tgid, tgid, kind, target, number
-    )
+        "<QQQQIIIII4xQ", 5, start, limits.get("soft", 0), limits.get("hard", 0), tgid, tgid, kind, target, number,
+        target_start,
+    )  # fmt: skip
     assert len(made) == declared.CALL_LAYOUT.size
     return made
 
@@ -51,20 +56,46 @@ def queue(s: Scene) -> Queue:
 
 
 def test_each_call_is_an_event_of_its_kind() -> None:
-    assert event_of(call(declared.CALL_PTRACE, 3, target=4, number=16)).body == {"target": 4, "request": 16}
-    limit = event_of(call(declared.CALL_SETRLIMIT, 3, target=4, number=7, soft=1, hard=(1 << 64) - 1))
+    attach = event_of(call(declared.CALL_PTRACE, 3, target=4, number=16, target_start=8))
+    assert (attach.kind, attach.body) == (context_events.PTRACE, {"target": 4, "request": 16})
+    limit = event_of(call(declared.CALL_SETRLIMIT, 3, target=4, number=7, soft=1, hard=(1 << 64) - 1, target_start=8))
     assert (limit.kind, limit.body) == (
         context_events.SETRLIMIT, {"target": 4, "resource": 7, "soft": 1, "hard": (1 << 64) - 1},
     )  # fmt: skip
+    assert attach.target_start_boot_ns == limit.target_start_boot_ns == 8
     seal = event_of(call(declared.CALL_MEMFD_SEAL, 3, start=9, number=12))
     assert (seal.kind, seal.pid, seal.start_boot_ns, seal.time_boot_ns) == ("tracer_memfd_seal", 3, 9, 5)
-    assert seal.body == {"fd": 12}
+    assert seal.body == {"fd": 12} and seal.target_start_boot_ns == 0
 
 
 def test_what_is_dropped_is_counted_once(queue: Queue) -> None:
     for queue.dropped in (0, 3, 3, 5):
         queue.part.count_dropped()
     assert queue.scene.w.tables.counter("calls_unrecorded") == 5
+
+
+def test_what_is_dropped_while_no_resolver_runs_is_counted_by_the_next_one(queue: Queue) -> None:
+    queue.dropped = 5
+    queue.part.count_dropped()
+    queue.dropped = 105
+    successor = Queue(queue.scene)
+    successor.dropped = queue.dropped
+    successor.part.count_dropped()
+    assert queue.scene.w.tables.counter("calls_unrecorded") == 105
+    successor.dropped = 2
+    successor.part.count_dropped()
+    assert queue.scene.w.tables.counter("calls_unrecorded") == 2, "the total of another capture"
+
+
+def test_calls_that_a_killed_resolver_had_taken_are_counted_by_the_next_one(queue: Queue) -> None:
+    s = queue.scene
+    s.mark = 0
+    queue.calls = [call(declared.CALL_SETRLIMIT, 1)] * 3
+    assert queue.run() == [] and s.loop.waiting == 3
+    s.loop = ContextLoop(s.r, s.w.tables, s.stream, lambda: s.mark, BOOT_ID)
+    assert s.w.tables.counter("context_dropped") == 3
+    s.loop = ContextLoop(s.r, s.w.tables, s.stream, lambda: s.mark, BOOT_ID)
+    assert s.w.tables.counter("context_dropped") == 3, "and not by the one after that"
 
 
 def test_a_turn_is_bounded(queue: Queue) -> None:

@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline.bus.stream.messages import TOPICS
 from pipeline.records import declared, dtypes
 from pipeline.resolver.apply import _applier
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_extra
 from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.upkeep.repair import end_torn
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from tests.resolver.applier_world import World as ApplierWorld
 from tests.resolver.applier_world import flag
 from tests.resolver.apply.full_arenas import full
-from tests.resolver.story import BOOT_UNIX_NS, Event, checked, instance, sampled, task_of
+from tests.resolver.apply.stepped_change import AFTER_NS, CASES, OPTIONS, stepping
+from tests.resolver.story import BOOT_ID, BOOT_UNIX_NS, Event, checked, instance, sampled, task_of
+from tests.shm.writer.stepped import put_state
 
 CRED, SID, COMM = declared.KIND_CRED, declared.KIND_SID, declared.KIND_COMM
 
 
-class World(ApplierWorld):
+class Marks(ApplierWorld):
+    """What the tables say of the last change of a process."""
+
+    def extra(self, tgid: int) -> dict[str, Any]:
+        return extra_of(self, self.proc(tgid))
+
+    def limits(self, tgid: int) -> tuple[int | None, int] | None:
+        """The limits on the boot clock; a row that has them has the mark."""
+        change = self.extra(tgid).get("sampled_change")
+        if change is None:
+            return None
+        assert flag(self.proc(tgid), "CHANGE_SAMPLED") and list(change) == ["changed_after_ns", "changed_before_ns"]
+        after, before = change.values()
+        return None if after is None else after - BOOT_UNIX_NS, before - BOOT_UNIX_NS
+
+    def is_marked(self, tgid: int) -> bool:
+        return flag(self.proc(tgid), "CHANGE_SAMPLED")
+
+
+class World(Marks):
     def __init__(self, directory) -> None:
         super().__init__(directory, args_bytes=1 << 22)
         self.init()
@@ -50,21 +75,6 @@ class World(ApplierWorld):
         self.tables.py_begin(row)
         self.tables.py_set_ref("extra", row, self.tables.py_intern_args(entry_extra.pack(self.extra(tgid) | extra)))
         self.tables.py_end(row)
-
-    def extra(self, tgid: int) -> dict[str, Any]:
-        return extra_of(self, self.proc(tgid))
-
-    def limits(self, tgid: int) -> tuple[int | None, int] | None:
-        """The limits on the boot clock; a row that has them has the mark."""
-        change = self.extra(tgid).get("sampled_change")
-        if change is None:
-            return None
-        assert flag(self.proc(tgid), "CHANGE_SAMPLED") and list(change) == ["changed_after_ns", "changed_before_ns"]
-        after, before = change.values()
-        return None if after is None else after - BOOT_UNIX_NS, before - BOOT_UNIX_NS
-
-    def is_marked(self, tgid: int) -> bool:
-        return flag(self.proc(tgid), "CHANGE_SAMPLED")
 
 
 def extra_of(w: World, row: Any) -> dict[str, Any]:
@@ -237,6 +247,32 @@ def test_no_reader_sees_a_change_without_its_mark(w: World, kind: int) -> None:
         found = w.find(3, kind, uid=uid)
         assert int(w.tables.hot_view()["row_seq"][row]) == before + 2, "the row was open once"
         assert w.proc(3).uid == uid and w.limits(3) == (500, found.time)
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize("case", CASES)
+def test_a_successor_publishes_a_change_wherever_its_predecessor_was_killed(directory: Path, case: str) -> None:
+    """It gets the record again, and the row may have the facts of the change already."""
+    try:
+        with stepping(case, directory) as (event, stepped):
+            states = list(stepped)
+    except PermissionError as error:
+        pytest.skip(f"needs ptrace on a child process: {error}")
+    assert len(states) >= 5
+    is_sampled = bool(event.header["flags"][0] & declared.FLAG_SAMPLED)
+    for number, state in enumerate(states):
+        put_state(directory / "state", state)
+        w = Marks(directory / "state", **OPTIONS)
+        assert w.tables.is_takeover, f"state {number}: {w.tables.fresh_reason}"
+        encoder = Encoder(BOOT_ID)
+        encoder.topics_mask = 1 << TOPICS.index("proc.cred")
+        event.apply(Applier(w.tables, encoder))
+        end_torn(w.tables, w.tables.torn_rows)
+        assert [message.count for message in encoder.take()] == [1], f"state {number}: the change is not published"
+        assert w.proc(3).uid == 4 and w.is_marked(3) == is_sampled, f"state {number}"
+        assert w.limits(3) == ((AFTER_NS, event.time) if is_sampled else None), f"state {number}"
+        validate_tables(w.tables)
+        w.tables.close()
 
 
 # -- the map -----------------------------------------------------------------------------------------------------------

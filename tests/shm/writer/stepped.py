@@ -3,6 +3,8 @@
 Run as a script, it prepares a table, stops itself, does one operation and stops again; `states_of` traces it and
 collects every distinct content of the files on the way. A successor of a killed writer finds only the files, and a
 kill falls between two instructions: so these are all the states that a kill -9 within the operation can leave.
+
+Scripts with other operations use `be_stepped`, and their tests `traced` and `states`.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ import fcntl
 import gc
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +35,8 @@ from tests.shm.table_host import Host, Process, make_writer
 PTRACE_TRACEME, PTRACE_SINGLESTEP, PTRACE_SETOPTIONS = 0, 9, 0x4200
 PTRACE_O_EXITKILL = 0x100000
 STEPS_MAX = 2_000_000
+#: Exit code of a program that its parent may not trace.
+NOT_TRACED = 77
 OPTIONS = {"row_capacity": 16, "chunk_rows": 4, "pid_capacity": 64, "names_bytes": 8192, "args_bytes": 8192,
            "envs_bytes": 4096, "retention_ns": 10, "chain_max": 4}  # fmt: skip
 
@@ -154,7 +160,6 @@ class Trace:
     before: dict[int, Process]
     after: dict[int, Process]
     states: list[dict[str, bytes]]
-    instructions: int
 
 
 def states_of(name: str, directory: Path) -> Trace:
@@ -163,25 +168,43 @@ def states_of(name: str, directory: Path) -> Trace:
     Raises:
         PermissionError: this process may not trace its child.
     """
-    table = directory / "table"
-    child = subprocess.Popen([sys.executable, __file__, name, str(directory)], stderr=subprocess.PIPE)
+    with traced([sys.executable, __file__, name, str(directory)]) as pid:
+        before, after = pickle.loads((directory / "models").read_bytes())
+        return Trace(before, after, list(states(pid, directory / "table")))
+
+
+@contextmanager
+def traced(command: list[str]) -> Iterator[int]:
+    """Run a program that calls `be_stepped`, up to its operation; yield its pid.
+
+    Raises:
+        PermissionError: this process may not trace its child.
+    """
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3])
     try:
         _, status = os.waitpid(child.pid, 0)
         if os.WIFEXITED(status):
             child.returncode = os.waitstatus_to_exitcode(status)
             error = child.stderr.read().decode() if child.stderr else ""
-            raise PermissionError(error) if child.returncode == 77 else RuntimeError(error)
+            raise PermissionError(error) if child.returncode == NOT_TRACED else RuntimeError(error)
         libc.ptrace(PTRACE_SETOPTIONS, child.pid, None, PTRACE_O_EXITKILL)
-        before, after = pickle.loads((directory / "models").read_bytes())
-        trace = Trace(before, after, [], 0)
-        for state in _steps(child.pid, table, trace):
-            trace.states.append(state)
-        return trace
+        yield child.pid
     finally:
         child.kill()
         child.wait()
         if child.stderr:
             child.stderr.close()
+
+
+def be_stepped(operation: Callable[[], object]) -> None:
+    """In the program of `traced`: do the operation of which its tracer wants to see each step."""
+    gc.disable()
+    if libc.ptrace(PTRACE_TRACEME, 0, None, None) != 0:
+        print(f"ptrace is refused: {os.strerror(ctypes.get_errno())}", file=sys.stderr)
+        sys.exit(NOT_TRACED)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    operation()
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def trace_of(name: str, directory: Path, kept: Path) -> Trace:
@@ -203,21 +226,24 @@ def trace_of(name: str, directory: Path, kept: Path) -> Trace:
     return trace
 
 
-def _steps(pid: int, table: Path, trace: Trace) -> Iterator[dict[str, bytes]]:
+def states(pid: int, table: Path) -> Iterator[dict[str, bytes]]:
+    """Step through the operation of a traced program; yield every distinct content of its files: {segment: contents}.
+
+    The first one is that before the operation, the last one that after it.
+    """
     files = _mapped(table)
     seen = {name: bytes(memory) for name, memory in files.items()}
     yield dict(seen)
     lengths = [(name, memory.ctypes.data, seen[name]) for name, memory in files.items()]
-    while trace.instructions < STEPS_MAX:
+    for instructions in range(1, STEPS_MAX):
         if libc.ptrace(PTRACE_SINGLESTEP, pid, None, None) != 0:
             raise OSError(ctypes.get_errno(), "cannot step")
         _, status = os.waitpid(pid, 0)
         assert os.WIFSTOPPED(status), f"the writer ended with {status}"
         if os.WSTOPSIG(status) == signal.SIGSTOP:
             return
-        trace.instructions += 1
         changed = [name for name, address, data in lengths if libc.memcmp(address, data, len(data))]
-        if changed or trace.instructions % 256 == 0:
+        if changed or instructions % 256 == 0:
             grown = any((table / name).stat().st_size != len(seen[name]) for name in SEGMENTS)
             if grown:
                 files = _mapped(table)
@@ -228,6 +254,14 @@ def _steps(pid: int, table: Path, trace: Trace) -> Iterator[dict[str, bytes]]:
                 lengths = [(name, memory.ctypes.data, seen[name]) for name, memory in files.items()]
                 yield dict(seen)
     raise AssertionError("the operation does not end")
+
+
+def put_state(directory: Path, state: dict[str, bytes]) -> None:
+    """Make a directory with the files that a killed writer has left."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o755)
+    for name in SEGMENTS:
+        (directory / name).write_bytes(state[name])
 
 
 def _mapped(table: Path) -> dict[str, np.memmap]:
@@ -248,13 +282,7 @@ def main(name: str, directory: Path) -> None:
             assert met(host), "the scenario is not what its name says"
             models.append(host.processes)
     (directory / "models").write_bytes(pickle.dumps(tuple(models)))
-    gc.disable()
-    if libc.ptrace(PTRACE_TRACEME, 0, None, None) != 0:
-        print(f"ptrace is refused: {os.strerror(ctypes.get_errno())}", file=sys.stderr)
-        sys.exit(77)
-    os.kill(os.getpid(), signal.SIGSTOP)
-    operation(host)
-    os.kill(os.getpid(), signal.SIGSTOP)
+    be_stepped(lambda: operation(host))
 
 
 def _fields(process: Process) -> dict[str, object]:

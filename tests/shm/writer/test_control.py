@@ -57,6 +57,15 @@ def test_the_audience_is_empty_then_readers_then_subscribers(writer: TableWriter
     assert writer.show_audience(False, True) == layout.AUDIENCE_NOBODY
 
 
+def test_a_successor_finds_how_many_context_events_waited(writer: TableWriter, shm_dir: Path) -> None:
+    assert writer.contexts_waiting == 0
+    writer.show_contexts_waiting(5)
+    assert writer.contexts_waiting == 5 == writer.control_view()[0]["contexts_waiting"]
+    writer.close()
+    with make_writer(shm_dir) as successor:
+        assert successor.is_takeover and successor.contexts_waiting == 5
+
+
 def test_first_commit_slot_is_valid_and_empty(writer: TableWriter) -> None:
     committed = writer.committed()
     assert (committed.number, committed.watermark) == (1, 0)

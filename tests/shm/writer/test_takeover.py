@@ -28,7 +28,7 @@ from pipeline.shm.writer.segments import SEGMENTS
 from tests.sampling import examples, some
 from tests.shm import _inside
 from tests.shm.table_host import Host, Process, make_writer
-from tests.shm.writer.stepped import OPTIONS, SCENARIOS, Trace, trace_of
+from tests.shm.writer.stepped import OPTIONS, SCENARIOS, Trace, put_state, trace_of
 
 FOREVER = 1 << 62
 
@@ -41,10 +41,7 @@ STATES_MIN = 60
 
 
 def open_state(directory: Path, state: dict[str, bytes]) -> TableWriter:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o755)
-    for name in SEGMENTS:
-        (directory / name).write_bytes(state[name])
+    put_state(directory, state)
     return make_writer(directory, **OPTIONS)
 
 
