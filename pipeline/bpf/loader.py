@@ -191,8 +191,8 @@ class Capture:
         spare_ring: number of the ring that is shared by all CPUs that were offline at the start; None if there are
             none.
         tiers: which tiers are in use, and why.
-        lacks: what the newer set of objects needs and this kernel lacks, so that the older set is used; empty: the
-            newer one is. See features.py.
+        lacks: why the older set of objects is used, which is mostly what the newer one needs and this kernel lacks;
+            empty: the newer one is. See features.py.
     """
 
     def __init__(
@@ -247,11 +247,12 @@ class Capture:
         with ExitStack() as undo:
             undo.callback(self.close)
             known = _program_fds()
-            self._core: libbpf.CoreObject | None = self._load_core(pid_ns)
-            self._hold_maps(self._core)
+            core, self.lacks = features.choose(partial(self._load_core, pid_ns))
+            self._core: libbpf.CoreObject | None = core
+            self._hold_maps(core)
             self._make_rings()
             self._write_settings(args_bytes, envs_bytes, wakeup_fill_bytes)
-            self._core.attach()
+            core.attach()
             tiers, changes = self._load_beside(credentials, compat_calls, task_iterator)
             tiers.append(self._load_capability(capabilities_usage))
             tiers.append(self._load_senders(signal_senders))
@@ -268,32 +269,12 @@ class Capture:
         older = f" (by the programs for older kernels; missing: {', '.join(self.lacks)})" if self.lacks else ""
         return Tier("core", "tp_btf", True, f"fork, exec and exit{older}")
 
-    def _load_core(self, pid_ns: int) -> libbpf.CoreObject:
-        """Load the core object of the newer set, or of the older one if the kernel lacks something; set `lacks`."""
-        refusal: LoadError | None = None
+    def _load_core(self, pid_ns: int, is_old: bool) -> libbpf.CoreObject:
+        """Load the core object of one of the sets, and keep what the objects of this set are loaded with."""
+        self._scope = _scope(pid_ns, is_old=is_old) if pid_ns else b""
+        self._sizes = {"pl_flat_buf": self.ring_count} if is_old else {}
         least = dict.fromkeys(_LRU_MAPS, _LRU_ELEMENTS_OF_CPU * len(host.online_cpus()))
-        if features.is_forced():
-            self.lacks = tuple(features.lacking())
-        else:
-            try:
-                self._scope = _scope(pid_ns, is_old=False) if pid_ns else b""
-                return libbpf.CoreObject(features.object_path("procline", False), self._scope, None, least)
-            except LoadError as error:
-                # A traceback would keep this frame and the caller's, and with it the caller's view of a map.
-                refusal = error.with_traceback(None)
-                self.lacks = tuple(features.lacking())
-        if not self.lacks and refusal is not None:
-            raise refusal
-        if os.uname().machine not in features.OLD_MACHINES:
-            raise _too_old(self.lacks, f"there are none for older kernels on {os.uname().machine}") from refusal
-        self._sizes = {"pl_flat_buf": self.ring_count}
-        try:
-            self._scope = _scope(pid_ns, is_old=True) if pid_ns else b""
-            return libbpf.CoreObject(features.object_path("procline", True), self._scope, self._sizes, least)
-        except LoadError as error:
-            if refusal is None:
-                raise
-            raise _too_old(self.lacks, f"it rejects those for older kernels too: {error}") from error
+        return libbpf.CoreObject(features.object_path("procline", is_old), self._scope, self._sizes, least)
 
     def _hold_maps(self, core: libbpf.CoreObject) -> None:
         """Set the descriptors of the maps that the tiers share, and of those that are read from here."""
@@ -520,15 +501,6 @@ class Capture:
 
 def _without_iterator(kind: TierKind) -> Tier:
     return Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')
-
-
-def _too_old(lacks: Collection[str], reason: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"kernel {os.uname().release} is too old for the BPF programs: it lacks {', '.join(lacks)}; {reason}",
-        feature="kernel",
-        needs=host.OLDEST,
-        hint="use --source proc-connector",
-    )
 
 
 def _scope(pid_ns: int, *, is_old: bool) -> bytes:

@@ -45,6 +45,9 @@ _SYSCALLS = (
     f"{host.SYSCALLS_COST}"
 )
 
+#: What to do if the kernel does not permit BPF programs to a process with the capabilities, as in a user namespace.
+_NOT_PERMITTED = "run as root of the host, or use --source proc-connector"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -127,10 +130,11 @@ def credentials(kinds: Mapping[str, Finding]) -> Finding:
 
 
 def _refused(name: str, step: str, error: LoadError, without: str, hint: str) -> Finding:
-    cause = error.__cause__
-    code = cause.errno if isinstance(cause, OSError) else None
+    from pipeline.bpf import features
+
+    code = features.errno_of(error)
     detail = f"rejected at {step}" + (f" ({errno.errorcode.get(code, code)})" if code else f": {error}")
-    if code in (errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE):
+    if code in features.SHORTAGES:
         return Finding(name, None, detail, "try again")
     return Finding(name, False, f"{detail}; {without}", hint)
 
@@ -146,24 +150,27 @@ def _libbpf() -> Finding:
 
 
 def programs() -> Finding:
-    """Return which set of programs this kernel gets, and what it lacks for the newer one."""
-    from pipeline.bpf import features
+    """Return which set of programs this kernel gets, and why not the newer one."""
+    from pipeline.bpf import features, libbpf
 
     if missing := host.missing_capabilities():
         return Finding("programs", None, f"not tried: {' and '.join(missing)} missing", "run this as root")
     try:
-        lacking = features.lacking()
+        core, lacking = features.choose(lambda is_old: libbpf.CoreObject(features.object_path("procline", is_old)))
     except UnsupportedError as error:
-        return Finding("programs", None, f"not tried: {error}")
+        if error.feature == "libbpf":
+            return Finding("programs", None, f"not tried: {error}")
+        return Finding("programs", False, str(error).removesuffix(f"; {error.hint}"), error.hint)
+    except LoadError as error:
+        if features.says_nothing(error):
+            is_short = features.errno_of(error) in features.SHORTAGES
+            return Finding("programs", None, str(error), "try again" if is_short else _NOT_PERMITTED)
+        return Finding("programs", False, str(error), "use --source proc-connector")
+    core.close()
     if not lacking:
         return Finding("programs", True, "the newer set")
-    machine = os.uname().machine
-    lacks = f"this kernel lacks {', '.join(lacking)}"
-    if machine not in features.OLD_MACHINES:
-        detail = f"none for older kernels on {machine}; {lacks}"
-        return Finding("programs", False, detail, "use --source proc-connector")
     return Finding(
-        "programs", True, f"the set for older kernels, which costs more for each event; {lacks}",
+        "programs", True, f"the set for older kernels, which costs more for each event; lacking: {', '.join(lacking)}",
         "a newer kernel gets the newer set; docs/kernels.md says what else it offers",
     )  # fmt: skip
 

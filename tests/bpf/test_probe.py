@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipeline.bpf import features, host, probe
+from pipeline.bpf import features, host, libbpf, probe
 from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError
 
@@ -74,15 +76,63 @@ def test_the_method_for_credentials(
     assert ("not seen: a change that is reverted" in found.detail) == bool(sampled and not fentry and not kprobe)
 
 
-def test_what_a_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, int]], None]:
+    """Return a function that lets the kernel refuse core objects, by the name of the file."""
+
+    def refuse_files(codes: dict[str, int]) -> None:
+        class Core:
+            def __init__(self, path: Path) -> None:
+                if path.name in codes:
+                    raise libbpf.load_error(path, "cannot be loaded", [], codes[path.name])
+
+            def close(self) -> None:
+                pass
+
+        monkeypatch.setattr(libbpf, "CoreObject", Core)
+
     monkeypatch.setattr(host, "missing_capabilities", list)
-    monkeypatch.setattr(features, "lacking", lambda: ["bpf_loop (Linux 5.17)"])
     monkeypatch.setattr(features, "OLD_MACHINES", (os.uname().machine,))
+    monkeypatch.delenv(features.FORCE, raising=False)
+    return refuse_files
+
+
+def test_what_a_kernel_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch, refuse: Callable[[dict[str, int]], None]
+) -> None:
+    refuse({"procline.bpf.o": errno.EINVAL})
+    monkeypatch.setattr(features, "needs", lambda: features.Needs(("bpf_loop (Linux 5.17)",), {}))
     found = probe.programs()
     assert found.ok is True and "bpf_loop (Linux 5.17)" in found.detail
     monkeypatch.setattr(features, "OLD_MACHINES", ())
     found = probe.programs()
     assert found.ok is False and "proc-connector" in found.hint
+    assert "bpf_loop (Linux 5.17)" in found.detail and "proc-connector" not in found.detail
+
+
+def test_a_set_that_the_kernel_rejects_although_it_has_everything(
+    monkeypatch: pytest.MonkeyPatch, refuse: Callable[[dict[str, int]], None]
+) -> None:
+    monkeypatch.setattr(features, "needs", lambda: features.Needs((), {}))
+    refuse({"procline.bpf.o": errno.EACCES})
+    found = probe.programs()
+    assert found.ok is True and found.hint
+    assert "older kernels" in found.detail and "procline.bpf.o: cannot be loaded: Permission denied" in found.detail
+    refuse({"procline.bpf.o": errno.EACCES, "procline.old.bpf.o": errno.E2BIG})
+    found = probe.programs()
+    assert found.ok is False and "proc-connector" in found.hint
+    assert "Permission denied" in found.detail and "Argument list too long" in found.detail
+
+
+@pytest.mark.parametrize(("code", "hint"), [(errno.ENOMEM, "again"), (errno.EMFILE, "again"), (errno.EPERM, "root of")])
+def test_programs_that_could_not_be_tried(
+    monkeypatch: pytest.MonkeyPatch, refuse: Callable[[dict[str, int]], None], code: int, hint: str
+) -> None:
+    refuse({"procline.bpf.o": code, "procline.old.bpf.o": code})
+    monkeypatch.setattr(features, "needs", lambda: features.Needs((), {"bpf_loop (Linux 5.17)": os.strerror(code)}))
+    found = probe.programs()
+    assert found.ok is None and hint in found.hint
+    assert os.strerror(code) in found.detail and "not known whether the kernel has bpf_loop" in found.detail
 
 
 def test_without_capabilities_attach_kinds_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
