@@ -66,7 +66,11 @@ class TierKind:
 
 _NAMES = "changes of name and cgroup"
 _HANGUPS = "hangups of terminals"
-#: The program of context.bpf.c that finds them, which every signal of the host runs.
+_LATE_HANGUPS = (
+    f"{_HANGUPS} are found late, by the next record of the session leader or by the comparison with /proc "
+    "(repair.check_interval_s)"
+)
+#: The program of context.bpf.c that finds them, which every signal of the host runs. "auto" never loads it.
 _ON_SIGNAL = "pl_on_signal"
 #: The program of a tier of CREDENTIALS that finds them, if the kernel has its attach point.
 _ON_HANGUP = "pl_tty_hangup"
@@ -335,13 +339,16 @@ class Capture:
         Most of the start time is the kernel's verifier, which verifies one program per thread at a time.
         """
         changes = _Beside(lambda: self._load_credentials(credentials, compat_calls, task_iterator))
-        others = [_Beside(partial(self._load_other, kind, task_iterator)) for kind in TIERS]
+        # A signal has nothing to do with a change of a process, so "auto" lets none run a program.
+        unwanted = (_ON_SIGNAL,) if credentials == "auto" else ()
+        others = [_Beside(partial(self._load_other, kind, task_iterator, unwanted)) for kind in TIERS]
         with ExitStack() as ended:
             for each in (changes, *others):
                 ended.callback(each.join)  # after an error `close` follows, which must not meet one that still loads
             for each in (changes, *others):
                 each.join()
-        return self._without_signals([tier for each in others for tier in each.result()], changes.result())
+        tiers = [tier for each in others for tier in each.result()]
+        return self._show_hangups(tiers, changes.result(), is_on_signal=not unwanted)
 
     def _load_tier(self, kind: TierKind, unwanted: Collection[str] = ()) -> Tier:
         left_out: list[str] = []
@@ -376,16 +383,26 @@ class Capture:
         missing = f"; this kernel has no attach point for {', '.join(left_out)}" if left_out else ""
         return Tier(kind.name, kind.attach_kind, True, kind.records + missing)
 
-    def _without_signals(self, tiers: list[Tier], changes: list[Tier]) -> tuple[list[Tier], list[Tier]]:
-        """Detach the program that every signal of the host runs, if a tier of changes finds hangups without it."""
+    def _show_hangups(
+        self, tiers: list[Tier], changes: list[Tier], *, is_on_signal: bool
+    ) -> tuple[list[Tier], list[Tier]]:
+        """Return the tiers with what finds hangups of terminals.
+
+        Args:
+            tiers: those of TIERS.
+            changes: those of CREDENTIALS. If one of them finds hangups, signals run no program any more.
+            is_on_signal: every signal of the host runs a program that finds them.
+        """
         finder = next((tier for tier in changes if tier.is_on and self._finds_hangups(tier)), None)
-        if finder is None:
+        if finder is None and is_on_signal:
             return tiers, changes
         for one in self._tier_objects:
             one.detach(_ON_SIGNAL)
-        names = [replace(tier, detail=_NAMES) if tier.name == "context" and tier.is_on else tier for tier in tiers]
-        found = replace(finder, detail=f"{finder.detail}; finds {_HANGUPS}")
-        return names, [found if tier is finder else tier for tier in changes]
+        detail = _NAMES if finder else f"{_NAMES}; {_LATE_HANGUPS}"
+        names = [replace(tier, detail=detail) if tier.name == "context" and tier.is_on else tier for tier in tiers]
+        return names, [
+            replace(tier, detail=f"{tier.detail}; finds {_HANGUPS}") if tier is finder else tier for tier in changes
+        ]
 
     def _finds_hangups(self, tier: Tier) -> bool:
         """Return whether a tier of changes that is in use records that a terminal was hung up."""
@@ -404,11 +421,11 @@ class Capture:
         finally:
             one.close()
 
-    def _load_other(self, kind: TierKind, task_iterator: str) -> list[Tier]:
-        """Load a tier of TIERS, unless the settings forbid it."""
+    def _load_other(self, kind: TierKind, task_iterator: str, unwanted: Collection[str]) -> list[Tier]:
+        """Load a tier of TIERS without the unwanted programs, unless the settings forbid it."""
         if kind.attach_kind == "iter" and task_iterator == "off":
             return [_without_iterator(kind)]
-        return [self._load_tier(kind)]
+        return [self._load_tier(kind, unwanted)]
 
     def _load_capability(self, choice: str) -> Tier:
         if choice == "off":
