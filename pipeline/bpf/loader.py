@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.bpf import features, host, libbpf, syscall, words
+from pipeline.config import methods
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.host.boot import now_boot_ns
 from pipeline.records.capture_fds import NO_FD, CaptureFds
@@ -96,26 +97,23 @@ CALLS = TierKind(
 #: Two programs of calls.bpf.c that record the same. The second is for kernels that lack the function of the first.
 _ON_ATTACH, _ON_LINK = "pl_ptrace_attach", "pl_ptrace_link"
 
-_CHANGES = "changes of credentials, session, terminal and namespaces"
+
+def _changes(method: str) -> str:
+    return f"changes of credentials, session, terminal and namespaces, {methods.SEES[method]}"
+
 
 #: Detail of a tier that `auto` never selects.
 _BY_NAME = "only if capture.credentials names it"
 
 #: Alternatives, best first; at most one is used. Keys are the values of `capture.credentials`.
 CREDENTIALS = {
-    "fentry": TierKind("cred_fentry", "fexit", f"{_CHANGES}, at no cost to others", "pl_commit_creds", "pl_try_fentry"),
-    "kprobe": TierKind(
-        "cred_kprobe", "kretprobe", f"{_CHANGES}, at no cost to others", "pl_commit_creds", "pl_try_kprobe"
-    ),
-    "sampled": TierKind(
-        "cred_sampled",
-        "iter",
-        f"{_CHANGES}, by comparison every capture.sampling_interval_s, at no cost to others",
-    ),
+    "fentry": TierKind("cred_fentry", "fexit", _changes("fentry"), "pl_commit_creds", "pl_try_fentry"),
+    "kprobe": TierKind("cred_kprobe", "kretprobe", _changes("kprobe"), "pl_commit_creds", "pl_try_kprobe"),
+    "sampled": TierKind("cred_sampled", "iter", _changes("sampled")),
     "syscalls": TierKind(
         "cred_syscalls",
         "tp/syscalls",
-        f"{_CHANGES} by system calls; every one of the host is slower by {host.SYSCALLS_COST}",
+        _changes("syscalls"),
         "pl_setuid",
         "pl_try_tp_syscalls",
         compat="pl_compat",
