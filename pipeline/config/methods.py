@@ -15,12 +15,17 @@ SYSCALLS_ADDS_NS = {
     "a signal": (50, 430),
     "setresuid() and the like": (230, 1600),
 }
-SYSCALLS_COST = ", ".join(
-    f"{call} takes {low} to {high} ns longer" if number == 0 else f"{call} {low:,} to {high:,} ns"
-    for number, (call, (low, high)) in enumerate(SYSCALLS_ADDS_NS.items())
-)
 #: The part of it that each call takes longer for 32-bit calls, from the same tables.
 COMPAT_ADDS_NS = (4, 130)
+
+
+def _cost() -> str:
+    (first, (low, high)), *others = SYSCALLS_ADDS_NS.items()
+    texts = [f"{first} takes {low} to {high} ns longer"]
+    return ", ".join(texts + [f"{call} {low:,} to {high:,} ns" for call, (low, high) in others])
+
+
+SYSCALLS_COST = _cost()
 
 #: What "sampled" does not see.
 SAMPLED_MISSES = (
