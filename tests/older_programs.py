@@ -20,7 +20,7 @@ def why() -> str:
     if os.geteuid() != 0:
         return ""  # without root nothing loads, so the kernel cannot be asked
     try:
-        missing = features.lacking()
+        missing = features.needs().lacking
     except UnsupportedError:
         return ""
     return f"this kernel has no {', '.join(missing)}" if missing else ""

@@ -1,17 +1,19 @@
 """Which of the two sets of BPF objects this kernel can load. The sets are described in ``programs/sets.bpf.h``.
 
-The newer set is used if its core object loads. If not, each thing that it needs is tried alone; if the kernel lacks
-one, the older set is used. No version is compared: distributions add features to their kernels.
+The newer set is used if its core object loads. If not, each thing that it needs is tried alone, to say what the kernel
+lacks, and the older set is tried. No version is compared: distributions add features to their kernels.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from pipeline.bpf import libbpf
-from pipeline.errors import LoadError
+from pipeline.bpf import host, libbpf
+from pipeline.errors import LoadError, UnsupportedError
 
 OBJECTS = Path(__file__).parent / "programs"
 
@@ -35,6 +37,11 @@ OLD_MACHINES = {"x86_64": ".old.bpf.o", "aarch64": ".old.aarch64.bpf.o"}
 #: Machines whose older set needs no atomic operations that return a value. There an addition is a full barrier
 #: (programs/sets.bpf.h), and programs take locks where others exchange words.
 _LOCKING_MACHINES = ("x86_64",)
+
+#: Errors by which the kernel says that something is short at the moment, and nothing about what was tried.
+SHORTAGES = frozenset({errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE})
+#: Errors that do not mean that the kernel lacks a feature. It checks permissions before it reads the program.
+_SAYS_NOTHING = SHORTAGES | {errno.EPERM}
 
 #: Objects that exist in both sets.
 OLD_NAMES = (
@@ -74,20 +81,105 @@ def _old_machine() -> str:
     return named if named in OLD_MACHINES else os.uname().machine
 
 
-def lacking() -> list[str]:
-    """Return why the older set is used, empty if it is not: what the newer one needs and this kernel does not have.
+Loaded = TypeVar("Loaded")
 
-    Each thing is tried, which takes some ms.
+
+class Needs(NamedTuple):
+    """What the newer set needs and does not get from this kernel, each by its name in NEWER_NEEDS.
+
+    Attributes:
+        lacking: what the kernel lacks.
+        unknown: what the kernel may have, with the reason for which it refused the trial.
+    """
+
+    lacking: tuple[str, ...]
+    unknown: Mapping[str, str]
+
+
+def needs() -> Needs:
+    """Try each thing that the newer set needs, which takes some ms.
 
     Raises:
         UnsupportedError: this host has no libbpf.
     """
-    if is_forced():
-        return [f"nothing, {FORCE} selects them"]
-    missing = []
+    lacking: list[str] = []
+    unknown: dict[str, str] = {}
     for program, name in NEWER_NEEDS.items():
         try:
             libbpf.TierObject(OBJECTS / "probe.bpf.o", {}, only=program).close()
-        except LoadError:
-            missing.append(name)
-    return missing
+        except LoadError as error:
+            if says_nothing(error):
+                unknown[name] = os.strerror(errno_of(error))
+            else:
+                lacking.append(name)
+    return Needs(tuple(lacking), unknown)
+
+
+def errno_of(error: LoadError) -> int:
+    """Return what the kernel answered; 0 if that is unknown."""
+    return error.__cause__.errno or 0 if isinstance(error.__cause__, OSError) else 0
+
+
+def says_nothing(error: LoadError) -> bool:
+    """Whether the kernel refused for a reason that does not depend on what was loaded."""
+    return errno_of(error) in _SAYS_NOTHING
+
+
+def choose(load: Callable[[bool], Loaded]) -> tuple[Loaded, tuple[str, ...]]:
+    """Load the newer set, or the older one if the kernel rejects that.
+
+    Args:
+        load: loads the core object; the argument is whether that of the older set.
+
+    Returns:
+        What `load` returned, and why it is of the older set: what the kernel lacks, or how it rejects the newer set.
+        Empty: it is of the newer set.
+
+    Raises:
+        UnsupportedError: the kernel lacks something for the newer set, and rejects the older one, or there is none for
+            this machine.
+        LoadError: the kernel rejected what there is for another reason.
+    """
+    if is_forced():
+        found = Needs((f"nothing, {FORCE} selects them",), {})
+        if reason := without_older(()):
+            raise _too_old(found, reason)
+        return load(True), found.lacking
+    try:
+        return load(False), ()
+    except LoadError as error:
+        # A traceback would keep this frame and the caller's, and with it the caller's view of a map.
+        refusal = error.with_traceback(None)
+    found = needs()
+    if reason := without_older(found.lacking):
+        if not found.lacking:
+            raise refusal
+        raise _too_old(found, reason) from refusal
+    try:
+        return load(True), found.lacking or (f"nothing that is known, but {_rejection(refusal, found)}",)
+    except LoadError as error:
+        if found.lacking:
+            raise _too_old(found, f"it rejects those for older kernels too: {error}") from error
+        both = f"{_rejection(refusal, found)}; it rejects those for older kernels too: {error}"
+        raise LoadError(both, program=refusal.program, log_tail=refusal.log_tail) from refusal.__cause__
+
+
+def _rejection(refusal: LoadError, found: Needs) -> str:
+    return f"the kernel rejects the newer BPF programs: {refusal}{_unknown(found)}"
+
+
+def _unknown(found: Needs) -> str:
+    if not found.unknown:
+        return ""
+    reasons = ", ".join(dict.fromkeys(found.unknown.values()))
+    return f" (it is not known whether the kernel has {', '.join(found.unknown)}: {reasons})"
+
+
+def _too_old(found: Needs, reason: str) -> UnsupportedError:
+    lacks = f"{', '.join(found.lacking)}{_unknown(found)}"
+    return UnsupportedError(
+        f"kernel {os.uname().release} is too old for the BPF programs: it lacks {lacks}; {reason}",
+        feature="kernel",
+        needs=host.OLDEST,
+        hint="use --source proc-connector",
+    )

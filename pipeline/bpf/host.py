@@ -17,10 +17,6 @@ CPU_ROOM = MISSED
 #: What an error names; the programs are tried on any kernel, see features.py.
 OLDEST = "Linux 5.10 (x86-64), 5.18 (aarch64), else 6.2, or a kernel with their BPF features"
 
-#: How much longer the calls of other processes take with the tier "cred_syscalls": figures of docs/sources.md and
-#: docs/performance.md, from several machines.
-SYSCALLS_COST = "5 to 40 ns, a write by 25 to 115, an open with its close by 100 to 210"
-
 CAPABILITIES = {
     "CAP_SYS_PTRACE": CAP_SYS_PTRACE,
     "CAP_SYS_ADMIN": CAP_SYS_ADMIN,

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.bpf import features, host, libbpf, syscall, words
+from pipeline.config import methods
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.host.boot import now_boot_ns
 from pipeline.records.capture_fds import NO_FD, CaptureFds
@@ -66,7 +67,11 @@ class TierKind:
 
 _NAMES = "changes of name and cgroup"
 _HANGUPS = "hangups of terminals"
-#: The program of context.bpf.c that finds them, which every signal of the host runs.
+_LATE_HANGUPS = (
+    f"{_HANGUPS} are found late, by the next record of the session leader or by the comparison with /proc "
+    "(repair.check_interval_s)"
+)
+#: The program of context.bpf.c that finds them, which every signal of the host runs. "auto" never loads it.
 _ON_SIGNAL = "pl_on_signal"
 #: The program of a tier of CREDENTIALS that finds them, if the kernel has its attach point.
 _ON_HANGUP = "pl_tty_hangup"
@@ -92,26 +97,23 @@ CALLS = TierKind(
 #: Two programs of calls.bpf.c that record the same. The second is for kernels that lack the function of the first.
 _ON_ATTACH, _ON_LINK = "pl_ptrace_attach", "pl_ptrace_link"
 
-_CHANGES = "changes of credentials, session, terminal and namespaces"
+
+def _changes(method: str) -> str:
+    return f"changes of credentials, session, terminal and namespaces, {methods.SEES[method]}"
+
 
 #: Detail of a tier that `auto` never selects.
 _BY_NAME = "only if capture.credentials names it"
 
 #: Alternatives, best first; at most one is used. Keys are the values of `capture.credentials`.
 CREDENTIALS = {
-    "fentry": TierKind("cred_fentry", "fexit", f"{_CHANGES}, at no cost to others", "pl_commit_creds", "pl_try_fentry"),
-    "kprobe": TierKind(
-        "cred_kprobe", "kretprobe", f"{_CHANGES}, at no cost to others", "pl_commit_creds", "pl_try_kprobe"
-    ),
-    "sampled": TierKind(
-        "cred_sampled",
-        "iter",
-        f"{_CHANGES}, by comparison every capture.sampling_interval_s, at no cost to others",
-    ),
+    "fentry": TierKind("cred_fentry", "fexit", _changes("fentry"), "pl_commit_creds", "pl_try_fentry"),
+    "kprobe": TierKind("cred_kprobe", "kretprobe", _changes("kprobe"), "pl_commit_creds", "pl_try_kprobe"),
+    "sampled": TierKind("cred_sampled", "iter", _changes("sampled")),
     "syscalls": TierKind(
         "cred_syscalls",
         "tp/syscalls",
-        f"{_CHANGES} by system calls; every one of the host is slower by {host.SYSCALLS_COST}",
+        _changes("syscalls"),
         "pl_setuid",
         "pl_try_tp_syscalls",
         compat="pl_compat",
@@ -191,8 +193,8 @@ class Capture:
         spare_ring: number of the ring that is shared by all CPUs that were offline at the start; None if there are
             none.
         tiers: which tiers are in use, and why.
-        lacks: what the newer set of objects needs and this kernel lacks, so that the older set is used; empty: the
-            newer one is. See features.py.
+        lacks: why the older set of objects is used, which is mostly what the newer one needs and this kernel lacks;
+            empty: the newer one is. See features.py.
     """
 
     def __init__(
@@ -247,11 +249,12 @@ class Capture:
         with ExitStack() as undo:
             undo.callback(self.close)
             known = _program_fds()
-            self._core: libbpf.CoreObject | None = self._load_core(pid_ns)
-            self._hold_maps(self._core)
+            core, self.lacks = features.choose(partial(self._load_core, pid_ns))
+            self._core: libbpf.CoreObject | None = core
+            self._hold_maps(core)
             self._make_rings()
             self._write_settings(args_bytes, envs_bytes, wakeup_fill_bytes)
-            self._core.attach()
+            core.attach()
             tiers, changes = self._load_beside(credentials, compat_calls, task_iterator)
             tiers.append(self._load_capability(capabilities_usage))
             tiers.append(self._load_senders(signal_senders))
@@ -268,32 +271,12 @@ class Capture:
         older = f" (by the programs for older kernels; missing: {', '.join(self.lacks)})" if self.lacks else ""
         return Tier("core", "tp_btf", True, f"fork, exec and exit{older}")
 
-    def _load_core(self, pid_ns: int) -> libbpf.CoreObject:
-        """Load the core object of the newer set, or of the older one if the kernel lacks something; set `lacks`."""
-        refusal: LoadError | None = None
+    def _load_core(self, pid_ns: int, is_old: bool) -> libbpf.CoreObject:
+        """Load the core object of one of the sets, and keep what the objects of this set are loaded with."""
+        self._scope = _scope(pid_ns, is_old=is_old) if pid_ns else b""
+        self._sizes = {"pl_flat_buf": self.ring_count} if is_old else {}
         least = dict.fromkeys(_LRU_MAPS, _LRU_ELEMENTS_OF_CPU * len(host.online_cpus()))
-        if features.is_forced():
-            self.lacks = tuple(features.lacking())
-        else:
-            try:
-                self._scope = _scope(pid_ns, is_old=False) if pid_ns else b""
-                return libbpf.CoreObject(features.object_path("procline", False), self._scope, None, least)
-            except LoadError as error:
-                # A traceback would keep this frame and the caller's, and with it the caller's view of a map.
-                refusal = error.with_traceback(None)
-                self.lacks = tuple(features.lacking())
-        if not self.lacks and refusal is not None:
-            raise refusal
-        if reason := features.without_older(self.lacks):
-            raise _too_old(self.lacks, reason) from refusal
-        self._sizes = {"pl_flat_buf": self.ring_count}
-        try:
-            self._scope = _scope(pid_ns, is_old=True) if pid_ns else b""
-            return libbpf.CoreObject(features.object_path("procline", True), self._scope, self._sizes, least)
-        except LoadError as error:
-            if refusal is None:
-                raise
-            raise _too_old(self.lacks, f"it rejects those for older kernels too: {error}") from error
+        return libbpf.CoreObject(features.object_path("procline", is_old), self._scope, self._sizes, least)
 
     def _hold_maps(self, core: libbpf.CoreObject) -> None:
         """Set the descriptors of the maps that the tiers share, and of those that are read from here."""
@@ -355,13 +338,16 @@ class Capture:
         Most of the start time is the kernel's verifier, which verifies one program per thread at a time.
         """
         changes = _Beside(lambda: self._load_credentials(credentials, compat_calls, task_iterator))
-        others = [_Beside(partial(self._load_other, kind, task_iterator)) for kind in TIERS]
+        # A signal has nothing to do with a change of a process, so "auto" lets none run a program.
+        unwanted = (_ON_SIGNAL,) if credentials == "auto" else ()
+        others = [_Beside(partial(self._load_other, kind, task_iterator, unwanted)) for kind in TIERS]
         with ExitStack() as ended:
             for each in (changes, *others):
                 ended.callback(each.join)  # after an error `close` follows, which must not meet one that still loads
             for each in (changes, *others):
                 each.join()
-        return self._without_signals([tier for each in others for tier in each.result()], changes.result())
+        tiers = [tier for each in others for tier in each.result()]
+        return self._show_hangups(tiers, changes.result(), is_on_signal=not unwanted)
 
     def _load_tier(self, kind: TierKind, unwanted: Collection[str] = ()) -> Tier:
         left_out: list[str] = []
@@ -396,16 +382,26 @@ class Capture:
         missing = f"; this kernel has no attach point for {', '.join(left_out)}" if left_out else ""
         return Tier(kind.name, kind.attach_kind, True, kind.records + missing)
 
-    def _without_signals(self, tiers: list[Tier], changes: list[Tier]) -> tuple[list[Tier], list[Tier]]:
-        """Detach the program that every signal of the host runs, if a tier of changes finds hangups without it."""
+    def _show_hangups(
+        self, tiers: list[Tier], changes: list[Tier], *, is_on_signal: bool
+    ) -> tuple[list[Tier], list[Tier]]:
+        """Return the tiers with what finds hangups of terminals.
+
+        Args:
+            tiers: those of TIERS.
+            changes: those of CREDENTIALS. If one of them finds hangups, signals run no program any more.
+            is_on_signal: every signal of the host runs a program that finds them.
+        """
         finder = next((tier for tier in changes if tier.is_on and self._finds_hangups(tier)), None)
-        if finder is None:
+        if finder is None and is_on_signal:
             return tiers, changes
         for one in self._tier_objects:
             one.detach(_ON_SIGNAL)
-        names = [replace(tier, detail=_NAMES) if tier.name == "context" and tier.is_on else tier for tier in tiers]
-        found = replace(finder, detail=f"{finder.detail}; finds {_HANGUPS}")
-        return names, [found if tier is finder else tier for tier in changes]
+        detail = _NAMES if finder else f"{_NAMES}; {_LATE_HANGUPS}"
+        names = [replace(tier, detail=detail) if tier.name == "context" and tier.is_on else tier for tier in tiers]
+        return names, [
+            replace(tier, detail=f"{tier.detail}; finds {_HANGUPS}") if tier is finder else tier for tier in changes
+        ]
 
     def _finds_hangups(self, tier: Tier) -> bool:
         """Return whether a tier of changes that is in use records that a terminal was hung up."""
@@ -424,11 +420,11 @@ class Capture:
         finally:
             one.close()
 
-    def _load_other(self, kind: TierKind, task_iterator: str) -> list[Tier]:
-        """Load a tier of TIERS, unless the settings forbid it."""
+    def _load_other(self, kind: TierKind, task_iterator: str, unwanted: Collection[str]) -> list[Tier]:
+        """Load a tier of TIERS without the unwanted programs, unless the settings forbid it."""
         if kind.attach_kind == "iter" and task_iterator == "off":
             return [_without_iterator(kind)]
-        return [self._load_tier(kind)]
+        return [self._load_tier(kind, unwanted)]
 
     def _load_capability(self, choice: str) -> Tier:
         if choice == "off":
@@ -521,15 +517,6 @@ class Capture:
 
 def _without_iterator(kind: TierKind) -> Tier:
     return Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')
-
-
-def _too_old(lacks: Collection[str], reason: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"kernel {os.uname().release} is too old for the BPF programs: it lacks {', '.join(lacks)}; {reason}",
-        feature="kernel",
-        needs=host.OLDEST,
-        hint="use --source proc-connector",
-    )
 
 
 def _scope(pid_ns: int, *, is_old: bool) -> bytes:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.bpf import host
+from pipeline.config import methods
 from pipeline.errors import LoadError, UnsupportedError
 
 OBJECT = Path(__file__).parent / "programs" / "probe.bpf.o"
@@ -30,20 +31,18 @@ ATTACH_KINDS = {
     "tp/syscalls": ('capture.credentials = "syscalls" cannot be used', ""),
 }
 
-#: Ways to capture changes of credentials that `auto` selects, best first, as in loader.CREDENTIALS: attach kind -> its
-#: effect.
-_CREDENTIALS = {
-    "fentry": "seen at once, at no cost to others",
-    "kprobe": "seen at once, at no cost to others",
-    "iter": "seen within capture.sampling_interval_s by comparison, at no cost to others; not seen: a change that is "
-    "reverted before the next comparison, and changes of a process that ends before it, except those that its exit "
-    "record contains",
-}
-#: The alternative to comparison, which a user must select.
-_SYSCALLS = (
-    'capture.credentials = "syscalls" sees every change at once; every system call of the host is then slower by '
-    f"{host.SYSCALLS_COST}"
-)
+#: Methods for changes of credentials (values of `capture.credentials`), best first, as in loader.CREDENTIALS -> attach
+#: kind.
+_METHODS = {"fentry": "fentry", "kprobe": "kprobe", "sampled": "iter", "syscalls": "tp/syscalls"}
+#: Those that `auto` selects from.
+_OF_AUTO = ("fentry", "kprobe", "sampled")
+#: Those with a limit or a price, which the complete report always shows.
+_LIMITED = ("sampled", "syscalls")
+#: What to do if the method that `auto` uses sees too little.
+_SYSCALLS = f'capture.credentials = "syscalls": {methods.SEES["syscalls"]}'
+
+#: What to do if the kernel does not permit BPF programs to a process with the capabilities, as in a user namespace.
+_NOT_PERMITTED = "run as root of the host, or use --source proc-connector"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,13 @@ class Finding:
     hint: str = ""
 
 
-def findings() -> list[Finding]:
-    """Run all probes; briefly loads and attaches empty programs if that is permitted."""
+def findings(choice: str = "auto", task_iterator: str = "auto") -> list[Finding]:
+    """Run all probes; briefly loads programs, and attaches empty ones, if that is permitted.
+
+    Args:
+        choice: the setting `capture.credentials`.
+        task_iterator: the setting `capture.task_iterator`.
+    """
     kinds = {kind: attach_kind(kind) for kind in ATTACH_KINDS}
     return [
         Finding("kernel", True, os.uname().release),
@@ -73,7 +77,8 @@ def findings() -> list[Finding]:
         _capabilities(),
         *kinds.values(),
         programs(),
-        credentials(kinds),
+        credentials(kinds, choice, task_iterator),
+        *limits(kinds, task_iterator),
         _jit(),
         _lockdown(),
         _memlock(),
@@ -104,33 +109,87 @@ def attach_kind(kind: str) -> Finding:
     return Finding(name, True, "works")
 
 
-def credentials(kinds: Mapping[str, Finding]) -> Finding:
+def credentials(kinds: Mapping[str, Finding], choice: str = "auto", task_iterator: str = "auto") -> Finding:
     """Return how an instance will capture changes of credentials, and why no better way works.
 
     Args:
         kinds: results of `attach_kind`, by attach kind.
+        choice: the setting `capture.credentials`.
+        task_iterator: the setting `capture.task_iterator`.
     """
+    works = _methods(kinds, task_iterator)
+    if choice == "auto":
+        return _automatic(works)
+    hint = _alternative(choice, works)
+    if choice == "off":
+        return Finding("credentials", True, f'capture.credentials is "off": {methods.SEES["off"]}', hint)
+    found = works[choice]
+    if found.ok:
+        return Finding("credentials", True, f"by {_METHODS[choice]}: {methods.SEES[choice]}", hint)
+    detail = f'capture.credentials is "{choice}": {_reason(choice, found)}'
+    return Finding("credentials", found.ok, detail, found.hint if found.ok is None else 'set it to "auto"')
+
+
+def limits(kinds: Mapping[str, Finding], task_iterator: str = "auto") -> list[Finding]:
+    """Return what the methods with a limit or a price see and cost, whichever method is used; arguments as above."""
+    return [
+        Finding(
+            f"method {method}", found.ok,
+            methods.SEES[method] + ("" if found.ok else f" ({_reason(method, found)})"), found.hint,
+        )
+        for method, found in _methods(kinds, task_iterator).items()
+        if method in _LIMITED
+    ]  # fmt: skip
+
+
+def _methods(kinds: Mapping[str, Finding], task_iterator: str) -> dict[str, Finding]:
+    found = {method: kinds[kind] for method, kind in _METHODS.items()}
+    if task_iterator == "off":
+        found["sampled"] = Finding("attach iter", False, 'capture.task_iterator is "off"')
+    return found
+
+
+def _reason(method: str, found: Finding) -> str:
+    """Return why a method does not work."""
+    return f"{_METHODS[method]} {found.detail.partition(';')[0]}"
+
+
+def _automatic(works: Mapping[str, Finding]) -> Finding:
     name = "credentials"
-    advice = _SYSCALLS if kinds["tp/syscalls"].ok else ""
     better: list[str] = []
-    for kind, meaning in _CREDENTIALS.items():
-        if kinds[kind].ok:
+    for method in _OF_AUTO:
+        if works[method].ok:
             why = f" ({'; '.join(better)})" if better else ""
-            return Finding(name, True, f"by {kind}: {meaning}{why}", advice if kind == "iter" else "")
-        better.append(f"{kind} {kinds[kind].detail.partition(';')[0]}")
-    if any(kinds[kind].ok is None for kind in _CREDENTIALS):
-        return Finding(name, None, "; ".join(better), next(kinds[k].hint for k in _CREDENTIALS if kinds[k].ok is None))
+            detail = f"by {_METHODS[method]}: {methods.SEES[method]}{why}"
+            return Finding(name, True, detail, _alternative(method, works))
+        better.append(_reason(method, works[method]))
+    unknown = [works[method] for method in _OF_AUTO if works[method].ok is None]
+    if unknown:
+        return Finding(name, None, "; ".join(better), unknown[0].hint)
+    advice = _SYSCALLS if works["syscalls"].ok else ""
     return Finding(
-        name, False, f"seen at the next fork, exec, exit, change of name or of cgroup ({'; '.join(better)})",
+        name, False,
+        f"{methods.SEES['off']}; hangups of terminals by the comparison with /proc ({'; '.join(better)})",
         "; ".join(filter(None, ("needs one of fentry, kprobe, iter", advice))),
     )  # fmt: skip
 
 
+def _alternative(method: str, works: Mapping[str, Finding]) -> str:
+    """Return what to do about the limits or the price of a method; empty if it has none."""
+    if method not in {*_LIMITED, "off"}:
+        return ""
+    automatic = next((each for each in _OF_AUTO if works[each].ok), "off")
+    if automatic != method:
+        return f'capture.credentials = "auto" uses {automatic}: {methods.SEES[automatic]}'
+    return _SYSCALLS if works["syscalls"].ok else f"no other method works: {_reason('syscalls', works['syscalls'])}"
+
+
 def _refused(name: str, step: str, error: LoadError, without: str, hint: str) -> Finding:
-    cause = error.__cause__
-    code = cause.errno if isinstance(cause, OSError) else None
+    from pipeline.bpf import features
+
+    code = features.errno_of(error)
     detail = f"rejected at {step}" + (f" ({errno.errorcode.get(code, code)})" if code else f": {error}")
-    if code in (errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE):
+    if code in features.SHORTAGES:
         return Finding(name, None, detail, "try again")
     return Finding(name, False, f"{detail}; {without}", hint)
 
@@ -146,22 +205,27 @@ def _libbpf() -> Finding:
 
 
 def programs() -> Finding:
-    """Return which set of programs this kernel gets, and what it lacks for the newer one."""
-    from pipeline.bpf import features
+    """Return which set of programs this kernel gets, and why not the newer one."""
+    from pipeline.bpf import features, libbpf
 
     if missing := host.missing_capabilities():
         return Finding("programs", None, f"not tried: {' and '.join(missing)} missing", "run this as root")
     try:
-        lacking = features.lacking()
+        core, lacking = features.choose(lambda is_old: libbpf.CoreObject(features.object_path("procline", is_old)))
     except UnsupportedError as error:
-        return Finding("programs", None, f"not tried: {error}")
+        if error.feature == "libbpf":
+            return Finding("programs", None, f"not tried: {error}")
+        return Finding("programs", False, str(error).removesuffix(f"; {error.hint}"), error.hint)
+    except LoadError as error:
+        if features.says_nothing(error):
+            is_short = features.errno_of(error) in features.SHORTAGES
+            return Finding("programs", None, str(error), "try again" if is_short else _NOT_PERMITTED)
+        return Finding("programs", False, str(error), "use --source proc-connector")
+    core.close()
     if not lacking:
         return Finding("programs", True, "the newer set")
-    lacks = f"this kernel lacks {', '.join(lacking)}"
-    if reason := features.without_older(lacking):
-        return Finding("programs", False, f"{lacks}; {reason}", "use --source proc-connector")
     return Finding(
-        "programs", True, f"the set for older kernels, which costs more for each event; {lacks}",
+        "programs", True, f"the set for older kernels, which costs more for each event; lacking: {', '.join(lacking)}",
         "a newer kernel gets the newer set; docs/kernels.md says what else it offers",
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from pipeline.config import methods
 from pipeline.records.declared import STRING_MAX
 from pipeline.records.limits import CHAIN_MAX, PID_MAX
 
@@ -138,10 +139,10 @@ class Capture(Section, frozen=True):
             description="How changes to the credentials, session, terminal and namespaces of a running process are "
             'captured. "fentry" and "kprobe" trace the kernel functions that make the changes. "sampled" compares '
             "all processes with what was last recorded, every sampling_interval_s; it costs other processes nothing, "
-            'and misses a change that is reverted before the next comparison. "auto" uses the first of these three '
+            f'and does not see {methods.SAMPLED_MISSES}. "auto" uses the first of these three '
             'that the kernel supports, and "off" if it supports none; `procline doctor` shows which. "syscalls" traces '
-            "the end of the system calls that make the changes and misses none; this adds 5 to 40 ns to every "
-            "system call of the host, 25 to 115 ns to a write and 100 to 210 ns to an open with its close "
+            f"the end of the system calls that make the changes. With it, {methods.SYSCALLS_COST}. It sees at once all "
+            f"but these, which it sees with the next record of the process: {methods.SYSCALLS_DELAYS} "
             '(docs/sources.md). If you select a method and the kernel rejects it, startup fails. "off": a change is '
             "recorded with the next fork, exec, exit, or change of name or cgroup of the process.",
         ),
@@ -159,8 +160,9 @@ class Capture(Section, frozen=True):
         Literal["auto", "off"],
         Meta(
             description='Whether 32-bit system calls are traced too when credentials uses "syscalls" (x86-64 only). '
-            "Any program can make 32-bit system calls. Tracing them adds another 5 to 20 ns to every system call of "
-            'the host (docs/sources.md). "off": changes made by 32-bit system calls are recorded as with '
+            f"Any program can make 32-bit system calls. Tracing them is {methods.COMPAT_ADDS_NS[0]} to "
+            f"{methods.COMPAT_ADDS_NS[1]} ns of what every system call of the host then takes longer "
+            '(docs/sources.md). "off": changes made by 32-bit system calls are recorded as with '
             'credentials = "off".',
         ),
     ] = "auto"

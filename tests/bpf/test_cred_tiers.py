@@ -442,17 +442,36 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
 
 
 @pytest.mark.parametrize(("place", "finds"), [("sched_process_exec", True), ("no_such_tracepoint", False)])
-def test_signals_run_a_program_where_the_method_has_no_place_for_hangups(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], place: str, finds: bool
-) -> None:
+@pytest.mark.parametrize("credentials", ["auto", "fentry"])
+def test_signals_run_a_program_only_where_a_named_method_has_no_place_for_hangups(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], credentials: str, place: str,
+    finds: bool,
+) -> None:  # fmt: skip
     use_objects_with_two(monkeypatch, tmp_path, missing, "sched_process_exec", place, "pl_tty_hangup")
     kind = loader.TierKind("two", "tp_btf", "something", "pl_one")
     monkeypatch.setattr(loader, "CREDENTIALS", {"fentry": kind})
-    with Capture(ring_bytes=4096) as capture:
-        assert [one.is_attached("pl_on_signal") for one in capture._tier_objects].count(True) == (not finds)
+    runs = credentials != "auto" and not finds
+    with Capture(ring_bytes=4096, credentials=credentials) as capture:
+        assert [one.is_attached("pl_on_signal") for one in capture._tier_objects].count(True) == runs
         details = {one.name: one.detail for one in capture.tiers}
         assert ("hangups" in details["context"], "hangups" in details["two"]) == (not finds, finds)
+        assert ("hangups of terminals are found late" in details["context"]) == (not runs and not finds)
         assert ("no attach point for pl_tty_hangup" in details["two"]) == (not finds)
+
+
+def test_no_signal_runs_a_program_by_default_even_without_any_method(
+    monkeypatch: pytest.MonkeyPatch, actor: Actor
+) -> None:
+    monkeypatch.setattr(loader, "CREDENTIALS", {"syscalls": loader.CREDENTIALS["syscalls"]})
+    with Capture(ring_bytes=4096) as capture:
+        assert in_force(capture) == set()
+        before = {program.name: program.runs for program in capture.programs}
+        with run_time_measured():
+            actor.do("for _ in range(100): os.kill(os.getpid(), 28)")  # SIGWINCH, which is ignored
+            ran = [program for program in capture.programs if program.runs - before[program.name] >= 100]
+        assert ran == [] and "pl_on_signal" not in before
+        (context,) = (tier for tier in capture.tiers if tier.name == "context")
+        assert "hangups of terminals are found late" in context.detail
 
 
 def test_tracepoints_are_found_without_a_mounted_tracefs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_closing_leaves_no_descriptor_where_the_newer_set_is_rejected(monkeypatc
 
     monkeypatch.delenv(features.FORCE, raising=False)
     monkeypatch.setattr(libbpf, "CoreObject", core)
-    monkeypatch.setattr(features, "lacking", lambda: ["a function"])
+    monkeypatch.setattr(features, "needs", lambda: features.Needs(("a function",), {}))
     gc.disable()
     try:
         test_closing_leaves_no_descriptor()
@@ -284,7 +284,7 @@ def lacking(bad_object: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(path, bad_object.parent)
     bad_object.rename(bad_object.with_name("procline.bpf.o"))
     monkeypatch.setattr(features, "OBJECTS", bad_object.parent)
-    monkeypatch.setattr(features, "lacking", lambda: ["bpf_rdonly_cast"])
+    monkeypatch.setattr(features, "needs", lambda: features.Needs(("bpf_rdonly_cast",), {}))
     monkeypatch.delenv(features.FORCE, raising=False)
     return bad_object.parent
 
@@ -321,16 +321,30 @@ def test_a_machine_without_older_programs(lacking: Path, monkeypatch: pytest.Mon
 
 @live_test
 def test_an_error_of_the_newer_programs_is_not_hidden(lacking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "lacking", list)
+    monkeypatch.setattr(features, "needs", lambda: features.Needs((), {}))
+    if os.uname().machine in features.OLD_MACHINES:
+        with loader.Capture(ring_bytes=4096, credentials="off", task_iterator="off") as capture:
+            assert "pl_bad" in capture.tiers[0].detail and "for older kernels" in capture.tiers[0].detail
+    monkeypatch.setattr(features, "OLD_MACHINES", {})
     with pytest.raises(LoadError, match="pl_bad"):
         loader.Capture(ring_bytes=4096)
+
+
+@live_test
+@pytest.mark.skipif(os.uname().machine not in features.OLD_MACHINES, reason="the older set is for x86-64")
+def test_the_refusals_of_both_sets_are_reported(lacking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "needs", lambda: features.Needs((), {}))
+    shutil.copy(lacking / "procline.bpf.o", lacking / "procline.old.bpf.o")
+    with pytest.raises(LoadError, match=r"procline\.bpf\.o: cannot.* procline\.old\.bpf\.o: cannot") as caught:
+        loader.Capture(ring_bytes=4096)
+    assert caught.value.program == "pl_bad" and caught.value.log_tail
 
 
 @live_test
 def test_this_kernel_is_asked_for_each_need(live_kernel: None) -> None:
     with loader.Capture(ring_bytes=4096, credentials="off", task_iterator="off") as capture:
         if not features.is_forced():
-            assert bool(capture.lacks) == bool(features.lacking())
+            assert capture.lacks == features.needs().lacking
 
 
 def test_missing_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipeline.bpf import features, host, probe
-from pipeline.bpf.loader import Capture
+from pipeline.bpf import features, host, libbpf, probe
+from pipeline.bpf.loader import CREDENTIALS, Capture
+from pipeline.config import methods
 from pipeline.errors import LoadError
 
 
@@ -39,6 +42,15 @@ def test_attach_kinds_are_tried_not_guessed(live_kernel: None) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.usefixtures("live_kernel")
+@pytest.mark.parametrize("method", ["sampled", "syscalls"])
+def test_a_capture_states_the_limits_of_its_method(method: str) -> None:
+    with Capture(ring_bytes=4096, credentials=method) as capture:
+        (detail,) = (tier.detail for tier in capture.tiers if tier.name == CREDENTIALS[method].name)
+        assert methods.SEES[method] in detail
+
+
+@pytest.mark.live
 def test_the_reported_credentials_method_is_the_one_of_a_capture(live_kernel: None) -> None:
     with Capture(ring_bytes=4096) as capture:
         chosen = next((tier.name for tier in capture.tiers if tier.is_on and tier.name.startswith("cred_")), None)
@@ -50,7 +62,14 @@ def test_the_reported_credentials_method_is_the_one_of_a_capture(live_kernel: No
     ("fentry", "kprobe", "sampled", "ok", "words"),
     [
         (True, True, True, True, "by fentry: seen at once, at no cost to others"),
-        (False, True, True, True, "by kprobe: seen at once, at no cost to others (fentry refused)"),
+        (
+            False,
+            True,
+            True,
+            True,
+            "by kprobe: seen at once, at no cost to others; can be late: setpgid() of a child that another thread "
+            "forked (fentry refused)",
+        ),
         (False, False, True, True, "(fentry refused; kprobe refused)"),
         (False, False, False, False, "seen at the next fork"),
         (None, None, None, None, "refused"),
@@ -60,10 +79,7 @@ def test_the_reported_credentials_method_is_the_one_of_a_capture(live_kernel: No
 def test_the_method_for_credentials(
     fentry: bool | None, kprobe: bool | None, sampled: bool | None, ok: bool | None, words: str, syscalls: bool
 ) -> None:
-    outcomes = {"fentry": fentry, "kprobe": kprobe, "iter": sampled, "tp/syscalls": syscalls}
-    found = probe.credentials(
-        {kind: probe.Finding(kind, works, "refused; so what", "root") for kind, works in outcomes.items()}
-    )
+    found = probe.credentials(kinds(fentry=fentry, kprobe=kprobe, iter=sampled, tp_syscalls=syscalls))
     assert found.ok is ok
     assert words in found.detail
     if not ok:
@@ -72,17 +88,114 @@ def test_the_method_for_credentials(
     names_the_costly_one = 'capture.credentials = "syscalls"' in found.hint
     assert names_the_costly_one == (syscalls and not fentry and not kprobe and ok is not None)
     assert ("not seen: a change that is reverted" in found.detail) == bool(sampled and not fentry and not kprobe)
+    # The brief report shows a method with limits only if there is a hint.
+    assert bool(found.hint) == (ok is not True or "by iter" in found.detail)
 
 
-def test_what_a_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def kinds(**outcomes: bool | None) -> dict[str, probe.Finding]:
+    """Return results of the attach kinds: `works`, or the outcome in `outcomes`."""
+    return {
+        kind: probe.Finding(kind, outcomes.get(kind.replace("/", "_"), True), "refused; so what", "root")
+        for kind in probe.ATTACH_KINDS
+    }
+
+
+@pytest.mark.parametrize(("choice", "hint"), [("sampled", "fentry"), ("syscalls", "fentry"), ("off", "fentry")])
+def test_a_method_that_is_set_by_name_has_its_limits_and_an_alternative(choice: str, hint: str) -> None:
+    found = probe.credentials(kinds(), choice)
+    assert found.ok is True and methods.SEES[choice] in found.detail
+    assert found.hint == f'capture.credentials = "auto" uses {hint}: {methods.SEES[hint]}'
+    assert probe.credentials(kinds(), "fentry").hint == ""
+
+
+def test_a_method_that_is_set_by_name_and_does_not_work() -> None:
+    found = probe.credentials(kinds(kprobe=False), "kprobe")
+    assert (found.ok, found.hint) == (False, 'set it to "auto"')
+    assert found.detail == 'capture.credentials is "kprobe": kprobe refused'
+    assert probe.credentials(kinds(kprobe=None), "kprobe").ok is None
+    # Comparison needs the task iterator.
+    found = probe.credentials(kinds(), "sampled", "off")
+    assert found.ok is False and 'capture.task_iterator is "off"' in found.detail
+
+
+def test_without_the_task_iterator_there_is_no_comparison() -> None:
+    found = probe.credentials(kinds(fentry=False, kprobe=False), "auto", "off")
+    assert found.ok is False and 'iter capture.task_iterator is "off"' in found.detail
+    assert "hangups of terminals by the comparison with /proc" in found.detail
+
+
+def test_comparison_without_any_other_method_says_so() -> None:
+    found = probe.credentials(kinds(fentry=False, kprobe=False, tp_syscalls=False))
+    assert found.ok is True and found.hint == "no other method works: tp/syscalls refused"
+
+
+@pytest.mark.parametrize("outcome", [True, False, None])
+def test_limits_and_prices_are_reported_whichever_method_is_used(outcome: bool | None) -> None:
+    sampled, syscalls = probe.limits(kinds(iter=outcome, tp_syscalls=outcome))
+    assert (sampled.name, syscalls.name) == ("method sampled", "method syscalls")
+    assert sampled.ok is outcome and syscalls.ok is outcome
+    assert f"not seen: {methods.SAMPLED_MISSES}" in sampled.detail
+    assert methods.SYSCALLS_COST in syscalls.detail and methods.SYSCALLS_DELAYS in syscalls.detail
+    assert ("refused" in sampled.detail) == ("refused" in syscalls.detail) == (not outcome)
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, int]], None]:
+    """Return a function that lets the kernel refuse core objects, by the name of the file."""
+
+    def refuse_files(codes: dict[str, int]) -> None:
+        class Core:
+            def __init__(self, path: Path) -> None:
+                if path.name in codes:
+                    raise libbpf.load_error(path, "cannot be loaded", [], codes[path.name])
+
+            def close(self) -> None:
+                pass
+
+        monkeypatch.setattr(libbpf, "CoreObject", Core)
+
     monkeypatch.setattr(host, "missing_capabilities", list)
-    monkeypatch.setattr(features, "lacking", lambda: ["bpf_loop (Linux 5.17)"])
     monkeypatch.setattr(features, "OLD_MACHINES", {os.uname().machine: ".old.bpf.o"})
+    monkeypatch.delenv(features.FORCE, raising=False)
+    return refuse_files
+
+
+def test_what_a_kernel_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch, refuse: Callable[[dict[str, int]], None]
+) -> None:
+    refuse({"procline.bpf.o": errno.EINVAL})
+    monkeypatch.setattr(features, "needs", lambda: features.Needs(("bpf_loop (Linux 5.17)",), {}))
     found = probe.programs()
     assert found.ok is True and "bpf_loop (Linux 5.17)" in found.detail
     monkeypatch.setattr(features, "OLD_MACHINES", {})
     found = probe.programs()
     assert found.ok is False and "proc-connector" in found.hint
+    assert "bpf_loop (Linux 5.17)" in found.detail and "proc-connector" not in found.detail
+
+
+def test_a_set_that_the_kernel_rejects_although_it_has_everything(
+    monkeypatch: pytest.MonkeyPatch, refuse: Callable[[dict[str, int]], None]
+) -> None:
+    monkeypatch.setattr(features, "needs", lambda: features.Needs((), {}))
+    refuse({"procline.bpf.o": errno.EACCES})
+    found = probe.programs()
+    assert found.ok is True and found.hint
+    assert "older kernels" in found.detail and "procline.bpf.o: cannot be loaded: Permission denied" in found.detail
+    refuse({"procline.bpf.o": errno.EACCES, "procline.old.bpf.o": errno.E2BIG})
+    found = probe.programs()
+    assert found.ok is False and "proc-connector" in found.hint
+    assert "Permission denied" in found.detail and "Argument list too long" in found.detail
+
+
+@pytest.mark.parametrize(("code", "hint"), [(errno.ENOMEM, "again"), (errno.EMFILE, "again"), (errno.EPERM, "root of")])
+def test_programs_that_could_not_be_tried(
+    monkeypatch: pytest.MonkeyPatch, refuse: Callable[[dict[str, int]], None], code: int, hint: str
+) -> None:
+    refuse({"procline.bpf.o": code, "procline.old.bpf.o": code})
+    monkeypatch.setattr(features, "needs", lambda: features.Needs((), {"bpf_loop (Linux 5.17)": os.strerror(code)}))
+    found = probe.programs()
+    assert found.ok is None and hint in found.hint
+    assert os.strerror(code) in found.detail and "not known whether the kernel has bpf_loop" in found.detail
 
 
 def test_without_capabilities_attach_kinds_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable
 @pytest.mark.parametrize("name", ["procline", "iter"])
 def test_times_of_a_file(kernel: Callable[[Callable[[Types], None]], None], name: str, ctime: str, mtime: str) -> None:
     kernel(_times(ctime, mtime))
-    is_old = bool(features.is_forced() or features.lacking())
+    is_old = bool(features.is_forced() or features.needs().lacking)
     libbpf.TierObject(features.object_path(name, is_old), {}).close()
 
 
@@ -160,5 +160,5 @@ def _measured_times(types: Types) -> None:
 
 def test_kernel_that_measures_user_and_system_time(kernel: Callable[[Callable[[Types], None]], None]) -> None:
     kernel(_measured_times)
-    is_old = bool(features.is_forced() or features.lacking())
+    is_old = bool(features.is_forced() or features.needs().lacking)
     libbpf.TierObject(features.object_path("procline", is_old), {}).close()

@@ -59,8 +59,8 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
  * tty_signal_session_leader() has removed it from the leader, and it removes it from the whole session; the leader's
  * record stands for all. The tracepoint fires even if the leader ignores the signal, and before the leader can react.
  *
- * Every signal of the host passes here, with siglock held, so the loader detaches this where another object finds
- * hangups: pl_tty_hangup() of cred_fentry.bpf.c or cred_kprobe.bpf.c, or comparison. A process that gets SIGHUP for
+ * Every signal of the host passes here, with siglock held. So capture.credentials = "auto" leaves this out, and the
+ * loader detaches it where another object finds hangups: pl_tty_hangup(), or comparison. A process that gets SIGHUP for
  * another reason, such as an orphaned process group, is found unchanged. */
 SEC("tp_btf/signal_generate")
 int BPF_PROG(pl_on_signal, int sig, const void *info, struct task_struct *task)

@@ -51,6 +51,8 @@ _STYLES = {
 _WAYS = "credentials"
 _ALTERNATIVES = frozenset({"attach fentry", "attach kprobe", "attach tp/syscalls"})
 _TIERS_OF_WAYS = "tier cred_"
+#: What the names of findings about single methods begin with. `_WAYS` has those of the method that an instance uses.
+_METHOD = "method "
 #: What `tiers` shows for a part of the capture that a setting switches off, as in ``capture.credentials is "off"``.
 _SWITCHED_OFF = re.compile(r"[a-z_]+\.[a-z_]+ is ")
 #: What `unit` reports for an optional unit that this host does not use.
@@ -167,6 +169,8 @@ def _is_beside_the_point(check: Check, by_name: dict[str, Check]) -> bool:
     """Whether a check that is not fine says nothing that another finding or a setting does not say."""
     if _is_unit(check):
         return check.name != _UNIT and check.ok is None and _UNWANTED.search(check.detail) is not None
+    if check.name.startswith(_METHOD):
+        return True
     way = by_name.get(_WAYS)
     if check.name in _ALTERNATIVES:
         return way is not None and way.ok is not None
@@ -204,13 +208,25 @@ def _bpf() -> Iterator[Check]:
     try:
         from pipeline.bpf import probe
 
-        found = probe.findings()
+        choice = _setting("credentials", "auto")
+        found = probe.findings(choice, _setting("task_iterator", "auto"))
     except (ImportError, ProclineError) as error:
         yield Check("BPF", None, f"not checked: {error}", _INSTALL)
         return
     for finding in found:
         name = _NAMES.get(finding.name, finding.name)
-        yield Check(name, finding.ok, finding.detail, finding.hint, name in NEEDED)
+        # A method that is set by name must work, or the start fails.
+        is_needed = name in NEEDED or (name == _WAYS and choice not in {"auto", "off"})
+        yield Check(name, finding.ok, finding.detail, finding.hint, is_needed)
+
+
+def _setting(name: str, default: str) -> str:
+    """Return a setting of the capture; the default if the settings cannot be read, which `_memory` reports."""
+    with suppress(ProclineError), daemon_parts():
+        from pipeline.config.loading import load
+
+        return str(getattr(load().capture, name))
+    return default
 
 
 def _tiers(name: str) -> Iterator[Check]:
@@ -288,13 +304,8 @@ def _available_bytes() -> int:
 
 
 def _namespace() -> Check:
-    scope = pid_namespace.HOST
     try:
-        with suppress(ProclineError), daemon_parts():
-            from pipeline.config.loading import load
-
-            scope = load().capture.scope
-        found = pid_namespace.fault(scope=scope)
+        found = pid_namespace.fault(scope=_setting("scope", pid_namespace.HOST))
     except ProclineError as error:
         return Check("pid namespace", None, str(error))
     if found is not None:

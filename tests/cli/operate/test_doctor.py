@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.bpf import probe
 from pipeline.cli.operate import doctor
+from pipeline.config import methods
 from pipeline.config.schema import Config
 from pipeline.host import pid_namespace, unit
 from pipeline.shm.layout.control_header import COSTS_BYTES, ROW_BYTES
 from tests.cli.conftest import Command
 
+#: The stub of the fixture below replaces it.
+REAL_FINDINGS = probe.findings
 
-def findings(**changes: bool | None) -> list[probe.Finding]:
+
+def findings(*settings: str, **changes: bool | None) -> list[probe.Finding]:
     names = ("kernel", "btf", "capabilities", "attach tp_btf", "attach fentry", "programs", "cpus")
     return [probe.Finding(name, changes.get(name.replace(" ", "_"), True), "seen", f"do {name}") for name in names]
 
@@ -43,7 +48,7 @@ def test_a_host_that_has_everything(procline: Command) -> None:
 def test_a_missing_feature_is_reported_with_a_remedy(
     procline: Command, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(probe, "findings", lambda: findings(**{name: False}))
+    monkeypatch.setattr(probe, "findings", lambda *settings: findings(**{name: False}))
     done = procline("doctor")
     assert done.code == 1
     assert "missing" in done.out and f"-> do {name.replace('_', ' ', 1)}" in done.out
@@ -94,7 +99,7 @@ def test_a_fact_is_said_once(procline: Command, monkeypatch: pytest.MonkeyPatch)
         doctor.Check("tier capability", False, 'capture.capabilities_usage is "off"'),
         doctor.Check("tier context", False, "refused"),
     ]  # fmt: skip
-    monkeypatch.setattr(probe, "findings", lambda: [*findings()[:4], *refused])
+    monkeypatch.setattr(probe, "findings", lambda *settings: [*findings()[:4], *refused])
     monkeypatch.setattr(doctor, "_tiers", lambda name: iter(tiers))
     out = procline("doctor").out
     for once in ("by iter: later", "-> name syscalls", "tier context: refused"):
@@ -104,12 +109,84 @@ def test_a_fact_is_said_once(procline: Command, monkeypatch: pytest.MonkeyPatch)
     assert "tier cred_fentry: cannot be loaded" in procline("doctor", "-v").out
 
 
+@pytest.fixture
+def attach_kinds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that stubs the attach kinds: those in its arguments do not work."""
+
+    def stub(*refused: str) -> None:
+        def attach_kind(kind: str) -> probe.Finding:
+            is_refused = kind in refused
+            return probe.Finding(f"attach {kind}", not is_refused, "rejected" if is_refused else "works")
+
+        monkeypatch.setattr(probe, "findings", REAL_FINDINGS)
+        monkeypatch.setattr(probe, "attach_kind", attach_kind)
+        monkeypatch.setattr(probe, "programs", lambda: probe.Finding("programs", True, "the newer set"))
+
+    return stub
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Return a function that sets `capture.credentials` in the file of the settings."""
+
+    def choose(method: str) -> None:
+        file = tmp_path / "procline.toml"
+        file.write_text(f'[capture]\ncredentials = "{method}"\n')
+        monkeypatch.setenv("PROCLINE_CONFIG", str(file))
+
+    return choose
+
+
+def test_the_complete_report_has_the_limits_of_methods_that_are_not_used(
+    procline: Command, attach_kinds: Callable[..., None]
+) -> None:
+    attach_kinds()
+    complete = " ".join(procline("doctor", "-v").out.split())
+    checks = {check["name"]: check["detail"] for check in json.loads(procline("doctor", "--json").out)["checks"]}
+    assert checks["credentials"] == "by fentry: seen at once, at no cost to others"
+    for method in ("sampled", "syscalls"):
+        assert f"method {method}: {methods.SEES[method]}" in complete
+        assert checks[f"method {method}"] == methods.SEES[method]
+    brief = procline("doctor").out
+    assert methods.SYSCALLS_COST not in brief and methods.SAMPLED_MISSES not in brief
+
+
+@pytest.mark.parametrize("method", ["sampled", "syscalls"])
+def test_the_brief_report_has_the_limits_of_the_configured_method(
+    procline: Command, attach_kinds: Callable[..., None], credentials: Callable[[str], None], method: str
+) -> None:
+    attach_kinds()
+    credentials(method)
+    (note,) = (line for line in procline("doctor").out.splitlines() if line.startswith("note"))
+    assert methods.SEES[method] in note
+
+
+@pytest.mark.parametrize("also", [(), ("tp/syscalls",)])
+def test_the_brief_report_has_the_limits_of_the_method_that_auto_uses(
+    procline: Command, attach_kinds: Callable[..., None], also: tuple[str, ...]
+) -> None:
+    attach_kinds("fentry", "kprobe", *also)
+    (note,) = (line for line in procline("doctor").out.splitlines() if line.startswith("note"))
+    assert "by iter" in note and methods.SEES["sampled"] in note
+
+
+@pytest.mark.parametrize(("method", "code"), [("kprobe", 1), ("fentry", 0), ("auto", 0)])
+def test_a_method_that_is_set_by_name_must_work(
+    procline: Command, attach_kinds: Callable[..., None], credentials: Callable[[str], None], method: str, code: int
+) -> None:
+    attach_kinds("kprobe")
+    credentials(method)
+    done = procline("doctor")
+    assert done.code == code
+    assert ('missing  credentials: capture.credentials is "kprobe"' in done.out) == bool(code)
+
+
 def test_checks_that_need_rights_are_named_together(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     untried = [
         probe.Finding(f"attach {kind}", None, "not tried: CAP_BPF missing", "root") for kind in ("iter", "fentry")
     ]
     rights = probe.Finding("capabilities", False, "CAP_BPF missing", "be root")
-    monkeypatch.setattr(probe, "findings", lambda: [rights, *untried])
+    monkeypatch.setattr(probe, "findings", lambda *settings: [rights, *untried])
     lines = procline("doctor").out.splitlines()
     assert "missing  capabilities: CAP_BPF missing" in lines
     assert "unknown  attach iter, attach fentry: not tried without these capabilities" in lines
@@ -121,14 +198,14 @@ def test_checks_that_need_rights_are_named_together(procline: Command, monkeypat
 def test_a_missing_feature_with_an_alternative_does_not_fail(
     procline: Command, monkeypatch: pytest.MonkeyPatch, outcome: bool | None
 ) -> None:
-    monkeypatch.setattr(probe, "findings", lambda: findings(attach_fentry=outcome))
+    monkeypatch.setattr(probe, "findings", lambda *settings: findings(attach_fentry=outcome))
     done = procline("doctor")
     assert done.code == 0
     assert ("without" if outcome is False else "unknown") in done.out
 
 
 def test_an_unknown_feature_is_not_reported_as_missing(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "findings", lambda: findings(attach_tp_btf=None))
+    monkeypatch.setattr(probe, "findings", lambda *settings: findings(attach_tp_btf=None))
     assert procline("doctor").code == 0
 
 
