@@ -334,7 +334,7 @@ def test_an_error_of_the_newer_programs_is_not_hidden(lacking: Path, monkeypatch
 @pytest.mark.skipif(os.uname().machine not in features.OLD_MACHINES, reason="the older set is for x86-64")
 def test_the_refusals_of_both_sets_are_reported(lacking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "needs", lambda: features.Needs((), {}))
-    shutil.copy(lacking / "procline.bpf.o", lacking / "procline.old.bpf.o")
+    shutil.copy(lacking / "procline.bpf.o", features.object_path("procline", True))
     with pytest.raises(LoadError, match=r"procline\.bpf\.o: cannot.* procline\.old\.bpf\.o: cannot") as caught:
         loader.Capture(ring_bytes=4096)
     assert caught.value.program == "pl_bad" and caught.value.log_tail
