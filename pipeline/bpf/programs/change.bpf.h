@@ -50,7 +50,7 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 	if (!buf)
 		return;
 	header = &buf->record.header;
-	entry = pl_fill_known(header, &buf->record.task, pl_any_task(task), false);
+	entry = pl_fill_known(header, &buf->record.task, pl_any_task(task), PL_UNTYPED, false);
 	if (entry) {
 		if (pl_differ_cred(entry, &buf->record.task))
 			kind = PL_KIND_CRED;
