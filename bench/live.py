@@ -43,7 +43,7 @@ def add_programs(parser: argparse.ArgumentParser) -> None:
 
 
 def use_programs(options: argparse.Namespace) -> None:
-    """Have the daemons of this bench load the set of the option --programs."""
+    """Have the daemons and captures of this bench load the set of the option --programs."""
     if options.programs:
         os.environ["PROCLINE_BPF_PROGRAMS"] = options.programs
 

@@ -59,12 +59,13 @@ class Rings:
         """Write a record that is complete at once."""
         assert self.writers[ring].write(self.stamped()) is not None
 
-    def turn(self) -> int:
+    def turn(self, *, is_quiet: bool = False) -> int:
         """Write to the other ring, read all that is complete, and apply what may be; return the watermark's lag in ns.
 
         The clock stands at a whole millisecond again at the end.
         """
-        self.write(OTHER)
+        if not is_quiet:
+            self.write(OTHER)
         self.now += MS - self.now % MS
         positions = np.array([ring.producer_pos for ring in self.rings], np.uint64)
         for ring in self.rings:
@@ -121,6 +122,18 @@ def test_a_record_that_stays_reserved_for_longer_is_late_with_those_behind_it(wo
     assert world.turn() == MERGE_SLACK_NS
     assert sorted(world.applied) == world.written, "late, but not lost"
     assert world.counters == {"stalls": 1, "late": 2}
+
+
+def test_while_no_other_event_waits_the_record_is_awaited_until_the_hold(world: Rings) -> None:
+    reserved = world.reserve()
+    lags = [world.turn(is_quiet=True) for _ in range(HOLD_MS)]
+    assert lags[-1] == HOLD_MS * MS + MERGE_SLACK_NS and world.counters == {}
+    world.turn(is_quiet=True)
+    assert world.counters == {"stalls": 1}
+    world.submit(*reserved)
+    world.turn()
+    assert world.applied == world.written, "nothing younger was applied before it"
+    assert world.counters == {"stalls": 1}
 
 
 def test_short_delays_one_after_the_other_are_not_added_up(world: Rings) -> None:
