@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 static int null_fd, terminal_fd, cgroup_fds[2];
-static pid_t first_group;
+static pid_t other_group;
 static char *self;
 
 static void check(int is_good, const char *what)
@@ -79,7 +79,7 @@ static void change_user(int i)
 
 static void change_group(int i)
 {
-	check(!setpgid(0, i & 1 ? first_group : 0), "setpgid");
+	check(!setpgid(0, i & 1 ? other_group : 0), "setpgid");
 }
 
 static void move_cgroup(int i)
@@ -135,6 +135,20 @@ static int new_terminal(void)
 	return fd;
 }
 
+/* A process group of a child, which waits until this process ends. */
+static pid_t new_group(void)
+{
+	pid_t child = fork();
+
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	check(child > 0 && !setpgid(child, child), "process group");
+	return child;
+}
+
 static double cpu_ns(void)
 {
 	struct timespec own;
@@ -157,7 +171,7 @@ int main(int argc, char **argv)
 	null_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
 	check(null_fd >= 0, "/dev/null");
 	terminal_fd = new_terminal();
-	first_group = getpgrp();
+	other_group = new_group();
 	for (int i = 0; can_move && i < 2; i++) {
 		cgroup_fds[i] = open(argv[2 + i], O_WRONLY | O_CLOEXEC);
 		check(cgroup_fds[i] >= 0, argv[2 + i]);
