@@ -6,8 +6,10 @@ The daemon and the workload are those of the live tests (tests/live/harness.py).
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import functools
+import os
 import resource
 import shutil
 import subprocess
@@ -26,13 +28,24 @@ from pipeline.shm.reader.statistics import Stats
 from tests.live.harness import Daemon, build_workload
 
 __all__ = [
-    "SETTLES_S", "Daemon", "Storm", "Usage", "caught_up", "cpu_ns", "crowd", "event_counts", "now_boot_ns", "peer",
-    "program", "storms", "total_ns", "usage",
+    "SETTLES_S", "Daemon", "Storm", "Usage", "add_programs", "caught_up", "cpu_ns", "crowd", "event_counts",
+    "now_boot_ns", "peer", "program", "storms", "total_ns", "usage", "use_programs",
 ]  # fmt: skip
 
 HERE = Path(__file__).resolve().parent
 #: After this time a new daemon on an idle host has finished the work of the snapshot, and its workers share a CPU.
 SETTLES_S = 8.0
+
+
+def add_programs(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the set of BPF programs; see `use_programs`."""
+    parser.add_argument("--programs", choices=["old"], help="the BPF programs for older kernels (docs/kernels.md)")
+
+
+def use_programs(options: argparse.Namespace) -> None:
+    """Have the daemons and captures of this bench load the set of the option --programs."""
+    if options.programs:
+        os.environ["PROCLINE_BPF_PROGRAMS"] = options.programs
 
 
 def event_counts(stats: Stats, kinds: Sequence[str] = ("fork", "exec", "exit")) -> dict[str, int]:

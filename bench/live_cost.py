@@ -232,10 +232,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--idle-s", type=float, default=5.0)
     parser.add_argument("--sleepers", type=int, default=1000)
     parser.add_argument("--bpf-storms", type=int, default=60, help=f"storms of {BPF_FORKS} forks for the BPF programs")
-    parser.add_argument("--programs", choices=["old"], help="the BPF programs for older kernels (docs/kernels.md)")
+    live.add_programs(parser)
     options = common.parse(parser, argv, SMALL)
-    if options.programs:
-        os.environ["PROCLINE_BPF_PROGRAMS"] = options.programs  # for the daemon
+    live.use_programs(options)
     report = common.begin(__file__, __doc__, options)
     with live.storms() as program, live.crowd(options.sleepers):
         transport_rows(program, options, report)

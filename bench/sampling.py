@@ -6,7 +6,7 @@ Method
     passes of a supervisor in this process (pipeline/bpf/sampling.py) for `--seconds` each, so that caches are as cold
     as between the passes of a daemon.
 Command
-    python bench/sampling.py [--processes N] [--seconds N] [--json]     (root)
+    python bench/sampling.py [--processes N] [--seconds N] [--programs old] [--json]     (root)
 How to read it
     `processes` are all processes of the host. `ms/pass` is the CPU time of a pass, `us/process` its growth with the
     sleeping processes. `gap s` is the time between the beginnings of two passes, within which a change is seen. It
@@ -68,7 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--processes", type=int, default=TARGET_PROCESSES, help="sleeping processes of the last row")
     parser.add_argument("--seconds", type=float, default=20, help="for each row")
+    live.add_programs(parser)
     options: argparse.Namespace = common.parse(parser, argv, SMALL)
+    live.use_programs(options)
     report = common.begin(__file__, __doc__, options)
     nothing: dict[str, float] = {}
     for count in dict.fromkeys((0, options.processes // 5, options.processes // 2, options.processes)):

@@ -13,7 +13,17 @@ import pytest
 BENCH = Path(__file__).parents[1] / "bench"
 #: Required texts in the first column of each bench. The benches of the first table need a daemon.
 LIVE: dict[str, set[object]] = {
-    "host_tax": {"empty call", "write of 1 byte", "open and close", "signal", "rename", "fork and exit"},
+    "host_tax": {
+        "empty call",
+        "write of 1 byte",
+        "open and close",
+        "signal",
+        "ioctl on a terminal",
+        "rename",
+        "change of user",
+        "change of group",
+        "fork and exit",
+    },
     "live_cost": {"idle", "fork/exit", "one exec in 5", "bpf, all"},
     "everyday": {"nobody", "reader", "subscriber", "reader, freshness", "on demand"},
     "live_slowdown": {"wall", "CPU", "wall, noise", "CPU, noise"},

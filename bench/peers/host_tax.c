@@ -9,14 +9,17 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
-static int null_fd, cgroup_fds[2];
+static int null_fd, terminal_fd, cgroup_fds[2];
+static pid_t other_group;
 static char *self;
 
 static void check(int is_good, const char *what)
@@ -54,9 +57,29 @@ static void send_signal(int i)
 	check(!kill(getpid(), SIGUSR1), "kill");
 }
 
+/* Reads the settings, and changes nothing. */
+static void terminal_ioctl(int i)
+{
+	struct termios settings;
+
+	(void)i;
+	check(!ioctl(terminal_fd, TCGETS, &settings), "ioctl");
+}
+
 static void rename_thread(int i)
 {
 	check(!prctl(PR_SET_NAME, i & 1 ? "tax-odd" : "tax-even"), "prctl");
+}
+
+/* To another user, and back with the next call. */
+static void change_user(int i)
+{
+	check(!setresuid(-1, i & 1 ? 0 : 1, -1), "setresuid");
+}
+
+static void change_group(int i)
+{
+	check(!setpgid(0, i & 1 ? other_group : 0), "setpgid");
 }
 
 static void move_cgroup(int i)
@@ -94,9 +117,37 @@ static const struct {
 } calls[] = {
 	{ "empty call", empty_call, 8000 },   { "write of 1 byte", one_byte_write, 6000 },
 	{ "open and close", open_close, 1200 }, { "signal", send_signal, 4000 },
-	{ "rename", rename_thread, 2000 },     { "cgroup move", move_cgroup, 50 },
+	{ "ioctl on a terminal", terminal_ioctl, 4000 },
+	{ "rename", rename_thread, 2000 },     { "change of user", change_user, 1000 },
+	{ "change of group", change_group, 1000 }, { "cgroup move", move_cgroup, 50 },
 	{ "fork and exit", fork_exit, 40 },    { "fork, exec, exit", fork_exec_exit, 12 },
 };
+
+/* A terminal that nobody has as the controlling one. */
+static int new_terminal(void)
+{
+	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	int fd;
+
+	check(master >= 0 && !grantpt(master) && !unlockpt(master), "posix_openpt");
+	fd = open(ptsname(master), O_RDWR | O_NOCTTY | O_CLOEXEC);
+	check(fd >= 0, "terminal");
+	return fd;
+}
+
+/* A process group of a child, which waits until this process ends. */
+static pid_t new_group(void)
+{
+	pid_t child = fork();
+
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	check(child > 0 && !setpgid(child, child), "process group");
+	return child;
+}
 
 static double cpu_ns(void)
 {
@@ -119,6 +170,8 @@ int main(int argc, char **argv)
 	rounds = atoi(argv[1]);
 	null_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
 	check(null_fd >= 0, "/dev/null");
+	terminal_fd = new_terminal();
+	other_group = new_group();
 	for (int i = 0; can_move && i < 2; i++) {
 		cgroup_fds[i] = open(argv[2 + i], O_WRONLY | O_CLOEXEC);
 		check(cgroup_fds[i] >= 0, argv[2 + i]);

@@ -99,7 +99,7 @@ static __always_inline void pl_queue_call(u32 kind, struct task_struct *target, 
 	call.call_soft = soft;
 	call.call_hard = hard;
 	call.call_tgid = pl_scoped_tgid(task);
-	call.call_tid = pl_scoped_nr(PL_GET(task, thread_pid));
+	call.call_tid = pl_scoped_nr(PL_GET(task, thread_pid), PL_UNTYPED);
 	call.call_kind = kind;
 	call.call_number = number;
 	if (target)

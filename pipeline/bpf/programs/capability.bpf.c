@@ -44,7 +44,7 @@ static __always_inline bool pl_report(struct task_struct *task, const struct pl_
 	/* A leader that has ended has no namespaces; then this thread is used. */
 	if (!(leader->flags & PF_EXITING))
 		task = leader;
-	pl_fill_known(&record->header, &record->task, task, false);
+	pl_fill_known(&record->header, &record->task, task, PL_TYPED, false);
 	record->caps.caps_attempted = asked->attempted;
 	record->caps.caps_used = asked->used;
 	return pl_send(&record->header, sizeof(*record), sizeof(record->caps), PL_KIND_CAPS, settings);

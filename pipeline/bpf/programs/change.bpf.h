@@ -50,7 +50,7 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 	if (!buf)
 		return;
 	header = &buf->record.header;
-	entry = pl_fill_known(header, &buf->record.task, pl_any_task(task), false);
+	entry = pl_fill_known(header, &buf->record.task, pl_any_task(task), PL_UNTYPED, false);
 	if (entry) {
 		if (pl_differ_cred(entry, &buf->record.task))
 			kind = PL_KIND_CRED;
@@ -99,6 +99,18 @@ static __always_inline __attribute__((unused)) void pl_pid_changed(u32 index, st
 
 	if (!PL_GET(signal, leader) || !PL_GET(signal, tty))
 		pl_session_changed(index, task);
+}
+
+/* include/uapi/asm-generic/ioctls.h */
+#define TIOCSCTTY 0x540E
+#define TIOCNOTTY 0x5422
+
+/* The leader of a session acquires a terminal. Any process can release it: the leader for the whole session, others for
+ * themselves. */
+static __always_inline __attribute__((unused)) void pl_after_ioctl(u32 index, long ret, u32 command)
+{
+	if (ret == 0 && (command == TIOCSCTTY || command == TIOCNOTTY))
+		pl_session_changed(index, pl_current());
 }
 
 /* The terminal `tty` is hung up: its other end was closed, a line dropped, or vhangup(). __tty_hangup() calls

@@ -17,7 +17,7 @@ PL_SCRATCH(pl_rename_buf, struct pl_plain_record, 1);
 
 static __always_inline void pl_fill_record(struct pl_plain_record *record, struct task_struct *task, bool has_moved)
 {
-	struct pl_pid *entry = pl_fill_known(&record->header, &record->task, task, has_moved);
+	struct pl_pid *entry = pl_fill_known(&record->header, &record->task, task, PL_TYPED, has_moved);
 
 	if (entry) {
 		pl_keep_namespaces(&record->task, entry);
@@ -33,7 +33,7 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 	struct pl_plain_record *record;
 	u32 zero = 0;
 
-	if (PL_GET(task, pid) != PL_GET(task, tgid) || PL_GET(task, flags) & PF_KTHREAD ||
+	if (task->pid != task->tgid || task->flags & PF_KTHREAD ||
 	    BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return 0;
 	if (!pl_is_recording(settings) || pl_is_outside(task))
@@ -185,7 +185,7 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 	struct pl_cgroup_record *record;
 	u32 index = 0;
 
-	if (PL_GET(task, pid) != PL_GET(task, tgid) || PL_GET(task, flags) & PF_KTHREAD)
+	if (task->pid != task->tgid || task->flags & PF_KTHREAD)
 		return 0;
 	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
@@ -216,8 +216,8 @@ int BPF_PROG(pl_on_mkdir, struct cgroup *made, const char *path)
 	if (!record)
 		return 0;
 	task = pl_any_task(task);
-	pl_fill_header(&record->plain.header, task);
-	pl_fill_task(&record->plain.task, task);
+	pl_fill_header(&record->plain.header, task, PL_UNTYPED);
+	pl_fill_task(&record->plain.task, task, PL_UNTYPED);
 	record->plain.header.flags |= PL_FLAG_CGROUP_MADE;
 	pl_send_cgroup(record, made, path, NULL, settings);
 	return 0;

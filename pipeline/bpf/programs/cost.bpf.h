@@ -41,35 +41,35 @@ struct pl_sums {
 	u64 written;
 };
 
-static __always_inline void pl_add_thread(struct pl_sums *sums, const struct task_struct *task)
+static __always_inline void pl_add_thread(struct pl_sums *sums, const struct task_struct *task, const bool is_typed)
 {
-	sums->user += PL_GET(task, utime);
-	sums->system += PL_GET(task, stime);
-	sums->run += PL_GET(task, se.sum_exec_runtime);
-	sums->minor_faults += PL_GET(task, min_flt);
-	sums->major_faults += PL_GET(task, maj_flt);
-	sums->voluntary += PL_GET(task, nvcsw);
-	sums->involuntary += PL_GET(task, nivcsw);
+	sums->user += PL_FOLLOW(is_typed, task, utime);
+	sums->system += PL_FOLLOW(is_typed, task, stime);
+	sums->run += PL_FOLLOW(is_typed, task, se.sum_exec_runtime);
+	sums->minor_faults += PL_FOLLOW(is_typed, task, min_flt);
+	sums->major_faults += PL_FOLLOW(is_typed, task, maj_flt);
+	sums->voluntary += PL_FOLLOW(is_typed, task, nvcsw);
+	sums->involuntary += PL_FOLLOW(is_typed, task, nivcsw);
 	if (bpf_core_field_exists(task->ioac.read_bytes)) {
-		sums->read += PL_GET(task, ioac.read_bytes);
-		sums->written += PL_GET(task, ioac.write_bytes);
+		sums->read += PL_FOLLOW(is_typed, task, ioac.read_bytes);
+		sums->written += PL_FOLLOW(is_typed, task, ioac.write_bytes);
 	}
 }
 
 /* The sums of the threads that have been released. */
 static __always_inline void pl_add_released(struct pl_sums *sums, const struct signal_struct *signal)
 {
-	sums->user = PL_GET(signal, utime);
-	sums->system = PL_GET(signal, stime);
-	sums->run = PL_GET(signal, sum_sched_runtime);
-	sums->minor_faults = PL_GET(signal, min_flt);
-	sums->major_faults = PL_GET(signal, maj_flt);
-	sums->voluntary = PL_GET(signal, nvcsw);
-	sums->involuntary = PL_GET(signal, nivcsw);
+	sums->user = signal->utime;
+	sums->system = signal->stime;
+	sums->run = signal->sum_sched_runtime;
+	sums->minor_faults = signal->min_flt;
+	sums->major_faults = signal->maj_flt;
+	sums->voluntary = signal->nvcsw;
+	sums->involuntary = signal->nivcsw;
 	/* Not ioac, to which wait_task_zombie() adds what children read and wrote: a sum over processes would count it
 	 * twice. */
-	sums->read = (u64)PL_GET(signal, inblock) << 9;
-	sums->written = (u64)PL_GET(signal, oublock) << 9;
+	sums->read = (u64)signal->inblock << 9;
+	sums->written = (u64)signal->oublock << 9;
 }
 
 struct pl_threads {
@@ -85,7 +85,7 @@ PL_STEP(pl_add_next_thread, pl_threads)
 	if (state->node == state->end)
 		return 1;
 	task = PL_AS(struct task_struct, state->node - bpf_core_field_offset(struct task_struct, thread_node));
-	pl_add_thread(&state->sums, task);
+	pl_add_thread(&state->sums, task, PL_UNTYPED);
 	state->node = PL_GET(task, thread_node.next);
 	return 0;
 }
@@ -105,9 +105,9 @@ static __always_inline bool pl_sum_threads(struct pl_threads *threads, struct ta
 					   struct signal_struct *signal)
 {
 	/* All others are released: this is the common case, and nothing can change. */
-	if (PL_GET(signal, nr_threads) == 1) {
+	if (signal->nr_threads == 1) {
 		pl_add_released(&threads->sums, signal);
-		pl_add_thread(&threads->sums, task);
+		pl_add_thread(&threads->sums, task, PL_TYPED);
 		return true;
 	}
 	__builtin_memset(threads, 0, sizeof(*threads));
@@ -187,8 +187,8 @@ static __always_inline void pl_split_time(struct pl_cost *out, const struct pl_s
 		out->cpu_system_ns = system;
 		return;
 	}
-	user_before = PL_GET(signal, prev_cputime.utime);
-	system_before = PL_GET(signal, prev_cputime.stime);
+	user_before = signal->prev_cputime.utime;
+	system_before = signal->prev_cputime.stime;
 	if (user_before + system_before >= run) {
 		out->cpu_user_ns = user_before;
 		out->cpu_system_ns = system_before;
@@ -217,7 +217,7 @@ static __always_inline const struct rq *pl_queue_of(const struct task_struct *ta
 {
 	if (!bpf_core_field_exists(task->se.cfs_rq) || !bpf_core_field_exists(struct cfs_rq, rq))
 		return NULL;
-	return PL_GET(task, se.cfs_rq, rq);
+	return task->se.cfs_rq->rq;
 }
 
 /* How long the current task has run at the time `now` since the scheduler last added to its run time: up to one tick,
@@ -232,13 +232,13 @@ static __always_inline u64 pl_running_time(const struct task_struct *task, u64 n
 
 	if (!queue || !clock)
 		return 0;
-	queue_time = PL_GET(queue, clock);
+	queue_time = queue->clock;
 	if (clock->time && now - clock->time < PL_CLOCK_AGE_NS && now + clock->offset > queue_time)
 		now += clock->offset;
 	else
 		now = queue_time;
 	/* The clock of tasks leaves out the time of interrupts and that which a hypervisor gave to others. */
-	since = now - (queue_time - PL_GET(queue, clock_task)) - PL_GET(task, se.exec_start);
+	since = now - (queue_time - queue->clock_task) - task->se.exec_start;
 	return since < PL_CLOCK_AGE_NS ? since : 0;
 }
 
@@ -254,8 +254,8 @@ static __always_inline u32 pl_fill_cost(struct pl_cost *out, struct pl_threads *
 {
 	if (!pl_sum_threads(threads, task, signal))
 		return 0;
-	out->children_cpu_ns = PL_GET(signal, cutime) + PL_GET(signal, cstime);
-	out->max_rss_bytes = PL_GET(signal, maxrss) * settings->page_bytes;
+	out->children_cpu_ns = signal->cutime + signal->cstime;
+	out->max_rss_bytes = signal->maxrss * settings->page_bytes;
 	out->read_bytes = threads->sums.read;
 	out->write_bytes = threads->sums.written;
 	out->minor_faults = pl_limit32(threads->sums.minor_faults);

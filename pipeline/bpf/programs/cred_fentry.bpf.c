@@ -47,10 +47,12 @@ int pl_clear_tty(void *ctx)
 	return 0;
 }
 
+/* long tty_jobctrl_ioctl(tty, real_tty, file, unsigned int command, arg). Every ioctl of every terminal passes here,
+ * such as those by which shells read and change its settings. */
 SEC("fexit/tty_jobctrl_ioctl")
-int pl_tty_ioctl(void *ctx)
+int pl_tty_ioctl(u64 *ctx)
 {
-	pl_session_changed(3, pl_current());
+	pl_after_ioctl(3, ctx[5], ctx[3]);
 	return 0;
 }
 

@@ -34,8 +34,8 @@ static __always_inline bool pl_is_as_recorded(const struct pl_pid *entry, struct
 	if (entry->uid != cred->uid.val || entry->gid != cred->gid.val || entry->euid != cred->euid.val ||
 	    entry->egid != cred->egid.val || entry->suid != cred->suid.val || entry->sgid != cred->sgid.val ||
 	    entry->fsuid != cred->fsuid.val || entry->fsgid != cred->fsgid.val ||
-	    entry->cap_effective != PL_CAPABILITIES(cred, cap_effective) ||
-	    entry->cap_permitted != PL_CAPABILITIES(cred, cap_permitted) ||
+	    entry->cap_effective != PL_CAPABILITIES(PL_TYPED, cred, cap_effective) ||
+	    entry->cap_permitted != PL_CAPABILITIES(PL_TYPED, cred, cap_permitted) ||
 	    entry->user_ns != cred->user_ns->ns.inum)
 		return false;
 	if (entry->auid != task->loginuid.val || entry->audit_session != task->sessionid)
@@ -43,7 +43,7 @@ static __always_inline bool pl_is_as_recorded(const struct pl_pid *entry, struct
 	/* A leader that has ended is in no namespaces. */
 	if (nsproxy && (entry->mnt_ns != nsproxy->mnt_ns->ns.inum || entry->net_ns != nsproxy->net_ns->ns.inum))
 		return false;
-	if (entry->pgid != pl_scoped_nr(signal->pids[PIDTYPE_PGID]))
+	if (entry->pgid != pl_scoped_nr(signal->pids[PIDTYPE_PGID], PL_TYPED))
 		return false;
 	if (tty)
 		bpf_probe_read_kernel(name, sizeof(name), &tty->name);
@@ -52,7 +52,7 @@ static __always_inline bool pl_is_as_recorded(const struct pl_pid *entry, struct
 
 static __always_inline void pl_read_task(struct pl_change_scratch *buf, struct task_struct *task, struct pl_pid *entry)
 {
-	pl_fill_task(&buf->record.task, pl_any_task(task));
+	pl_fill_task(&buf->record.task, pl_any_task(task), PL_TYPED);
 	pl_keep_namespaces(&buf->record.task, entry);
 	buf->record.task.cookie = entry->cookie;
 	pl_fill_v1(&buf->record.task, task, entry);
@@ -112,7 +112,7 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	}
 	if (pl_is_in_exec(task))
 		return;
-	pl_fill_header(header, task);
+	pl_fill_header(header, task, PL_TYPED);
 	pl_read_task(buf, task, entry);
 	pl_forget();
 	if (pl_differ_cred(entry, &buf->record.task))

@@ -85,10 +85,10 @@ static __always_inline void pl_fill_record(struct pl_iter_scratch *buf, struct t
 	struct mm_struct *mm = PL_GET(task, mm);
 
 	__builtin_memset(exec, 0, sizeof(*exec));
-	pl_fill_header(header, task);
+	pl_fill_header(header, task, PL_TYPED);
 	if (PL_GET(task, flags) & PF_EXITING)
 		header->flags |= PL_FLAG_LEADER_DEAD;
-	pl_fill_task(&buf->record.task, task);
+	pl_fill_task(&buf->record.task, task, PL_TYPED);
 	pl_fill_v1(&buf->record.task, task, NULL);
 	pl_forget();
 	if (mm) {

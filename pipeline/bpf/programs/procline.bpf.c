@@ -42,8 +42,8 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	if (pl_is_outside(child))
 		return 0;
 	/* Threads and kernel threads are not processes. They are counted, to compare forks with /proc/stat. */
-	if (PL_GET(child, pid) != PL_GET(child, tgid) || PL_GET(child, flags) & PF_KTHREAD) {
-		if (PL_GET(child, flags) & PF_KTHREAD)
+	if (child->pid != child->tgid || child->flags & PF_KTHREAD) {
+		if (child->flags & PF_KTHREAD)
 			pl_count_here(kthreads_forked);
 		else
 			pl_count_here(threads_forked);
@@ -54,8 +54,8 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	if (!buf || !pl_is_recording(settings))
 		return 0;
 
-	pl_fill_header(&buf->record.header, child);
-	pl_fill_task(&buf->record.task, child);
+	pl_fill_header(&buf->record.header, child, PL_TYPED);
+	pl_fill_task(&buf->record.task, child, PL_TYPED);
 	/* With CLONE_PARENT the forking process is not the parent. */
 	creator = pl_current();
 	creator_tgid = pl_scoped_tgid(creator);
@@ -435,8 +435,8 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	if (!buf || !pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
 	exec = &buf->record.exec;
-	pl_fill_header(&buf->record.header, task);
-	pl_fill_task(&buf->record.task, task);
+	pl_fill_header(&buf->record.header, task, PL_TYPED);
+	pl_fill_task(&buf->record.task, task, PL_TYPED);
 	/* TASK has the previous image. The task no longer has it; pl_cache_new_image() copies it from proc_cache. */
 	buf->record.task.exe_inode = 0;
 	buf->record.task.exe_dev = 0;
@@ -632,11 +632,11 @@ static __always_inline bool pl_is_last_thread(u64 *ctx, struct task_struct *curr
 static __always_inline u32 pl_fill_exit_code(struct pl_exit *exit, struct task_struct *task,
 					     struct signal_struct *signal)
 {
-	u32 exit_code = PL_GET(task, group_leader, exit_code);
+	u32 exit_code = task->group_leader->exit_code;
 
 	exit->leader_exit_code = exit_code;
-	if (PL_GET(signal, flags) & SIGNAL_GROUP_EXIT)
-		exit_code = PL_GET(signal, group_exit_code);
+	if (signal->flags & SIGNAL_GROUP_EXIT)
+		exit_code = signal->group_exit_code;
 	exit->exit_code = exit_code;
 	exit->exit_reserved = 0;
 	return exit_code;
@@ -661,7 +661,7 @@ static __always_inline u32 pl_fill_ending(struct pl_exit_record *record, struct 
 /* Count the end of a thread or kernel thread, which is not recorded. */
 static __always_inline void pl_count_thread_end(struct task_struct *task)
 {
-	if (PL_GET(task, flags) & PF_KTHREAD)
+	if (task->flags & PF_KTHREAD)
 		pl_count_here(kthreads_exited);
 	else
 		pl_count_here(threads_exited);
@@ -671,7 +671,7 @@ static __always_inline void pl_count_thread_end(struct task_struct *task)
 static __always_inline void pl_restore_namespaces(struct pl_task *out, const struct pl_pid *entry,
 						  struct task_struct *task)
 {
-	if (entry && entry->mnt_ns && !PL_GET(task, group_leader, nsproxy)) {
+	if (entry && entry->mnt_ns && !task->group_leader->nsproxy) {
 		out->mnt_ns = entry->mnt_ns;
 		out->net_ns = entry->net_ns;
 	}
@@ -709,7 +709,7 @@ int pl_on_exit(u64 *ctx)
 		return 0;
 	is_guess = !bpf_core_type_exists(btf_trace_sched_process_exit___group_dead);
 	is_last = pl_is_last_thread(ctx, task, is_guess);
-	if (!is_last || PL_GET(task, flags) & PF_KTHREAD) {
+	if (!is_last || task->flags & PF_KTHREAD) {
 		pl_count_thread_end(task);
 		return 0;
 	}
@@ -718,7 +718,7 @@ int pl_on_exit(u64 *ctx)
 	if (!buf || !pl_is_recording(settings))
 		return 0;
 
-	entry = pl_fill_place(&buf->record.header, &buf->record.task, task, false, &word, &found);
+	entry = pl_fill_place(&buf->record.header, &buf->record.task, task, PL_TYPED, false, &word, &found);
 	pl_restore_namespaces(&buf->record.task, entry, task);
 	if (!entry)
 		is_first = pl_add_ended(buf);

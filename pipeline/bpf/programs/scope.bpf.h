@@ -21,7 +21,7 @@ static const volatile struct pl_scope pl_scope = {};
  * by hand. */
 static __always_inline const struct upid *pl_upid(struct pid *pid, u32 level)
 {
-	const char *numbers = (const char *)pid + bpf_core_field_offset(struct pid, numbers);
+	const char *numbers = (const char *)PL_ADDRESS(pid) + bpf_core_field_offset(struct pid, numbers);
 
 	return PL_AS(struct upid, numbers + (level & 63) * bpf_core_type_size(struct upid));
 }
@@ -43,11 +43,13 @@ static __always_inline u32 pl_inner_tgid(const struct task_struct *task)
 	return pl_inner_nr(PL_GET(task, signal, pids[PIDTYPE_TGID]));
 }
 
-/* The number of a pid in the scope; 0: outside. */
-static __always_inline u32 pl_scoped_nr(struct pid *pid)
+/* The number of a pid in the scope; 0: outside. `is_typed`: see PL_FOLLOW(). */
+static __always_inline u32 pl_scoped_nr(struct pid *pid, const bool is_typed)
 {
 	if (pl_scope.pid_ns)
 		return pl_inner_nr(pid);
+	if (PL_BY_TYPE(is_typed))
+		return pid ? pid->numbers[0].nr : 0;
 	return pid ? PL_GET(pl_upid(pid, 0), nr) : 0;
 }
 

@@ -5,24 +5,27 @@
 #ifndef PROCLINE_TASK_BPF_H
 #define PROCLINE_TASK_BPF_H
 
-static __always_inline void pl_fill_header(struct pl_header *header, struct task_struct *task)
+/* Here and below, `is_typed` is the one of PL_FOLLOW() for the task, or for what was loaded from one. */
+static __always_inline void pl_fill_header(struct pl_header *header, struct task_struct *task, const bool is_typed)
 {
-	struct task_struct *leader = PL_GET(task, group_leader);
-	struct task_struct *parent = PL_GET(task, real_parent);
+	struct task_struct *leader = PL_FOLLOW(is_typed, task, group_leader);
+	struct task_struct *parent = PL_FOLLOW(is_typed, task, real_parent);
 
 	if (pl_scope.pid_ns) {
 		header->tgid = pl_inner_tgid(task);
 		header->tid = pl_inner_nr(PL_GET(task, thread_pid));
 		header->ppid = pl_inner_tgid(parent);
 	} else {
-		header->tgid = PL_GET(task, tgid);
-		header->tid = PL_GET(task, pid);
-		header->ppid = PL_GET(parent, tgid);
+		header->tgid = PL_FOLLOW(is_typed, task, tgid);
+		header->tid = PL_FOLLOW(is_typed, task, pid);
+		header->ppid = PL_FOLLOW(is_typed, parent, tgid);
 	}
-	header->start_boot_ns = PL_GET(leader, start_boottime);
-	header->parent_start_boot_ns = header->ppid ? PL_GET(parent, group_leader, start_boottime) : 0;
-	header->flags =
-		PL_GET(task, pid) != PL_GET(task, tgid) && PL_GET(leader, flags) & PF_EXITING ? PL_FLAG_LEADER_DEAD : 0;
+	header->start_boot_ns = PL_FOLLOW(is_typed, leader, start_boottime);
+	header->parent_start_boot_ns = header->ppid ? PL_FOLLOW(is_typed, parent, group_leader, start_boottime) : 0;
+	header->flags = PL_FOLLOW(is_typed, task, pid) != PL_FOLLOW(is_typed, task, tgid) &&
+					PL_FOLLOW(is_typed, leader, flags) & PF_EXITING ?
+				PL_FLAG_LEADER_DEAD :
+				0;
 	header->ring_pos = 0;
 }
 
@@ -90,28 +93,30 @@ static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *
 }
 
 /* `set` is a field of struct cred with capabilities. */
-#define PL_CAPABILITIES(cred, set)                                                                                     \
+#define PL_CAPABILITIES(is_typed, cred, set)                                                                           \
 	({                                                                                                             \
 		u64 bits = 0;                                                                                          \
 		const struct cred___before_6_3 *two_words = (const void *)(cred);                                      \
                                                                                                                        \
 		if (bpf_core_field_exists(two_words->set.cap))                                                         \
-			bits = PL_GET(two_words, set.cap[0]) | (u64)PL_GET(two_words, set.cap[1]) << 32;               \
+			bits = PL_FOLLOW(is_typed, two_words, set.cap[0]) |                                            \
+			       (u64)PL_FOLLOW(is_typed, two_words, set.cap[1]) << 32;                                  \
 		else                                                                                                   \
-			bits = PL_GET(cred, set.val);                                                                  \
+			bits = PL_FOLLOW(is_typed, cred, set.val);                                                     \
 		bits;                                                                                                  \
 	})
 
 /* Copy two ids of struct cred, which follow each other in TASK, and in the kernel unless it has its structures
  * randomized. */
-#define PL_COPY_IDS(out, cred, first, second)                                                                          \
+#define PL_COPY_IDS(is_typed, out, cred, first, second)                                                                \
 	do {                                                                                                           \
 		_Static_assert(offsetof(struct pl_task, second) == offsetof(struct pl_task, first) + 4, "TASK");       \
-		if (bpf_core_field_offset((cred)->second) == bpf_core_field_offset((cred)->first) + 4) {               \
+		if (!PL_BY_TYPE(is_typed) &&                                                                           \
+		    bpf_core_field_offset((cred)->second) == bpf_core_field_offset((cred)->first) + 4) {               \
 			PL_COPY_8(&(out)->first, &(cred)->first);                                                      \
 		} else {                                                                                               \
-			(out)->first = PL_GET(cred, first.val);                                                        \
-			(out)->second = PL_GET(cred, second.val);                                                      \
+			(out)->first = PL_FOLLOW(is_typed, cred, first.val);                                           \
+			(out)->second = PL_FOLLOW(is_typed, cred, second.val);                                         \
 		}                                                                                                      \
 	} while (0)
 
@@ -145,19 +150,20 @@ struct pl_found {
 };
 
 /* The user and group ids, the capabilities and the user namespace. */
-static __always_inline void pl_fill_creds(struct pl_task *out, const struct cred *cred)
+static __always_inline void pl_fill_creds(struct pl_task *out, const struct cred *cred, const bool is_typed)
 {
-	PL_COPY_IDS(out, cred, uid, gid);
-	PL_COPY_IDS(out, cred, euid, egid);
-	PL_COPY_IDS(out, cred, suid, sgid);
-	PL_COPY_IDS(out, cred, fsuid, fsgid);
-	out->cap_effective = PL_CAPABILITIES(cred, cap_effective);
-	out->cap_permitted = PL_CAPABILITIES(cred, cap_permitted);
-	out->user_ns = PL_GET(cred, user_ns, ns.inum);
+	PL_COPY_IDS(is_typed, out, cred, uid, gid);
+	PL_COPY_IDS(is_typed, out, cred, euid, egid);
+	PL_COPY_IDS(is_typed, out, cred, suid, sgid);
+	PL_COPY_IDS(is_typed, out, cred, fsuid, fsgid);
+	out->cap_effective = PL_CAPABILITIES(is_typed, cred, cap_effective);
+	out->cap_permitted = PL_CAPABILITIES(is_typed, cred, cap_permitted);
+	out->user_ns = PL_FOLLOW(is_typed, cred, user_ns, ns.inum);
 }
 
 /* The pid inside the process's own pid namespace, from its `pid`, which may be NULL. */
-static __always_inline void pl_fill_own_pid(struct pl_task *out, struct pid *pid, struct pl_found *found)
+static __always_inline void pl_fill_own_pid(struct pl_task *out, struct pid *pid, struct pl_found *found,
+					    const bool is_typed)
 {
 	struct pid_namespace *ns;
 	const struct upid *inner;
@@ -167,7 +173,7 @@ static __always_inline void pl_fill_own_pid(struct pl_task *out, struct pid *pid
 	found->level = 0;
 	found->ns = NULL;
 	if (pid) {
-		found->level = PL_GET(pid, level);
+		found->level = PL_FOLLOW(is_typed, pid, level);
 		inner = pl_upid(pid, found->level);
 		ns = PL_GET(inner, ns);
 		found->ns = ns;
@@ -188,25 +194,25 @@ static __always_inline void pl_fill_comm(struct pl_task *out, struct task_struct
 }
 
 /* The inode and the device of the executable. A kernel thread has no memory, so `mm` is NULL. */
-static __always_inline void pl_fill_exe(struct pl_task *out, struct mm_struct *mm)
+static __always_inline void pl_fill_exe(struct pl_task *out, struct mm_struct *mm, const bool is_typed)
 {
 	out->exe_inode = 0;
 	out->exe_dev = 0;
 	if (mm) {
-		struct inode *inode = PL_GET(mm, exe_file, f_inode);
+		struct inode *inode = PL_FOLLOW(is_typed, mm, exe_file, f_inode);
 
-		out->exe_inode = PL_GET(inode, i_ino);
-		out->exe_dev = PL_GET(inode, i_sb, s_dev);
+		out->exe_inode = PL_FOLLOW(is_typed, inode, i_ino);
+		out->exe_dev = PL_FOLLOW(is_typed, inode, i_sb, s_dev);
 	}
 }
 
 /* Restrictions that the process cannot remove: no new privileges, and the seccomp mode. */
-static __always_inline void pl_fill_restrictions(struct pl_task *out, struct task_struct *leader)
+static __always_inline void pl_fill_restrictions(struct pl_task *out, struct task_struct *leader, const bool is_typed)
 {
-	out->no_new_privs = 1 + (PL_GET(leader, atomic_flags) >> PFA_NO_NEW_PRIVS & 1);
+	out->no_new_privs = 1 + (PL_FOLLOW(is_typed, leader, atomic_flags) >> PFA_NO_NEW_PRIVS & 1);
 	out->seccomp_mode = 0;
 	if (bpf_core_field_exists(leader->seccomp.mode)) {
-		u32 mode = PL_GET(leader, seccomp.mode);
+		u32 mode = PL_FOLLOW(is_typed, leader, seccomp.mode);
 
 		/* 3 is SECCOMP_MODE_DEAD: a filter is ending the thread. */
 		out->seccomp_mode = 1 + (mode < SECCOMP_MODE_FILTER ? mode : SECCOMP_MODE_FILTER);
@@ -218,49 +224,50 @@ static __always_inline void pl_fill_restrictions(struct pl_task *out, struct tas
  * Name, credentials, login and cgroups are each thread's own; those of the process are its leader's, which keeps them
  * until the whole process is gone. Memory and namespaces are dropped by a leader that exits; then those of `task` are
  * used. */
-static __always_inline void pl_fill_task_from(struct pl_task *out, struct task_struct *task, struct pl_found *found)
+static __always_inline void pl_fill_task_from(struct pl_task *out, struct task_struct *task, struct pl_found *found,
+					      const bool is_typed)
 {
-	struct task_struct *leader = PL_GET(task, group_leader);
-	const struct cred *cred = PL_GET(leader, real_cred);
-	struct signal_struct *signal = PL_GET(task, signal);
-	struct nsproxy *nsproxy = PL_GET(leader, nsproxy);
-	struct mm_struct *mm = PL_GET(leader, mm);
+	struct task_struct *leader = PL_FOLLOW(is_typed, task, group_leader);
+	const struct cred *cred = PL_FOLLOW(is_typed, leader, real_cred);
+	struct signal_struct *signal = PL_FOLLOW(is_typed, task, signal);
+	struct nsproxy *nsproxy = PL_FOLLOW(is_typed, leader, nsproxy);
+	struct mm_struct *mm = PL_FOLLOW(is_typed, leader, mm);
 	/* The process's pid rather than the thread's: a leader that has ended keeps it until the whole group has. */
-	struct pid *pid = PL_GET(signal, pids[PIDTYPE_TGID]);
-	struct tty_struct *tty = PL_GET(signal, tty);
+	struct pid *pid = PL_FOLLOW(is_typed, signal, pids[PIDTYPE_TGID]);
+	struct tty_struct *tty = PL_FOLLOW(is_typed, signal, tty);
 
 	if (!nsproxy)
-		nsproxy = PL_GET(task, nsproxy);
+		nsproxy = PL_FOLLOW(is_typed, task, nsproxy);
 	if (!mm)
-		mm = PL_GET(task, mm);
+		mm = PL_FOLLOW(is_typed, task, mm);
 	found->signal = signal;
-	pl_fill_creds(out, cred);
-	out->auid = PL_GET(leader, loginuid.val);
-	out->audit_session = PL_GET(leader, sessionid);
-	out->sid = pl_scoped_nr(PL_GET(signal, pids[PIDTYPE_SID]));
-	out->pgid = pl_scoped_nr(PL_GET(signal, pids[PIDTYPE_PGID]));
-	pl_fill_own_pid(out, pid, found);
-	out->mnt_ns = PL_GET(nsproxy, mnt_ns, ns.inum);
-	out->net_ns = PL_GET(nsproxy, net_ns, ns.inum);
-	out->task_flags = PL_GET(leader, flags);
-	out->cgroup_id = PL_GET(leader, cgroups, dfl_cgrp, kn, id);
+	pl_fill_creds(out, cred, is_typed);
+	out->auid = PL_FOLLOW(is_typed, leader, loginuid.val);
+	out->audit_session = PL_FOLLOW(is_typed, leader, sessionid);
+	out->sid = pl_scoped_nr(PL_FOLLOW(is_typed, signal, pids[PIDTYPE_SID]), is_typed);
+	out->pgid = pl_scoped_nr(PL_FOLLOW(is_typed, signal, pids[PIDTYPE_PGID]), is_typed);
+	pl_fill_own_pid(out, pid, found, is_typed);
+	out->mnt_ns = PL_FOLLOW(is_typed, nsproxy, mnt_ns, ns.inum);
+	out->net_ns = PL_FOLLOW(is_typed, nsproxy, net_ns, ns.inum);
+	out->task_flags = PL_FOLLOW(is_typed, leader, flags);
+	out->cgroup_id = PL_FOLLOW(is_typed, leader, cgroups, dfl_cgrp, kn, id);
 	pl_fill_comm(out, leader);
 	if (tty)
 		PL_COPY_TTY(out->tty, tty);
 	else
 		__builtin_memset(out->tty, 0, sizeof(out->tty));
-	pl_fill_exe(out, mm);
+	pl_fill_exe(out, mm, is_typed);
 	out->known = 0;
-	pl_fill_restrictions(out, leader);
+	pl_fill_restrictions(out, leader, is_typed);
 	out->cookie = 0;
 	out->cgroups_v1 = 0;
 }
 
-static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct *task)
+static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct *task, const bool is_typed)
 {
 	struct pl_found found;
 
-	pl_fill_task_from(out, task, &found);
+	pl_fill_task_from(out, task, &found, is_typed);
 }
 
 static __always_inline u64 pl_new_cookie(void)
@@ -302,13 +309,13 @@ static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
  *
  * @has_moved: its cgroups may be others than those in the entry. */
 static __always_inline struct pl_pid *pl_fill_place(struct pl_header *header, struct pl_task *out,
-						    struct task_struct *task, bool has_moved, u64 **word,
-						    struct pl_found *found)
+						    struct task_struct *task, const bool is_typed, bool has_moved,
+						    u64 **word, struct pl_found *found)
 {
 	struct pl_pid *entry;
 
-	pl_fill_header(header, task);
-	pl_fill_task_from(out, task, found);
+	pl_fill_header(header, task, is_typed);
+	pl_fill_task_from(out, task, found, is_typed);
 	entry = pl_find_place(header->tgid, header->start_boot_ns, word);
 	pl_fill_v1(out, task, has_moved ? NULL : entry);
 	pl_forget();
@@ -318,12 +325,12 @@ static __always_inline struct pl_pid *pl_fill_place(struct pl_header *header, st
 }
 
 static __always_inline struct pl_pid *pl_fill_known(struct pl_header *header, struct pl_task *out,
-						    struct task_struct *task, bool has_moved)
+						    struct task_struct *task, const bool is_typed, bool has_moved)
 {
 	struct pl_found found;
 	u64 *word;
 
-	return pl_fill_place(header, out, task, has_moved, &word, &found);
+	return pl_fill_place(header, out, task, is_typed, has_moved, &word, &found);
 }
 
 /* A leader that has ended is in no namespaces any more, and its process lives on in those that are known. */
