@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -244,9 +243,10 @@ class Capture:
         self._scope = b""
         self._sizes: dict[str, int] = {}
         self._program_fds: list[int] = []
+        self._link_fds: list[int] = []
         with ExitStack() as undo:
             undo.callback(self.close)
-            known = _program_fds()
+            known = syscall.own_fds(syscall.PROGRAM, syscall.LINK)
             self._core: libbpf.CoreObject | None = self._load_core(pid_ns)
             self._hold_maps(self._core)
             self._make_rings()
@@ -260,7 +260,8 @@ class Capture:
             self.fds = self.fds._replace(
                 iter_link=self._iter_links.get("iter", NO_FD), sample_link=self._iter_links.get("cred_sampled", NO_FD)
             )
-            self._program_fds = sorted(_program_fds() - known)
+            self._program_fds = sorted(syscall.own_fds(syscall.PROGRAM) - known)
+            self._link_fds = sorted(syscall.own_fds(syscall.LINK) - known)
             self._begin()
             undo.pop_all()
 
@@ -508,6 +509,7 @@ class Capture:
                 os.close(fd)
         self.fds = CaptureFds()
         self._program_fds = []
+        self._link_fds = []
 
     def __enter__(self) -> Self:
         return self
@@ -562,13 +564,3 @@ def _compat_unwanted(choice: str) -> str:
         return 'capture.compat_calls is "off"'
     machine = os.uname().machine
     return "" if machine in _COMPAT_MACHINES else f"not on {machine}"
-
-
-def _program_fds() -> set[int]:
-    """Return this process's descriptors of BPF programs."""
-    found = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            if "bpf-prog" in str(entry.readlink()):
-                found.add(int(entry.name))
-    return found
