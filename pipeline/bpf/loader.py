@@ -28,6 +28,8 @@ from pipeline.records.declared import STRING_MAX
 SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache", "pl_senders")
 #: The same, in the older set only.
 _OLD_SHARED_MAPS = ("pl_locks",)
+#: A program of the core object.
+_CORE_PROGRAM = "pl_on_fork"
 #: The program of the core object that user space runs, in the older set only.
 _EXCHANGE = "pl_exchange"
 
@@ -367,6 +369,9 @@ class Capture:
         left_out: list[str] = []
         if self.lacks and kind.name not in features.OLD_NAMES:
             return Tier(kind.name, kind.attach_kind, False, "not among the programs for older kernels")
+        assert self._core is not None
+        if kind.attach_kind in features.TRAMPOLINES and features.share_buffers(self._core.program_fd(_CORE_PROGRAM)):
+            return Tier(kind.name, kind.attach_kind, False, features.SHARED_BUFFERS)
         if kind.trial:
             try:
                 self._try(kind.trial)

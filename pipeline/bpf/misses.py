@@ -55,6 +55,8 @@ KINDS = {
 # struct bpf_prog_info of include/uapi/linux/bpf.h: bytes to read; offsets of id, name, recursion_misses.
 _INFO_BYTES = 232
 _ID, _NAME, _MISSES = 4, slice(64, 80), 208
+#: Its least size in kernels that count skipped runs.
+COUNTING_INFO_BYTES = _MISSES + 8
 
 # struct bpf_link_info, there too: bytes to read; offsets of type, prog_id, perf_event.type, perf_event.kprobe.missed.
 # Kernels before v6.6 fill in the first two only, others without the last one leave it 0.

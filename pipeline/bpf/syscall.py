@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import struct
 from contextlib import suppress
@@ -168,9 +169,19 @@ def lookup_batch(fd: int, key_bytes: int, value_bytes: int) -> tuple[bytes, byte
 
 def info(fd: int, length: int = 256) -> bytes:
     """Return the kernel's description of a map, program or link (``struct bpf_map_info`` …), zero-padded."""
+    return _info(fd, length)[0]
+
+
+def info_bytes(fd: int) -> int:
+    """Return how many bytes this kernel's description of a map, program or link has; newer kernels have longer ones."""
+    return _info(fd, mmap.PAGESIZE)[1]
+
+
+def _info(fd: int, length: int) -> tuple[bytes, int]:
     buffer = ctypes.create_string_buffer(length)
-    bpf(OBJ_GET_INFO_BY_FD, _attributes("IIQ", fd, length, ctypes.addressof(buffer)))
-    return buffer.raw
+    attributes = _attributes("IIQ", fd, length, ctypes.addressof(buffer))
+    bpf(OBJ_GET_INFO_BY_FD, attributes)
+    return buffer.raw, int(struct.unpack_from("I", attributes, 4)[0])
 
 
 def own_fds(*kinds: str) -> set[int]:

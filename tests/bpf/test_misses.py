@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,12 +19,13 @@ import pytest
 from pipeline.bpf import build, maps, misses, syscall, words
 from pipeline.bpf.apart import load_apart
 from pipeline.bpf.loader import Capture
+from pipeline.host import privileges
 from pipeline.records import declared
 from pipeline.resolver.daemon._losses import SharedCounters
 from tests.bpf.acts import act
 from tests.bpf.ring_reader import RING_BYTES, Reader
 from tests.bpf.tiers import ALL
-from tests.linux import SHOWS_MISSED_PROBES, SKIPS_RUNS
+from tests.linux import COUNTS_EVERY_SKIP, SKIPS_RUNS
 
 #: Processes that change their user at the same time, and how often each does. There are more of them than returns from
 #: a function for which the kernel has room.
@@ -29,6 +33,8 @@ CHANGERS, CHANGES = 32, 500
 #: Processes that get a mount namespace at the same time, and how often each does. The second ends the first. A third
 #: could have the first one's number, and then there is no record of it if that of the second was skipped.
 MOVERS, MOVES = 100, 2
+#: Processes that read a map by bpf(2) all the time.
+READERS = 2
 
 
 @pytest.fixture
@@ -163,8 +169,8 @@ def test_the_probes_of_a_capture_are_asked(live_kernel: None) -> None:
         names = probes() & {name_of(fd) for fd in capture.program_fds}
         assert {"pl_commit_creds", "pl_switch_ns"} <= names
         watch = misses.Misses(capture.program_fds, capture.link_fds, capture.fds.shared)
-        kinds = [misses.KINDS[name] for name in names] if SHOWS_MISSED_PROBES else []
-        assert sorted(str(kind) for _, kind in watch._probes) == sorted(map(str, kinds))
+        if COUNTS_EVERY_SKIP:
+            assert sorted(str(kind) for _, kind in watch._probes) == sorted(str(misses.KINDS[name]) for name in names)
     finally:
         capture.close()
 
@@ -187,21 +193,58 @@ def test_a_change_in_a_function_that_sleeps_is_recorded_or_counted_as_lost(
     kinds = declared.KIND_SID, declared.KIND_CRED
     recorded, lost = changes(actions, credentials, "change-mounts", MOVERS, MOVES, *kinds)
     assert 0 < recorded <= MOVERS * MOVES
-    if credentials != "kprobe" or SHOWS_MISSED_PROBES:
+    if credentials != "kprobe" or COUNTS_EVERY_SKIP:
         assert MOVERS * MOVES - recorded <= lost
 
 
-def changes(actions: Path, credentials: str, what: str, processes: int, times: int, *kinds: int) -> tuple[int, int]:
+@pytest.mark.live
+@pytest.mark.parametrize("credentials", ALL)
+def test_a_change_during_calls_of_bpf_is_recorded_or_counted_as_lost(
+    live_kernel: None, actions: Path, credentials: str
+) -> None:
+    """The kernel runs no program of kprobes and system calls on a CPU where such a call was preempted."""
+    recorded, lost = changes(
+        actions, credentials, "change-user", CHANGERS, CHANGES, declared.KIND_CRED, readers=READERS
+    )
+    assert 0 < recorded <= CHANGERS * CHANGES
+    if credentials == "fentry" or COUNTS_EVERY_SKIP:
+        assert CHANGERS * CHANGES - recorded <= lost
+
+
+def changes(
+    actions: Path, credentials: str, what: str, processes: int, times: int, *kinds: int, readers: int = 0
+) -> tuple[int, int]:
     """Make each process change so often; return how many records of the first kind there are, and what was lost.
 
-    The further kinds are those of programs that record changes of several kinds.
+    The further kinds are those of programs that record changes of several kinds. Meanwhile so many readers read maps.
     """
-    with Capture(ring_bytes=RING_BYTES, credentials=credentials) as capture:
+    with Capture(ring_bytes=RING_BYTES, credentials=credentials) as capture, ExitStack() as reading:
         reader = Reader(capture)
+        for _ in range(readers):
+            reading.enter_context(reads(capture.fds.proc_cache))
         _, pids = act(actions, what, str(processes), str(times))
+        reading.close()
         reader.poll()
         recorded = len(reader.of(pids, kinds[0]))
         misses.Misses(capture._program_fds, capture._link_fds, capture.fds.shared).update()
         lost = int(maps.cpu_states(capture.fds.shared)["lost_samples"][:, kinds].sum())
-    print(f"{credentials}, {what}: {processes * times} changes, {recorded} recorded, {lost} lost")
+    print(f"{credentials}, {what}, {readers} readers: {processes * times} changes, {recorded} recorded, {lost} lost")
     return recorded, lost
+
+
+@contextmanager
+def reads(map_fd: int) -> Iterator[None]:
+    """Let a child read all of a map by bpf(2), again and again."""
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            while privileges.pdeathsig(parent, signal.SIGKILL):
+                maps.proc_cache(map_fd).items()
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
