@@ -1,7 +1,8 @@
 """An event for which the kernel did not run a program is lost, and counted as lost.
 
-In reality this needs a kernel that preempts programs and is rare, so most of these tests make the kernel's answers by
-hand. `tests/vm/run --boot preempt=full` starts a kernel that preempts those of `fentry`.
+In reality this is rare: it needs a kernel that preempts programs, or many processes in one function with a kretprobe.
+So some of these tests make the kernel's answers by hand. `tests/vm/run --boot preempt=full` and `--flavour rt` start
+kernels that preempt programs of `fentry`.
 """
 
 from __future__ import annotations
@@ -214,9 +215,10 @@ def test_a_change_during_calls_of_bpf_is_recorded_or_counted_as_lost(
 def changes(
     actions: Path, credentials: str, what: str, processes: int, times: int, *kinds: int, readers: int = 0
 ) -> tuple[int, int]:
-    """Make each process change so often; return how many records of the first kind there are, and what was lost.
+    """Make each process change `times` times; return how many records of the first kind there are, and what was lost.
 
-    The further kinds are those of programs that record changes of several kinds. Meanwhile so many readers read maps.
+    The further kinds are those of programs that record changes of several kinds. Meanwhile `readers` processes read a
+    map.
     """
     with Capture(ring_bytes=RING_BYTES, credentials=credentials) as capture, ExitStack() as reading:
         reader = Reader(capture)
