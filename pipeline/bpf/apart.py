@@ -17,10 +17,10 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import errors
+from pipeline.bpf import syscall
 from pipeline.errors import LoadError, ProclineError
 from pipeline.host import passing, privileges
 from pipeline.records.capture_fds import CaptureFds
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 #: Size of the message that describes them: names and errors, with the last lines of the verifier's log.
 _MESSAGE_MAX_BYTES = 1 << 20
-#: The objects of a capture as /proc/PID/fd names them; on some kernels a link is a perf event.
-_KEPT = ("anon_inode:bpf", "anon_inode:[perf_event]")
+#: The objects of a capture.
+_KEPT = (syscall.ANY_OBJECT, syscall.PERF_EVENT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,15 @@ class HeldCapture:
     @property
     def program_fds(self) -> list[int]:
         """Descriptors of the programs among `open_fds`."""
-        return [fd for fd in self.open_fds if "bpf-prog" in str(Path(f"/proc/self/fd/{fd}").readlink())]
+        return self._fds(syscall.PROGRAM)
+
+    @property
+    def link_fds(self) -> list[int]:
+        """Descriptors of the links among `open_fds`."""
+        return self._fds(syscall.LINK)
+
+    def _fds(self, kind: str) -> list[int]:
+        return sorted(syscall.own_fds(kind).intersection(self.open_fds))
 
     def close(self) -> None:
         """Detach the programs, free maps and rings; idempotent. Workers' copies keep their rings readable."""
@@ -126,13 +134,13 @@ def _load(make: Callable[[], Capture], to: socket.socket, parent: int) -> NoRetu
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         if privileges.pdeathsig(parent, signal.SIGKILL):
-            before = _bpf_fds()
+            before = syscall.own_fds(*_KEPT)
             try:
                 capture = make()
             except ProclineError as error:
                 to.send(json.dumps({"error": _fields_of(error)}, default=str).encode())
             else:
-                _send(capture, sorted(_bpf_fds() - before), to)
+                _send(capture, sorted(syscall.own_fds(*_KEPT) - before), to)
             code = 0
     except BaseException:
         traceback.print_exc()
@@ -141,15 +149,6 @@ def _load(make: Callable[[], Capture], to: socket.socket, parent: int) -> NoRetu
             sys.stderr.flush()
         # Not sys.exit: exit handlers belong to the parent.
         os._exit(code)
-
-
-def _bpf_fds() -> set[int]:
-    found = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if str(entry.readlink()).startswith(_KEPT):
-                found.add(int(entry.name))
-    return found
 
 
 def _fields_of(error: ProclineError) -> dict[str, Any]:

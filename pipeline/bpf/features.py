@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pipeline.bpf import host, libbpf
+from pipeline.bpf import host, libbpf, misses, syscall
 from pipeline.errors import LoadError, UnsupportedError
 
 OBJECTS = Path(__file__).parent / "programs"
@@ -48,6 +48,20 @@ OLD_NAMES = (
     "procline", "context", "signal", "calls", "cred_fentry", "cred_kprobe", "cred_sampled", "cred_syscalls", "iter",
     "probe",
 )  # fmt: skip
+
+#: Attach kinds whose programs PREEMPT_RT can preempt on every kernel.
+TRAMPOLINES = ("fentry", "fexit")
+#: Why they are not used where `share_buffers`.
+SHARED_BUFFERS = "a program that is preempted would share its buffer with the next process (Linux 5.12 prevents that)"
+
+
+def share_buffers(program_fd: int) -> bool:
+    """Return whether programs of TRAMPOLINES run for another process on a CPU on which they were preempted.
+
+    A record could then contain facts of both. The kernels that skip such runs are those that count them; any program
+    shows whether this one does.
+    """
+    return "PREEMPT_RT" in os.uname().version and syscall.info_bytes(program_fd) < misses.COUNTING_INFO_BYTES
 
 
 def is_forced() -> bool:

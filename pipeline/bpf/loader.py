@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +29,8 @@ from pipeline.records.declared import STRING_MAX
 SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache", "pl_senders")
 #: The same, in a set with locks only (features.py).
 _LOCKS = ("pl_locks",)
+#: A program of the core object.
+_CORE_PROGRAM = "pl_on_fork"
 #: The program of the core object that user space runs, in a set with locks only.
 _EXCHANGE = "pl_exchange"
 
@@ -246,9 +247,10 @@ class Capture:
         self._scope = b""
         self._sizes: dict[str, int] = {}
         self._program_fds: list[int] = []
+        self._link_fds: list[int] = []
         with ExitStack() as undo:
             undo.callback(self.close)
-            known = _program_fds()
+            known = syscall.own_fds(syscall.PROGRAM, syscall.LINK)
             core, self.lacks = features.choose(partial(self._load_core, pid_ns))
             self._core: libbpf.CoreObject | None = core
             self._hold_maps(core)
@@ -263,7 +265,8 @@ class Capture:
             self.fds = self.fds._replace(
                 iter_link=self._iter_links.get("iter", NO_FD), sample_link=self._iter_links.get("cred_sampled", NO_FD)
             )
-            self._program_fds = sorted(_program_fds() - known)
+            self._program_fds = sorted(syscall.own_fds(syscall.PROGRAM) - known)
+            self._link_fds = sorted(syscall.own_fds(syscall.LINK) - known)
             self._begin()
             undo.pop_all()
 
@@ -353,6 +356,9 @@ class Capture:
         left_out: list[str] = []
         if self.lacks and kind.name not in features.OLD_NAMES:
             return Tier(kind.name, kind.attach_kind, False, "not among the programs for older kernels")
+        assert self._core is not None
+        if kind.attach_kind in features.TRAMPOLINES and features.share_buffers(self._core.program_fd(_CORE_PROGRAM)):
+            return Tier(kind.name, kind.attach_kind, False, features.SHARED_BUFFERS)
         if kind.trial:
             try:
                 self._try(kind.trial)
@@ -505,6 +511,7 @@ class Capture:
                 os.close(fd)
         self.fds = CaptureFds()
         self._program_fds = []
+        self._link_fds = []
 
     def __enter__(self) -> Self:
         return self
@@ -550,13 +557,3 @@ def _compat_unwanted(choice: str) -> str:
         return 'capture.compat_calls is "off"'
     machine = os.uname().machine
     return "" if machine in _COMPAT_MACHINES else f"not on {machine}"
-
-
-def _program_fds() -> set[int]:
-    """Return this process's descriptors of BPF programs."""
-    found = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            if "bpf-prog" in str(entry.readlink()):
-                found.add(int(entry.name))
-    return found

@@ -9,6 +9,10 @@ when it enables it again, and it is still running then.
 Programs on tracepoints of system calls can be preempted since v7.0, too. Until such a program continues, the kernel
 runs none of them on that CPU, and in a storm on v7.2, most changes were skipped.
 
+A kprobe can be missed, too. The kernel has room for the returns of a limited number of threads from each function (10,
+or twice the number of CPUs if that is more). A thread that finds no room returns without the program of a kretprobe.
+The link counts that since Linux v6.7; older kernels show it nowhere.
+
 This module needs only descriptors, and no numpy, because the supervisor runs it.
 """
 
@@ -35,8 +39,8 @@ from pipeline.records.declared import (
 KINDS = {
     "pl_on_fork": KIND_FORK, "pl_on_exec": KIND_EXEC, "pl_on_exit": KIND_EXIT, "pl_commit_creds": KIND_CRED,
     "pl_set_loginuid": KIND_CRED, "pl_on_rename": KIND_COMM, "pl_on_cgroup": KIND_CGROUP, "pl_on_mkdir": KIND_CGROUP,
-    "pl_change_pid": KIND_SID, "pl_clear_tty": KIND_SID, "pl_tty_ioctl": KIND_SID, "pl_tty_open": KIND_SID,
-    "pl_tty_hangup": KIND_SID, "pl_switch_ns": KIND_SID, "pl_on_capable": KIND_CAPS,
+    "pl_change_pid": KIND_SID, "pl_move_pid": KIND_SID, "pl_clear_tty": KIND_SID, "pl_tty_ioctl": KIND_SID,
+    "pl_tty_open": KIND_SID, "pl_tty_hangup": KIND_SID, "pl_switch_ns": KIND_SID, "pl_on_capable": KIND_CAPS,
     # After single system calls, cred_syscalls.bpf.c. Only a call that fails makes no record.
     **dict.fromkeys(
         (
@@ -51,6 +55,15 @@ KINDS = {
 # struct bpf_prog_info of include/uapi/linux/bpf.h: bytes to read; offsets of id, name, recursion_misses.
 _INFO_BYTES = 232
 _ID, _NAME, _MISSES = 4, slice(64, 80), 208
+#: Its least size in kernels that count skipped runs.
+COUNTING_INFO_BYTES = _MISSES + 8
+
+# struct bpf_link_info, there too: bytes to read; offsets of type, prog_id, perf_event.type, perf_event.kprobe.missed.
+# Kernels before v6.6 fill in the first two only, others without the last one leave it 0.
+_LINK_BYTES = 64
+_LINK_TYPE, _LINK_PROGRAM, _PERF_TYPE, _LINK_MISSED = 0, 8, 16, 48
+_BPF_LINK_TYPE_PERF_EVENT = 7
+_BPF_PERF_EVENT_KPROBE, _BPF_PERF_EVENT_KRETPROBE = 3, 4
 
 
 class Misses:
@@ -58,12 +71,18 @@ class Misses:
 
     Args:
         program_fds: descriptors of the programs; several may be of the same program.
+        link_fds: descriptors of the links that attach them.
         shared_fd: descriptor of `pl_shared`.
-        info: returns the kernel's information about a program.
+        info: returns the kernel's information about a program or link.
     """
 
     def __init__(
-        self, program_fds: Iterable[int], shared_fd: int, *, info: Callable[[int, int], bytes] = syscall.info
+        self,
+        program_fds: Iterable[int],
+        link_fds: Iterable[int],
+        shared_fd: int,
+        *,
+        info: Callable[[int, int], bytes] = syscall.info,
     ) -> None:
         self._info = info
         self._lost, self._skipped = words.missed_words(shared_fd)
@@ -71,21 +90,38 @@ class Misses:
         for fd in program_fds:
             data = info(fd, _INFO_BYTES)
             kind = KINDS.get(data[_NAME].split(b"\0")[0].decode())
-            programs[struct.unpack_from("<I", data, _ID)[0]] = fd, kind
+            programs[_word(data, _ID)] = fd, kind
         self._programs = list(programs.values())
+        self._probes = [
+            (fd, programs[_word(data, _LINK_PROGRAM)][1])
+            for fd, data in ((fd, info(fd, _LINK_BYTES)) for fd in link_fds)
+            if _is_kprobe(data)
+        ]
 
     def update(self) -> None:
         """Update the counts; this takes some microseconds."""
         sums = [0] * len(self._lost)
         skipped = 0
-        for fd, kind in self._programs:
-            count = struct.unpack_from("<Q", self._info(fd, _INFO_BYTES), _MISSES)[0]
-            if kind is None:
-                skipped += count
-            else:
-                sums[kind] += count
+        for objects, length, at in ((self._programs, _INFO_BYTES, _MISSES), (self._probes, _LINK_BYTES, _LINK_MISSED)):
+            for fd, kind in objects:
+                count = struct.unpack_from("<Q", self._info(fd, length), at)[0]
+                if kind is None:
+                    skipped += count
+                else:
+                    sums[kind] += count
         for kind, count in enumerate(sums):
             if self._lost[kind] != count:
                 self._lost[kind] = count
         if self._skipped[0] != skipped:
             self._skipped[0] = skipped
+
+
+def _is_kprobe(link: bytes) -> bool:
+    return _word(link, _LINK_TYPE) == _BPF_LINK_TYPE_PERF_EVENT and _word(link, _PERF_TYPE) in (
+        _BPF_PERF_EVENT_KPROBE,
+        _BPF_PERF_EVENT_KRETPROBE,
+    )
+
+
+def _word(data: bytes, at: int) -> int:
+    return int(struct.unpack_from("<I", data, at)[0])

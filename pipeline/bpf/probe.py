@@ -89,13 +89,14 @@ def findings(choice: str = "auto", task_iterator: str = "auto") -> list[Finding]
 def attach_kind(kind: str) -> Finding:
     """Test one of ATTACH_KINDS."""
     name = f"attach {kind}"
+    program = f"pl_try_{kind.replace('/', '_')}"
     without, hint = ATTACH_KINDS[kind]
     if missing := host.missing_capabilities():
         return Finding(name, None, f"not tried: {' and '.join(missing)} missing", "run this as root")
     try:
-        from pipeline.bpf import libbpf
+        from pipeline.bpf import features, libbpf
 
-        one = libbpf.TierObject(OBJECT, {}, only=f"pl_try_{kind.replace('/', '_')}")
+        one = libbpf.TierObject(OBJECT, {}, only=program)
     except UnsupportedError as error:
         return Finding(name, None, f"not tried: {error}")
     except LoadError as error:
@@ -104,6 +105,9 @@ def attach_kind(kind: str) -> Finding:
         one.attach()
     except LoadError as error:
         return _refused(name, "attach", error, without, hint)
+    else:
+        if kind in features.TRAMPOLINES and features.share_buffers(one.program_fd(program)):
+            return Finding(name, False, f"{features.SHARED_BUFFERS}; {without}", hint)
     finally:
         one.close()
     return Finding(name, True, "works")

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import struct
+from contextlib import suppress
+from pathlib import Path
 
 from pipeline.host import privileges
 from pipeline.records.capabilities import CAP_BPF, CAP_SYS_ADMIN
@@ -25,6 +28,11 @@ ITER_CREATE = 33
 
 ANY = 0  #: update: create or replace
 NOEXIST = 1  #: update: create, or fail with EEXIST
+
+#: Kinds of descriptors, as /proc/PID/fd names them; on some kernels the link of a kprobe or tracepoint is a perf event.
+PROGRAM, LINK, PERF_EVENT = "anon_inode:bpf-prog", "anon_inode:bpf_link", "anon_inode:[perf_event]"
+#: What the names of all BPF objects begin with.
+ANY_OBJECT = "anon_inode:bpf"
 
 #: Number of bpf(2) by ``uname -m``.
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
@@ -161,9 +169,29 @@ def lookup_batch(fd: int, key_bytes: int, value_bytes: int) -> tuple[bytes, byte
 
 def info(fd: int, length: int = 256) -> bytes:
     """Return the kernel's description of a map, program or link (``struct bpf_map_info`` …), zero-padded."""
+    return _info(fd, length)[0]
+
+
+def info_bytes(fd: int) -> int:
+    """Return how many bytes this kernel's description of a map, program or link has; newer kernels have longer ones."""
+    return _info(fd, mmap.PAGESIZE)[1]
+
+
+def _info(fd: int, length: int) -> tuple[bytes, int]:
     buffer = ctypes.create_string_buffer(length)
-    bpf(OBJ_GET_INFO_BY_FD, _attributes("IIQ", fd, length, ctypes.addressof(buffer)))
-    return buffer.raw
+    attributes = _attributes("IIQ", fd, length, ctypes.addressof(buffer))
+    bpf(OBJ_GET_INFO_BY_FD, attributes)
+    return buffer.raw, int(struct.unpack_from("I", attributes, 4)[0])
+
+
+def own_fds(*kinds: str) -> set[int]:
+    """Return this process's descriptors of these kinds, such as PROGRAM."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if str(entry.readlink()).startswith(kinds):
+                found.add(int(entry.name))
+    return found
 
 
 def run_program(fd: int, *arguments: int) -> int:

@@ -42,7 +42,7 @@ LABELLED = {
         {f"events_{kind}": kind for kind in KIND_NAMES if kind != "none"},
     ),
     "lost_samples": (
-        "Records that the kernel could not write because a ring was full.", "kind",
+        "Events without a record, because a ring was full or the kernel did not run the program.", "kind",
         {f"lost_{kind}": "unknown" if kind == "none" else kind for kind in KIND_NAMES},
     ),
 }  # fmt: skip

@@ -135,7 +135,7 @@ def _open_ebpf(config: Config) -> Feed:
         ring_bytes=dict.fromkeys(capture.fds.rings, capture.ring_bytes),
         shard_count=config.shards.resolve(len(capture.fds.rings)),
         tiers=capture.tiers,
-        update_counts=Misses(capture.program_fds, capture.fds.shared).update,
+        update_counts=Misses(capture.program_fds, capture.link_fds, capture.fds.shared).update,
         sample=(lambda: math.inf) if sampler is None else sampler.advance,
         sampling_interval_s=lambda: None if sampler is None else round(sampler.interval_s, 1),
         close=close,

@@ -27,6 +27,7 @@
  *   jail-fd DIR FD        runs the open file FD, which is outside DIR, below DIR
  *   memfd                 runs itself from a memfd with argument "nothing"
  *   change-user N TIMES   N children at the same time, each of which changes its fsuid so often; prints their pids
+ *   change-mounts N TIMES the same; each gets a new mount namespace so often
  *   storm FORKS EXECS     FORKS children that end at once, EXECS that run "nothing"; prints nothing
  *   tree SEED             a random tree of up to 40 waiting processes, some subreapers, some in pid namespaces of their
  *                         own, some with an ended leader; prints the root's pid when the tree is complete
@@ -526,7 +527,7 @@ static void storm(int count, char **arguments)
 	wait_for_all();
 }
 
-static void change_user(int count, char **arguments)
+static void change_all(int count, char **arguments, void (*change)(long))
 {
 	long children = number(count, arguments, 0), times = number(count, arguments, 1);
 
@@ -535,12 +536,34 @@ static void change_user(int count, char **arguments)
 
 		if (!pid) {
 			for (long n = 1; n <= times; n++)
-				setfsuid(n);
+				change(n);
 			_exit(0);
 		}
 		say(pid);
 	}
 	wait_for_all();
+}
+
+static void to_user(long n)
+{
+	setfsuid(n);
+}
+
+static void change_user(int count, char **arguments)
+{
+	change_all(count, arguments, to_user);
+}
+
+static void to_new_mounts(long n)
+{
+	(void)n;
+	if (unshare(CLONE_NEWNS))
+		die("unshare");
+}
+
+static void change_mounts(int count, char **arguments)
+{
+	change_all(count, arguments, to_new_mounts);
 }
 
 static void tree(int count, char **arguments)
@@ -581,6 +604,7 @@ static const struct {
 	const char *name;
 	void (*act)(int count, char **arguments);
 } ACTS[] = {
+	{ "change-mounts", change_mounts },
 	{ "change-user", change_user },
 	{ "chroot", in_chroot },
 	{ "clone-parent", clone_parent },

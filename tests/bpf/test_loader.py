@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pipeline.bpf import build, features, host, libbpf, loader, maps, probe, syscall
+from pipeline.bpf import build, features, host, libbpf, loader, maps, misses, probe, syscall
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.host.boot import now_boot_ns
 from pipeline.records.capture_fds import NO_FD
@@ -301,6 +302,25 @@ def test_a_kernel_that_lacks_something_gets_the_older_programs(lacking: Path) ->
         refused = {tier.name: tier.detail for tier in capture.tiers if not tier.is_on}
         assert refused["capability"].endswith("not among the programs for older kernels")
         assert "calls" in details or features.object_path("calls", True).name in refused["calls"]
+
+
+@live_test
+def test_programs_that_would_share_a_buffer_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With PREEMPT_RT, before the kernel skips a program that is running already."""
+    system = types.SimpleNamespace(version="#1 SMP PREEMPT_RT", machine=os.uname().machine, release=os.uname().release)
+    monkeypatch.setattr(os, "uname", lambda: system)
+    monkeypatch.setattr(syscall, "info_bytes", lambda fd: 208)
+    with loader.Capture(ring_bytes=4096, calls="on") as capture:
+        details = {tier.name: tier.detail for tier in capture.tiers if not tier.is_on}
+        assert details["cred_fentry"] == details["calls"] == features.SHARED_BUFFERS
+        fd = capture._program_fds[0]
+        assert features.share_buffers(fd)
+        system.version = "#1 SMP PREEMPT_DYNAMIC"
+        assert not features.share_buffers(fd)
+    monkeypatch.undo()
+    with loader.Capture(ring_bytes=4096) as capture:
+        assert syscall.info_bytes(capture._program_fds[0]) >= misses.COUNTING_INFO_BYTES
+        assert not features.share_buffers(capture._program_fds[0])
 
 
 @live_test

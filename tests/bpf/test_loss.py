@@ -34,7 +34,7 @@ class Switched:
     def __init__(self, capture: Capture) -> None:
         self.settings = maps.settings(capture.fds.settings, writable=True)
         self.states = maps.cpu_states(capture.fds.shared)
-        self.misses = Misses(capture._program_fds, capture.fds.shared)
+        self.misses = Misses(capture._program_fds, capture._link_fds, capture.fds.shared)
         self.reader = Reader(capture)
 
     def switch(self, flag: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -56,6 +57,17 @@ def test_the_reported_credentials_method_is_the_one_of_a_capture(live_kernel: No
         chosen = next((tier.name for tier in capture.tiers if tier.is_on and tier.name.startswith("cred_")), None)
     said = {"cred_fentry": "by fentry", "cred_kprobe": "by kprobe", "cred_sampled": "by iter", None: "seen at"}
     assert by_name()["credentials"].detail.startswith(said[chosen])
+
+
+def test_programs_that_would_share_a_buffer_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "missing_capabilities", list)
+    monkeypatch.setattr(libbpf, "TierObject", mock.MagicMock())
+    monkeypatch.setattr(features, "share_buffers", lambda fd: False)
+    assert probe.attach_kind("fentry").ok is True
+    monkeypatch.setattr(features, "share_buffers", lambda fd: True)
+    found = probe.attach_kind("fentry")
+    assert found.ok is False and features.SHARED_BUFFERS in found.detail
+    assert probe.attach_kind("tp_btf").ok is True
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,7 @@ def storm(capture: Any, forks: int, execs: int, width: int = 8, threads: int = 0
     from tests.bpf.ring_reader import Reader
 
     kinds = {"fork": declared.KIND_FORK, "exec": declared.KIND_EXEC, "exit": declared.KIND_EXIT}
-    misses = Misses(capture._program_fds, capture.fds.shared)
+    misses = Misses(capture._program_fds, capture._link_fds, capture.fds.shared)
     states = maps.cpu_states(capture.fds.shared)
 
     def lost() -> dict[str, int]:
