@@ -25,7 +25,8 @@ static __always_inline void pl_fill_record(struct pl_plain_record *record, struc
 	}
 }
 
-/* The name of a process is its leader's. exec renames too; the exec record reports that. */
+/* The name of a process is its leader's. exec renames too, always the current task; the exec record reports that.
+ * Meanwhile another thread can rename a leader that waits in an exec. */
 SEC("tp_btf/task_rename")
 int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 {
@@ -34,7 +35,7 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 	u32 zero = 0;
 
 	if (PL_GET(task, pid) != PL_GET(task, tgid) || PL_GET(task, flags) & PF_KTHREAD ||
-	    BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
+	    (task == pl_current() && BPF_CORE_READ_BITFIELD_PROBED(task, in_execve)))
 		return 0;
 	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;

@@ -14,8 +14,12 @@
 
 #define PL_CLOCK_TASKS 64 /* tasks that are visited with one reading of the clock */
 
+/* How long other credentials may be those of an exec whose record follows. An exec that takes longer is held up by its
+ * file, perhaps deliberately. */
+#define PL_EXEC_NS 3000000000ull
+
 /* Whether the process is in the middle of an exec. Then its credentials change before its exec record is made, which
- * reports them. */
+ * reports them. An exec changes neither group nor terminal. */
 static __always_inline bool pl_is_in_exec(struct task_struct *task)
 {
 	return BPF_CORE_READ_BITFIELD_PROBED(task, in_execve);
@@ -95,8 +99,8 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	struct pl_changed changed = { .buf = buf, .task = task };
 	struct pl_header *header = &buf->record.header;
 	struct pl_pid *entry;
+	bool is_in_exec, is_cred, is_session;
 	u64 recent;
-	u8 kind;
 
 	entry = pl_find_pid(pl_scoped_tgid(task), task->start_boottime);
 	/* Without an entry there is nothing to compare with; its next record enters the process. */
@@ -110,25 +114,26 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 		entry->same_boot_ns = recent;
 		return;
 	}
-	if (pl_is_in_exec(task))
-		return;
+	is_in_exec = pl_is_in_exec(task);
 	pl_fill_header(header, task);
 	pl_read_task(buf, task, entry);
 	pl_forget();
-	if (pl_differ_cred(entry, &buf->record.task))
-		kind = PL_KIND_CRED;
-	else if (pl_differ_session(entry, &buf->record.task))
-		kind = PL_KIND_SID;
-	else
+	is_cred = pl_differ_cred(entry, &buf->record.task);
+	is_session = pl_differ_session(entry, &buf->record.task);
+	if (!is_cred && !is_session)
 		return;
-	/* The difference may be older than the record of an exec that another CPU has just made. */
-	if (pl_is_in_exec(task) || entry->exit_boot_ns || !task->signal->live.counter)
+	/* The exec may have begun or ended on another CPU since. Its file can make it wait as long as a user wants, so
+	 * it hides no difference that cannot be its own. */
+	if (!is_session && (is_in_exec || pl_is_in_exec(task)) &&
+	    recent < buf->sampled.changed_after_boot_ns + PL_EXEC_NS)
+		return;
+	if (entry->exit_boot_ns || !task->signal->live.counter)
 		return;
 	header->flags |= PL_FLAG_SAMPLED;
 	changed.entry = entry;
 	/* Without room for the whole record the entry stays as it is, and the next pass finds the difference again. */
-	pl_send_finished(header, sizeof(buf->record) + sizeof(buf->sampled), sizeof(buf->sampled), kind, settings,
-			 pl_finish_change, &changed);
+	pl_send_finished(header, sizeof(buf->record) + sizeof(buf->sampled), sizeof(buf->sampled),
+			 is_cred ? PL_KIND_CRED : PL_KIND_SID, settings, pl_finish_change, &changed);
 }
 
 SEC("iter/task")
