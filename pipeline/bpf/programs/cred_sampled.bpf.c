@@ -62,6 +62,13 @@ static __always_inline void pl_read_task(struct pl_change_scratch *buf, struct t
 	pl_fill_v1(&buf->record.task, task, entry);
 }
 
+/* Whether the entry is still that of the process. If the process has ended since the entry was found, another process
+ * may have it now. What is stored in it then would hide changes of that process. */
+static __always_inline bool pl_is_entry_of(const struct pl_pid *entry, struct task_struct *task)
+{
+	return *(const volatile u64 *)&entry->start_boot_ns == PL_GET(task, start_boottime);
+}
+
 /* What pl_finish_change() needs. */
 struct pl_changed {
 	struct pl_change_scratch *buf;
@@ -77,6 +84,8 @@ static __always_inline void pl_finish_change(struct pl_header *header, void *sta
 
 	pl_read_task(changed->buf, changed->task, changed->entry);
 	pl_forget();
+	if (!pl_is_entry_of(changed->entry, changed->task))
+		return;
 	pl_refresh_pid(changed->entry, header, &changed->buf->record.task);
 	pl_forget();
 	changed->entry->same_boot_ns = header->time_boot_ns;
@@ -111,7 +120,8 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	buf->sampled.changed_after_boot_ns = pl_unchanged_until(entry, settings);
 	pl_forget();
 	if (pl_is_as_recorded(entry, task)) {
-		entry->same_boot_ns = recent;
+		if (pl_is_entry_of(entry, task))
+			entry->same_boot_ns = recent;
 		return;
 	}
 	is_in_exec = pl_is_in_exec(task);
