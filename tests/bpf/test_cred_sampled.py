@@ -23,7 +23,7 @@ from pipeline.bpf.loader import Capture
 from pipeline.bpf.sampling import Sampler
 from pipeline.errors import UnsupportedError
 from pipeline.host.boot import now_boot_ns
-from pipeline.records import declared
+from pipeline.records import declared, dtypes
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_cred_tiers import LEADERLESS, NET_ADMIN, SYS_CHROOT
@@ -357,6 +357,40 @@ def test_a_full_ring_loses_nothing_for_good(actor: Actor) -> None:
             syscall.run_iterator(small.fds.sample_link)
             (record,) = reader.until(lambda: reader.of(actor.pid, CRED))
             assert record.task["egid"] == 1062 and span(record)[0] < changed
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
+def test_a_change_without_room_for_its_record_has_no_header_either(actor: Actor) -> None:
+    """A header alone would make the credentials of the process unknown, which the next pass finds again."""
+    header, record_bytes = dtypes.HEADER.itemsize, sum(part.itemsize for part in (dtypes.HEADER, dtypes.TASK))
+    with Capture(ring_bytes=4096, credentials="sampled") as small:
+        reader = Reader(small)
+        allowed = os.sched_getaffinity(0)
+        cpu = min(allowed)
+        try:
+            os.sched_setaffinity(0, {cpu})
+            actor.do(f"os.sched_setaffinity(0, {{{cpu}}})")
+            (ring,) = (ring for ring in reader.rings if ring.ring == cpu)
+
+            def room() -> int:
+                return ring.ring_bytes - (ring.producer[0] - ring.consumer[0])
+
+            def fill() -> bool:
+                """Leave room for headers, but not for a record; other processes of this CPU also make records."""
+                reader.poll()
+                while room() >= record_bytes:
+                    actor.do("libc.prctl(15, b'fill', 0, 0, 0)")
+                return room() >= 8 + header
+
+            until(fill)
+            actor.do("libc.setegid(1064)")
+            syscall.run_iterator(small.fds.sample_link)
+            reader.poll()
+            assert reader.of(actor.pid, CRED) == []
+            syscall.run_iterator(small.fds.sample_link)
+            (record,) = reader.until(lambda: reader.of(actor.pid, CRED))
+            assert record.task["egid"] == 1064 and not record.is_head_only
         finally:
             os.sched_setaffinity(0, allowed)
 

@@ -8,6 +8,7 @@
  * writes one byte for every PL_SAMPLE_PART tasks that it visits. A reader that reads one byte at a time therefore
  * visits that many tasks with each read. */
 #define PL_GLOBAL static __noinline /* preemption is disabled while a task is compared */
+#define PL_IS_MADE_AGAIN 1
 #include "program.bpf.h"
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
