@@ -15,20 +15,13 @@ from contextlib import contextmanager
 import pytest
 
 from pipeline import ProcessTable
+from pipeline.shm.reader._entry import Entry
 from tests.attacks.harness import as_nobody, unharmed
-from tests.live.harness import Daemon
+from tests.live.harness import BY_COMPARISON, Daemon
 from tests.proc import namespace
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
-
-#: Neither a comparison with /proc nor a change that is seen at once shows what the attacker did.
-CONFIG = """
-[capture]
-credentials = "sampled"
-[repair]
-check_interval_s = 0
-"""
 
 #: A child with a changed user namespace waits in execve() for as long as it lives, and a thread of it executes the
 #: lines of the standard input.
@@ -67,7 +60,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def sampling(live_kernel: None) -> Iterator[Daemon]:
-    with Daemon(CONFIG, name="held") as running:
+    with Daemon(BY_COMPARISON, name="held") as running:
         yield running
 
 
@@ -96,19 +89,27 @@ def held(daemon: Daemon, base: str) -> Iterator[tuple[Held, ProcessTable]]:
         yield Held(attacker), table
 
 
+def entry_with(table: ProcessTable, pid: int, **facts: object) -> Entry:
+    """Wait until the process has these facts in the tables, and return it."""
+
+    def find() -> Entry | bool:
+        entry = table.resolve(pid)
+        return entry if entry and all(getattr(entry, name) == value for name, value in facts.items()) else False
+
+    return eventually(find)
+
+
 def test_a_comparison_finds_what_changed(sampling: Daemon, base: str) -> None:
     with held(sampling, base) as (process, table):
-        assert namespace(process.pid, "user") != namespace(os.getpid(), "user")
-        entry = eventually(
-            lambda: (found := table.resolve(process.pid)) and found.user_ns == namespace(process.pid, "user") and found
-        )
+        user_ns = namespace(process.pid, "user")
+        assert user_ns != namespace(os.getpid(), "user")
+        entry = entry_with(table, process.pid, user_ns=user_ns)
         assert "change_sampled" in entry.marks and entry.pgid != process.pid
         process.do("os.setpgid(0, 0)")
-        entry = eventually(lambda: (found := table.resolve(process.pid)) and found.pgid == process.pid and found)
-        assert "change_sampled" in entry.marks
+        assert "change_sampled" in entry_with(table, process.pid, pgid=process.pid).marks
 
 
 def test_a_new_name_is_recorded(sampling: Daemon, base: str) -> None:
     with held(sampling, base) as (process, table):
         process.do("os.write(name, b'innocent')")
-        eventually(lambda: (found := table.resolve(process.pid)) is not None and found.comm == "innocent")
+        entry_with(table, process.pid, comm="innocent")
