@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import termios
 import threading
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from contextlib import suppress
 import pytest
 
 from pipeline.cli.commands import ASK
-from tests.attacks.harness import NOBODY, as_nobody
+from tests.attacks.harness import as_nobody
 from tests.live.harness import Daemon
 from tests.waiting import eventually
 
@@ -79,14 +78,6 @@ def _run(daemon: Daemon, *arguments: str) -> str:
     _check(done.stdout)
     _check(done.stderr)
     return done.stdout
-
-
-@pytest.fixture
-def base() -> Iterator[str]:
-    """A directory for the attacker's files, which does not outlive the test: the attacker is killed."""
-    with tempfile.TemporaryDirectory(prefix="procline-test-") as path:
-        os.chown(path, NOBODY, NOBODY)
-        yield path
 
 
 def test_no_command_passes_escapes_on(raw_daemon: Daemon, base: str) -> None:

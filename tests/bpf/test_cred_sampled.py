@@ -23,18 +23,22 @@ from pipeline.bpf.loader import Capture
 from pipeline.bpf.sampling import Sampler
 from pipeline.errors import UnsupportedError
 from pipeline.host.boot import now_boot_ns
-from pipeline.records import declared
+from pipeline.records import declared, dtypes
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_cred_tiers import LEADERLESS, NET_ADMIN, SYS_CHROOT
 from tests.bpf.tiers import CRED, IDS, SID
 from tests.proc import namespace, status
+from tests.waiting import until
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 #: From linux/fcntl.h; the module `fcntl` lacks them.
 F_SETOWN_EX = 15
 F_OWNER_TID = 0
+
+#: After this time a pass reports credentials in the middle of an exec too; see PL_EXEC_NS of cred_sampled.bpf.c.
+LONG_EXEC_S = 3.0
 
 
 class Sampled:
@@ -161,26 +165,68 @@ def test_every_change_is_between_its_limits_however_many_readers_compare(sampled
         assert after < ended and began < until
 
 
-def test_what_a_pass_leaves_out_keeps_its_limit(sampled: Sampled, actor: Actor, tmp_path: Path) -> None:
-    """A pass in the middle of an exec reports nothing, and confirms nothing: an exec that fails has no record."""
-    interpreter, script = tmp_path / "interpreter", tmp_path / "script"
+@contextmanager
+def held_exec(actor: Actor, directory: Path) -> Iterator[None]:
+    """Let the leader of a process wait in an exec, which fails at the end."""
+    interpreter, script = directory / "interpreter", directory / "script"
     interpreter.write_text("no program")
     script.write_text(f"#!{interpreter}\n")
     interpreter.chmod(0o755)
     script.chmod(0o755)
-    sampled.passes(actor.pid)
-    actor.do("libc.setegid(1094)")
-    changed = now_boot_ns()
     with held(interpreter):
+        # os.execv() would not let other threads of the interpreter run.
         actor.start(
-            f"try: os.execv({str(script)!r}, ['script'])\n"  #
+            f"try: libc.execv({bytes(script)!r}, (ctypes.c_char_p * 2)(b'script', None))\n"
             "except OSError as error: failure = error.errno"
         )
         assert signal.sigtimedwait({signal.SIGIO}, 20) is not None
-        assert sampled.passes(actor.pid) == []
+        yield
     actor.finish()
+
+
+def test_what_a_pass_leaves_out_keeps_its_limit(sampled: Sampled, actor: Actor, tmp_path: Path) -> None:
+    """A pass in the middle of an exec reports no credentials, and confirms nothing: a failed exec has no record."""
+    sampled.passes(actor.pid)
+    actor.do("libc.setegid(1094)")
+    changed = now_boot_ns()
+    with held_exec(actor, tmp_path):
+        assert sampled.passes(actor.pid) == []
     (record,) = sampled.passes(actor.pid)
     assert record.task["egid"] == 1094 and span(record)[0] < changed
+
+
+def test_an_exec_that_takes_long_hides_no_credentials(sampled: Sampled, actor: Actor, tmp_path: Path) -> None:
+    """Its file can make it wait forever, with credentials that are older than the exec."""
+    sampled.passes(actor.pid)
+    actor.do("libc.setegid(1095)")
+    changed = now_boot_ns()
+    with held_exec(actor, tmp_path):
+        assert sampled.passes(actor.pid) == []
+        time.sleep(max(0.0, changed / 1e9 + LONG_EXEC_S - now_boot_ns() / 1e9))
+        (record,) = sampled.passes(actor.pid)
+        assert record.kind == CRED and record.task["egid"] == 1095 and span(record)[0] < changed
+    assert sampled.passes(actor.pid) == []
+
+
+def test_an_exec_hides_neither_group_nor_name(sampled: Sampled, actor: Actor, tmp_path: Path) -> None:
+    """Another thread changes the process while its leader waits in an exec."""
+    commands = tmp_path / "commands"
+    os.mkfifo(commands)
+    actor.do(
+        "import threading\n"
+        f"thread = threading.Thread(target=lambda: [exec(line, globals()) for line in open({str(commands)!r})])\n"
+        "thread.start()"
+    )
+    sampled.passes(actor.pid)
+    with held_exec(actor, tmp_path), commands.open("w", buffering=1) as thread:
+        thread.write("os.setpgid(0, 0)\n")
+        until(lambda: os.getpgid(actor.pid) == actor.pid)
+        (record,) = sampled.passes(actor.pid)
+        assert (record.kind, record.task["pgid"]) == (SID, actor.pid)
+        thread.write(f"open('/proc/self/task/{actor.pid}/comm', 'w').write('innocent')\n")
+        record = sampled.reader.one(actor.pid, declared.KIND_COMM)
+        assert record.task["comm"] == b"innocent"
+    actor.do("thread.join()")
 
 
 @pytest.mark.parametrize(
@@ -311,6 +357,40 @@ def test_a_full_ring_loses_nothing_for_good(actor: Actor) -> None:
             syscall.run_iterator(small.fds.sample_link)
             (record,) = reader.until(lambda: reader.of(actor.pid, CRED))
             assert record.task["egid"] == 1062 and span(record)[0] < changed
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
+def test_a_change_without_room_for_its_record_has_no_header_either(actor: Actor) -> None:
+    """A header alone would make the credentials of the process unknown, which the next pass finds again."""
+    header, record_bytes = dtypes.HEADER.itemsize, sum(part.itemsize for part in (dtypes.HEADER, dtypes.TASK))
+    with Capture(ring_bytes=4096, credentials="sampled") as small:
+        reader = Reader(small)
+        allowed = os.sched_getaffinity(0)
+        cpu = min(allowed)
+        try:
+            os.sched_setaffinity(0, {cpu})
+            actor.do(f"os.sched_setaffinity(0, {{{cpu}}})")
+            (ring,) = (ring for ring in reader.rings if ring.ring == cpu)
+
+            def room() -> int:
+                return ring.ring_bytes - (ring.producer[0] - ring.consumer[0])
+
+            def fill() -> bool:
+                """Leave room for headers, but not for a record; other processes of this CPU also make records."""
+                reader.poll()
+                while room() >= record_bytes:
+                    actor.do("libc.prctl(15, b'fill', 0, 0, 0)")
+                return room() >= 8 + header
+
+            until(fill)
+            actor.do("libc.setegid(1064)")
+            syscall.run_iterator(small.fds.sample_link)
+            reader.poll()
+            assert reader.of(actor.pid, CRED) == []
+            syscall.run_iterator(small.fds.sample_link)
+            (record,) = reader.until(lambda: reader.of(actor.pid, CRED))
+            assert record.task["egid"] == 1064 and not record.is_head_only
         finally:
             os.sched_setaffinity(0, allowed)
 

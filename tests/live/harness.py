@@ -40,6 +40,16 @@ STARTED_SECONDS = 300 if _IS_GUEST else 120
 STOP_SECONDS = 200 if _IS_GUEST else 60
 _PIDFD_GETFD = 438
 
+#: Settings of a daemon that finds changes of credentials and session by the task iterator only: without regular
+#: comparisons with /proc, and with rings in which storms of other tests displace nothing, as a loss leads to one.
+BY_COMPARISON = """
+[capture]
+credentials = "sampled"
+ring_bytes = 33554432
+[repair]
+check_interval_s = 0
+"""
+
 
 @functools.cache
 def exact_method() -> str:

@@ -20,7 +20,7 @@ from pipeline.screen.times import moment
 from pipeline.shm.reader._entry import Entry
 from tests.actor import Actor
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder
+from tests.live.harness import BY_COMPARISON, Daemon, Recorder
 from tests.live.recordings import record
 from tests.live.watch import Watch
 from tests.proc import namespace
@@ -28,15 +28,6 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
-#: Without regular comparisons with /proc, so that only the task iterator finds a change.
-CONFIG = """
-[capture]
-credentials = "sampled"
-# Storms of other tests must not displace the records that these tests wait for.
-ring_bytes = 33554432
-[repair]
-check_interval_s = 0
-"""
 INTERVAL_S = 2.0
 #: Enough for a busy machine, where a pass or a record can be late.
 PATIENCE_S = 60
@@ -45,7 +36,7 @@ PATIENCE_S = 60
 @pytest.fixture(scope="module")
 def watch(live_kernel: None) -> Iterator[Watch]:
     with (
-        Daemon(CONFIG) as daemon,
+        Daemon(BY_COMPARISON) as daemon,
         daemon.attach() as table,
         Recorder(daemon, "proc").started() as recorder,
     ):
@@ -260,7 +251,7 @@ def test_the_table_agrees_with_proc_after_many_changes(watch: Watch) -> None:
 @pytest.mark.alone
 def test_comparisons_take_little(watch: Watch) -> None:
     """A daemon without comparisons, beside it, shows what a supervisor costs on this machine."""
-    with Daemon(CONFIG.replace('"sampled"', '"off"')) as other, Recorder(other, "proc").started() as recorder:
+    with Daemon(BY_COMPARISON.replace('"sampled"', '"off"')) as other, Recorder(other, "proc").started() as recorder:
         supervisors = [pid for daemon in (watch.daemon, other) for pid in daemon.pids("supervisor")]
         before, began = [cpu_ns(pid) for pid in supervisors], time.monotonic()
         time.sleep(4 * INTERVAL_S)

@@ -15,37 +15,79 @@ struct pl_plain_record {
 };
 PL_SCRATCH(pl_rename_buf, struct pl_plain_record, 1);
 
-static __always_inline void pl_fill_record(struct pl_plain_record *record, struct task_struct *task, bool has_moved)
-{
-	struct pl_pid *entry = pl_fill_known(&record->header, &record->task, task, PL_TYPED, has_moved);
+/* A record of a process, and what pl_fill_record() needs. */
+struct pl_known {
+	struct pl_plain_record *record;
+	struct task_struct *task;
+	struct pl_pid *entry;
+	const char *comm; /* of pl_on_rename: the new name */
+};
 
+/* Fill HEADER, and look the process up in pid_cache. */
+static __always_inline void pl_begin_record(struct pl_known *known)
+{
+	struct pl_header *header = &known->record->header;
+
+	pl_fill_header(header, known->task, PL_TYPED);
+	known->entry = pl_find_pid(header->tgid, header->start_boot_ns);
+}
+
+/* Fill TASK, between the stamp and the copy of the record. Others change the process at the same time. A state that is
+ * read after the time of its record is never older than what records before that time contain, so none of these is
+ * undone. The program must not be preempted between the two, which since Linux 7.0 the caller prevents.
+ *
+ * @has_moved: its cgroups may be others than those in the entry. */
+static __always_inline void pl_fill_record(struct pl_known *known, bool has_moved)
+{
+	struct pl_plain_record *record = known->record;
+	struct pl_pid *entry = known->entry;
+
+	pl_fill_task(&record->task, known->task, PL_TYPED);
+	pl_fill_v1(&record->task, known->task, has_moved ? NULL : entry);
+	pl_forget();
 	if (entry) {
+		record->task.cookie = entry->cookie;
 		pl_keep_namespaces(&record->task, entry);
 		pl_refresh_pid(entry, &record->header, &record->task);
 	}
 }
 
-/* The name of a process is its leader's. exec renames too; the exec record reports that. */
+/* A pl_finish. */
+static __always_inline void pl_finish_rename(struct pl_header *header, void *state)
+{
+	struct pl_known *known = state;
+	struct pl_task *out = &known->record->task;
+
+	pl_fill_record(known, false);
+	/* The tracepoint fires before the name is stored. */
+	__builtin_memset(out->comm, 0, sizeof(out->comm));
+	bpf_probe_read_kernel_str(out->comm, sizeof(out->comm), known->comm);
+}
+
+/* The name of a process is its leader's. exec renames too, always the current task; the exec record reports that.
+ * Meanwhile another thread can rename a leader that waits in an exec. */
 SEC("tp_btf/task_rename")
 int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 {
 	struct pl_settings *settings = pl_get_settings();
+	struct pl_known known = { .comm = comm };
 	struct pl_plain_record *record;
 	u32 zero = 0;
 
 	if (task->pid != task->tgid || task->flags & PF_KTHREAD ||
-	    BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
+	    (task == pl_current() && BPF_CORE_READ_BITFIELD_PROBED(task, in_execve)))
 		return 0;
 	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
 	record = bpf_map_lookup_elem(&pl_rename_buf, &zero);
 	if (!record)
 		return 0;
-	pl_fill_record(record, pl_any_task(task), false);
-	/* The tracepoint fires before the name is stored. */
-	__builtin_memset(record->task.comm, 0, sizeof(record->task.comm));
-	bpf_probe_read_kernel_str(record->task.comm, sizeof(record->task.comm), comm);
-	pl_send(&record->header, sizeof(*record), 0, PL_KIND_COMM, settings);
+	known.record = record;
+	known.task = pl_any_task(task);
+	pl_begin_record(&known);
+	pl_disable_preemption();
+	pl_send_finished(&record->header, sizeof(*record), 0, PL_KIND_COMM, settings, pl_finish_rename, &known);
+	pl_enable_preemption();
 	return 0;
 }
 
@@ -132,9 +174,10 @@ PL_STEP(pl_list_cgroup, pl_listing)
 	return state->count == PL_MEMBERS_MAX || state->link == state->end;
 }
 
-/* Complete a CGROUP record with its members and its path, and submit it. */
+/* Complete a CGROUP record with its members and its path, and submit it. With `known`, TASK is filled here. */
 static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, struct cgroup *cgroup, const char *path,
-					  struct css_set *css_set, struct pl_settings *settings)
+					  struct css_set *css_set, struct pl_known *known,
+					  struct pl_settings *settings)
 {
 	struct pl_named_cgroup *named = &record->named;
 	struct pl_header *header = &record->plain.header;
@@ -160,12 +203,18 @@ static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, stru
 	header->var_bytes = sizeof(*named) + named->named_members * sizeof(struct pl_member) + named->named_path_bytes;
 	header->record_bytes = sizeof(record->plain) + header->var_bytes;
 	pl_forget();
+	pl_disable_preemption();
 	room = pl_reserve(&reserved, header, PL_KIND_CGROUP);
-	if (room == PL_ROOM_NONE)
+	if (room == PL_ROOM_NONE) {
+		pl_enable_preemption();
 		return;
+	}
 	if (room == PL_ROOM_FULL) {
 		u32 at = sizeof(record->plain);
 
+		if (known)
+			pl_fill_record(known, true);
+		pl_forget();
 		pl_write_at(&reserved, sizeof(struct pl_header), &record->plain.task, sizeof(record->plain.task));
 		pl_write_at(&reserved, at, named, sizeof(*named));
 		at += sizeof(*named);
@@ -175,6 +224,7 @@ static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, stru
 		pl_append(&reserved, at, record->path, named->named_path_bytes, sizeof(record->path));
 	}
 	pl_submit(&reserved, settings);
+	pl_enable_preemption();
 }
 
 /* Fires after the move, once for a process (its leader) or for a single thread. */
@@ -183,6 +233,7 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 {
 	struct pl_settings *settings = pl_get_settings();
 	struct pl_cgroup_record *record;
+	struct pl_known known = {};
 	u32 index = 0;
 
 	if (task->pid != task->tgid || task->flags & PF_KTHREAD)
@@ -193,8 +244,13 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 	if (!record)
 		return 0;
 	task = pl_any_task(task);
-	pl_fill_record(&record->plain, task, true);
-	pl_send_cgroup(record, to, path, PL_GET(task, cgroups), settings);
+	known.record = &record->plain;
+	known.task = task;
+	pl_begin_record(&known);
+	/* If there is no room for this record, the next one looks for them again. */
+	if (known.entry)
+		known.entry->cgroups_v1 = 0;
+	pl_send_cgroup(record, to, path, PL_GET(task, cgroups), &known, settings);
 	return 0;
 }
 
@@ -219,6 +275,6 @@ int BPF_PROG(pl_on_mkdir, struct cgroup *made, const char *path)
 	pl_fill_header(&record->plain.header, task, PL_UNTYPED);
 	pl_fill_task(&record->plain.task, task, PL_UNTYPED);
 	record->plain.header.flags |= PL_FLAG_CGROUP_MADE;
-	pl_send_cgroup(record, made, path, NULL, settings);
+	pl_send_cgroup(record, made, path, NULL, NULL, settings);
 	return 0;
 }

@@ -8,14 +8,19 @@
  * writes one byte for every PL_SAMPLE_PART tasks that it visits. A reader that reads one byte at a time therefore
  * visits that many tasks with each read. */
 #define PL_GLOBAL static __noinline /* preemption is disabled while a task is compared */
+#define PL_IS_MADE_AGAIN 1
 #include "program.bpf.h"
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
 
 #define PL_CLOCK_TASKS 64 /* tasks that are visited with one reading of the clock */
 
+/* How long other credentials may be those of an exec whose record follows. An exec that takes longer is held up by its
+ * file, perhaps deliberately. */
+#define PL_EXEC_NS 3000000000ull
+
 /* Whether the process is in the middle of an exec. Then its credentials change before its exec record is made, which
- * reports them. */
+ * reports them. An exec changes neither group nor terminal. */
 static __always_inline bool pl_is_in_exec(struct task_struct *task)
 {
 	return BPF_CORE_READ_BITFIELD_PROBED(task, in_execve);
@@ -58,6 +63,13 @@ static __always_inline void pl_read_task(struct pl_change_scratch *buf, struct t
 	pl_fill_v1(&buf->record.task, task, entry);
 }
 
+/* Whether the entry is still that of the process. If the process has ended since the entry was found, another process
+ * may have it now. What is stored in it then would hide changes of that process. */
+static __always_inline bool pl_is_entry_of(const struct pl_pid *entry, struct task_struct *task)
+{
+	return *(const volatile u64 *)&entry->start_boot_ns == PL_GET(task, start_boottime);
+}
+
 /* What pl_finish_change() needs. */
 struct pl_changed {
 	struct pl_change_scratch *buf;
@@ -73,6 +85,8 @@ static __always_inline void pl_finish_change(struct pl_header *header, void *sta
 
 	pl_read_task(changed->buf, changed->task, changed->entry);
 	pl_forget();
+	if (!pl_is_entry_of(changed->entry, changed->task))
+		return;
 	pl_refresh_pid(changed->entry, header, &changed->buf->record.task);
 	pl_forget();
 	changed->entry->same_boot_ns = header->time_boot_ns;
@@ -95,8 +109,8 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	struct pl_changed changed = { .buf = buf, .task = task };
 	struct pl_header *header = &buf->record.header;
 	struct pl_pid *entry;
+	bool is_in_exec, is_cred, is_session;
 	u64 recent;
-	u8 kind;
 
 	entry = pl_find_pid(pl_scoped_tgid(task), task->start_boottime);
 	/* Without an entry there is nothing to compare with; its next record enters the process. */
@@ -107,28 +121,30 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	buf->sampled.changed_after_boot_ns = pl_unchanged_until(entry, settings);
 	pl_forget();
 	if (pl_is_as_recorded(entry, task)) {
-		entry->same_boot_ns = recent;
+		if (pl_is_entry_of(entry, task))
+			entry->same_boot_ns = recent;
 		return;
 	}
-	if (pl_is_in_exec(task))
-		return;
+	is_in_exec = pl_is_in_exec(task);
 	pl_fill_header(header, task, PL_TYPED);
 	pl_read_task(buf, task, entry);
 	pl_forget();
-	if (pl_differ_cred(entry, &buf->record.task))
-		kind = PL_KIND_CRED;
-	else if (pl_differ_session(entry, &buf->record.task))
-		kind = PL_KIND_SID;
-	else
+	is_cred = pl_differ_cred(entry, &buf->record.task);
+	is_session = pl_differ_session(entry, &buf->record.task);
+	if (!is_cred && !is_session)
 		return;
-	/* The difference may be older than the record of an exec that another CPU has just made. */
-	if (pl_is_in_exec(task) || entry->exit_boot_ns || !task->signal->live.counter)
+	/* The exec may have begun or ended on another CPU since. Its file can make it wait as long as a user wants, so
+	 * it hides no difference that cannot be its own. */
+	if (!is_session && (is_in_exec || pl_is_in_exec(task)) &&
+	    recent < buf->sampled.changed_after_boot_ns + PL_EXEC_NS)
+		return;
+	if (entry->exit_boot_ns || !task->signal->live.counter)
 		return;
 	header->flags |= PL_FLAG_SAMPLED;
 	changed.entry = entry;
 	/* Without room for the whole record the entry stays as it is, and the next pass finds the difference again. */
-	pl_send_finished(header, sizeof(buf->record) + sizeof(buf->sampled), sizeof(buf->sampled), kind, settings,
-			 pl_finish_change, &changed);
+	pl_send_finished(header, sizeof(buf->record) + sizeof(buf->sampled), sizeof(buf->sampled),
+			 is_cred ? PL_KIND_CRED : PL_KIND_SID, settings, pl_finish_change, &changed);
 }
 
 SEC("iter/task")

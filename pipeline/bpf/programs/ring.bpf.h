@@ -10,6 +10,12 @@ enum pl_room {
 	PL_ROOM_FULL, /* room for the whole record; the header is written, the caller writes the rest */
 };
 
+/* An object whose records are made again until one had room defines this as 1: then no header alone takes their place.
+ * It would only make facts unknown that the next record contains. */
+#ifndef PL_IS_MADE_AGAIN
+#define PL_IS_MADE_AGAIN 0
+#endif
+
 #if defined(PL_OLD) && defined(PL_RECORD_MAX)
 /* The kernel reserves constant sizes only, so a record of variable length is built here, and copied when its room is
  * reserved. PL_RECORD_MAX limits the records of an object, PL_PIECE_MAX what is written at once: the verifier wants
@@ -199,7 +205,8 @@ static __always_inline bool pl_send_finished(struct pl_header *header, u32 bytes
 	header->record_bytes = sizeof(*header);
 	header->var_bytes = 0;
 	header->flags |= PL_FLAG_HEAD_ONLY;
-	if (pl_put(&reserved, header, sizeof(*header), sizeof(*header), settings, pl_finish_nothing, NULL))
+	if (!PL_IS_MADE_AGAIN &&
+	    pl_put(&reserved, header, sizeof(*header), sizeof(*header), settings, pl_finish_nothing, NULL))
 		pl_count_kind(reserved.cpu->head_only, kind);
 	else
 		pl_count_kind(reserved.cpu->lost_samples, kind);
@@ -253,6 +260,10 @@ static __always_inline enum pl_room pl_allocate_room(struct pl_reservation *rese
 	if (bpf_ringbuf_reserve_dynptr(reserved->ring, header->record_bytes, 0, &reserved->data)) {
 		/* The verifier requires that a failed reservation is released. */
 		bpf_ringbuf_discard_dynptr(&reserved->data, BPF_RB_NO_WAKEUP);
+		if (PL_IS_MADE_AGAIN) {
+			pl_count_kind(reserved->cpu->lost_samples, kind);
+			return PL_ROOM_NONE;
+		}
 		header->record_bytes = sizeof(*header);
 		header->var_bytes = 0;
 		header->flags |= PL_FLAG_HEAD_ONLY;
