@@ -48,7 +48,9 @@ def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, mon
     copy = tmp_path / "bpf"
     shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.so", "_*", "__pycache__"))
     source = copy / "context.bpf.c"
-    source.write_text(source.read_text().replace("task, true)", "task, false)"))
+    text = source.read_text()
+    assert text.count("#define SIGHUP 1\n") == 1
+    source.write_text(text.replace("#define SIGHUP 1\n", "#define SIGHUP 2\n"))
     monkeypatch.setattr(build, "PROGRAMS", copy)
     objects = (*(("context.bpf.c", suffix) for suffix in build.VARIANTS), ("signal.bpf.c", build.NEWER))
     monkeypatch.setattr(build, "OBJECTS", objects)
