@@ -11,9 +11,9 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -55,6 +55,8 @@ class TierKind:
             without verification of its own programs. Empty: no trial is needed.
         compat: the program for 32-bit system calls, if they need one of their own.
         by_name_only: the tier costs processes that it does not record; "auto" never selects it.
+        instead: programs that need a function which not every kernel has, each with those that record the same
+            elsewhere. Where the first is attached, the others are detached.
     """
 
     name: str
@@ -64,6 +66,7 @@ class TierKind:
     trial: str = ""
     compat: str = ""
     by_name_only: bool = False
+    instead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _NAMES = "changes of name and cgroup"
@@ -92,11 +95,12 @@ SENDERS = TierKind("signal", "tp_btf", "which process sent the signal that ended
 
 #: Loaded if `capture.calls` is on.
 CALLS = TierKind(
-    "calls", "fentry", "calls of ptrace and setrlimit, and seals of tracing libraries' memfds", "pl_ptrace_traceme"
+    "calls",
+    "fentry",
+    "calls of ptrace and setrlimit, and seals of tracing libraries' memfds",
+    "pl_ptrace_traceme",
+    instead={"pl_ptrace_attach": ("pl_ptrace_link",)},
 )
-
-#: Two programs of calls.bpf.c that record the same. The second is for kernels that lack the function of the first.
-_ON_ATTACH, _ON_LINK = "pl_ptrace_attach", "pl_ptrace_link"
 
 
 def _changes(method: str) -> str:
@@ -385,7 +389,11 @@ class Capture:
         self._tier_objects.append(one)
         if kind.attach_kind == "iter":
             (self._iter_links[kind.name],) = one.link_fds
-        missing = f"; this kernel has no attach point for {', '.join(left_out)}" if left_out else ""
+        replaced = [other for name, others in kind.instead.items() if one.is_attached(name) for other in others]
+        for name in replaced:
+            one.detach(name)
+        lacking = [name for name in left_out if name not in (*kind.instead, *replaced)]
+        missing = f"; this kernel has no attach point for {', '.join(lacking)}" if lacking else ""
         return Tier(kind.name, kind.attach_kind, True, kind.records + missing)
 
     def _show_hangups(
@@ -449,8 +457,6 @@ class Capture:
         tier = self._load_tier(CALLS)
         if tier.is_on:
             one = self._tier_objects[-1]
-            if one.is_attached(_ON_ATTACH):
-                one.detach(_ON_LINK)
             self.fds = self.fds._replace(calls=one.map_fd("pl_calls"), calls_dropped=one.map_fd("pl_calls_dropped"))
         return tier
 

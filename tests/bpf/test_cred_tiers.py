@@ -441,6 +441,30 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
         assert ("pl_one" in {program.name for program in capture.programs}) == is_on
 
 
+@pytest.mark.parametrize(
+    ("place", "other", "attached", "lacks"),
+    [
+        ("sched_process_exec", "sched_process_exit", {"pl_two"}, False),
+        ("no_such_tracepoint", "sched_process_exit", {"pl_one"}, False),
+        ("sched_process_exec", "no_such_tracepoint", {"pl_two"}, False),
+        ("no_such_tracepoint", "no_such_either", set(), True),
+    ],
+)
+def test_of_programs_that_record_the_same_the_better_one_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], place: str, other: str,
+    attached: set[str], lacks: bool,
+) -> None:  # fmt: skip
+    use_objects_with_two(monkeypatch, tmp_path, missing, other, place, "pl_two")
+    kind = loader.TierKind("two", "tp_btf", "something", "pl_none", instead={"pl_two": ("pl_one",)})
+    monkeypatch.setattr(loader, "TIERS", (kind, *loader.TIERS))
+    with Capture(ring_bytes=4096, credentials="off") as capture:
+        tier = next(tier for tier in capture.tiers if tier.name == "two")
+        assert tier.is_on and ("no attach point for pl_one" in tier.detail) == lacks
+        assert "pl_two" not in tier.detail
+        two = ("pl_one", "pl_two")
+        assert {name for one in capture._tier_objects for name in two if one.is_attached(name)} == attached
+
+
 @pytest.mark.parametrize(("place", "finds"), [("sched_process_exec", True), ("no_such_tracepoint", False)])
 @pytest.mark.parametrize("credentials", ["auto", "fentry"])
 def test_signals_run_a_program_only_where_a_named_method_has_no_place_for_hangups(

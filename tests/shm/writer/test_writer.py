@@ -750,6 +750,7 @@ def test_closed_writer_refuses_calls(shm_dir: Path) -> None:
 USES_TABLES: dict[str, tuple[Any, ...]] = {
     "commit": (1, np.zeros(1, np.uint64), np.zeros(1, np.uint64), np.zeros(8, np.uint64)), "committed": (),
     "acknowledge": (), "request_rewind": (0, 0), "heartbeat": (1,), "py_show_life": (), "show_audience": (False, False),
+    "show_contexts_waiting": (1,),
     "set_state": (1,), "state": (), "epoch": (), "takeovers": (), "ring_count": (), "control_memory": (),
     "control_view": (), "ring_ack_view": (), "commit_view": (0,), "py_begin": (1,), "py_end": (1,), "py_link": (1,),
     "py_follow": (1 << 32 | 1,), "py_set_link": ("parent", 1, 0), "py_set_ref": ("args", 1, 0),
