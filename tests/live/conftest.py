@@ -13,7 +13,7 @@ import pytest
 
 from tests.actor import Actor
 from tests.live.harness import Daemon, build_workload
-from tests.live.ssh_server import PROGRAM, USER, Server, change_users
+from tests.live.ssh_server import PROGRAM, UID, USER, Server, change_users
 from tests.live.watch import Watch
 from tests.waiting import eventually
 
@@ -54,7 +54,9 @@ def server(missing: Callable[[str], NoReturn]) -> Iterator[Server]:
     if os.geteuid() != 0 or not PROGRAM.exists() or shutil.which("ssh") is None:
         missing("a real sshd needs root, openssh-server and openssh-client")
     # The account has no valid password but is not locked, because sshd rejects keys of locked accounts.
-    change_users("useradd", "--no-create-home", "--home-dir", "/", "--shell", "/bin/bash", "-p", "*", USER)
+    change_users(
+        "useradd", "--uid", str(UID), "--no-create-home", "--home-dir", "/", "--shell", "/bin/bash", "-p", "*", USER
+    )
     directory = Path(tempfile.mkdtemp(prefix="procline-sshd-", dir="/dev/shm"))
     directory.chmod(0o755)  # sshd reads the key as this user
     running = Server(directory)
