@@ -16,8 +16,8 @@ PROGRAM = Path("/usr/sbin/sshd")
 
 #: A user of this test process alone: others have their own servers at the same time, and delete their users.
 USER = f"procline-ssh-{os.getpid()}"
-#: Its number. A free one could be that of a user whom another test process has just deleted, and whose name a daemon
-#: still knows.
+#: Its number. A free one could be that of a user that another test process has just deleted, and a daemon would still
+#: know the name of that user.
 UID = 2_000_000 + os.getpid()
 
 
