@@ -22,8 +22,8 @@ What it does not show
     Time in which a caller waits for a CPU that the daemon uses, because this is not CPU time of the caller. Calls of
     other kinds; the tax of the method "syscalls" on an empty call applies to any call. Calls that wait for a device:
     their tax in ns is the same, and less in percent. If another program traces the host's calls, `ns without` includes
-    the cost of that. The note says so. In a guest whose clock counts instructions (tests/vm/run --virtual-time), the
-    figures are instructions, not time: a load that waits for memory counts as much as an addition.
+    the cost of that, and the note says so. The clock of some guests counts instructions (tests/vm/run --virtual-time).
+    There the figures are instructions, not time: a load that waits for memory counts as much as an addition.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def libbpf_include() -> Path:
 
 
 def compile_object(source: Path, output: Path, *, suffix: str = NEWER) -> None:
-    """Compile one C file to a stripped object, as that one of VARIANTS whose names have this suffix.
+    """Compile one C file to a stripped object of the variant with this suffix (VARIANTS).
 
     Relocations of BTF, a quarter of an object, are removed too: libbpf takes those addresses from the symbols.
 

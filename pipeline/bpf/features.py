@@ -34,8 +34,8 @@ FORCE = "PROCLINE_BPF_PROGRAMS"
 #: The older set of each machine that has one: what the names of its objects end with.
 OLD_MACHINES = {"x86_64": ".old.bpf.o", "aarch64": ".old.aarch64.bpf.o"}
 
-#: Machines whose older set needs no atomic operations that return a value. There an addition is a full barrier
-#: (programs/sets.bpf.h), and programs take locks where others exchange words.
+#: On these machines an addition is a full barrier (programs/sets.bpf.h). So their older set needs no atomic operations
+#: that return a value, and its programs take locks where other sets exchange words.
 _LOCKING_MACHINES = ("x86_64",)
 
 #: Errors by which the kernel says that something is short at the moment, and nothing about what was tried.
