@@ -77,3 +77,10 @@ def test_every_picture_is_shown() -> None:
     pages = "".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     for picture in (ROOT / "docs" / "images").iterdir():
         assert f"images/{picture.name})" in pages, picture.name
+
+
+def test_an_anchor_is_in_one_page_only() -> None:
+    # Those before a heading become labels of the site, which has one set of them for all pages.
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    found = [anchor for page in pages for anchor in re.findall(r'<a id="([^"]+)">', page.read_text(encoding="utf-8"))]
+    assert sorted(found) == sorted(set(found))
