@@ -24,6 +24,8 @@ US, MS = 1_000, 1_000_000
 END_NS = 100 * MS
 #: The same for each thread that ends with it.
 END_OF_A_THREAD_NS = 2 * MS
+#: What wait4() may lack of each thread that has ended: see docs/cost.md. Other kernels show no difference here.
+NOT_WAITED_NS = 2 * MS if "PREEMPT_RT" in os.uname().version else 0
 
 
 @dataclass
@@ -68,13 +70,18 @@ def spend(reader: Reader, program: Path, *acts: str | Path, status: int = 0) -> 
     return Spent(*map(int, report.split()), exit_.cost, waited, stat, {name: int(value) for name, value in io.items()})
 
 
-def check(spent: Spent, threads: int = 0) -> None:
+def check(spent: Spent, threads: int = 0, killed: int = 0) -> None:
     """Whatever a process does, its numbers lie between its own report and that of wait4().
 
     The kernel adds to all of them until the process is gone, and wait4() counts CPU time in us.
+
+    Args:
+        spent: the numbers.
+        threads: how many threads may have used CPU time after the report.
+        killed: how many threads ran until the process ended.
     """
     cost, waited = spent.cost, spent.waited
-    assert spent.cpu_ns <= spent.run_ns <= spent.waited_ns + US
+    assert spent.cpu_ns <= spent.run_ns <= spent.waited_ns + US + killed * NOT_WAITED_NS
     assert spent.run_ns - spent.cpu_ns < END_NS + threads * END_OF_A_THREAD_NS
     assert spent.minor <= cost["minor_faults"] <= waited.ru_minflt
     assert spent.major <= cost["major_faults"] <= waited.ru_majflt
@@ -113,7 +120,7 @@ def test_user_and_system_time_are_divided_as_the_kernel_divides_them(reader: Rea
 @pytest.mark.slow
 def test_more_than_32_bits_of_time_are_divided_too(reader: Reader, spender: Path) -> None:
     spent = spend(reader, spender, "left", "1", "2400", "user", "800", "system", "1500", "sleep", "9000")
-    check(spent)
+    check(spent, killed=1)
     assert spent.run_ns > 1 << 32
     for name, waited in (("cpu_user_ns", spent.waited.ru_utime), ("cpu_system_ns", spent.waited.ru_stime)):
         assert abs(int(spent.cost[name]) - waited * 1e9) < END_NS, name
@@ -128,12 +135,12 @@ def test_threads_that_have_ended_count(reader: Reader, spender: Path) -> None:
 def test_threads_that_end_with_the_process_count(reader: Reader, spender: Path) -> None:
     for _ in range(5):
         spent = spend(reader, spender, "left", "15", "5000", "user", "10")
-        check(spent)
+        check(spent, killed=15)
 
 
 def test_a_process_that_is_killed_has_its_numbers(reader: Reader, spender: Path) -> None:
     spent = spend(reader, spender, "left", "3", "5000", "memory", "8", "kill", status=signal.SIGKILL)
-    check(spent)
+    check(spent, killed=3)
     assert spent.cost["minor_faults"] > 2048
 
 
@@ -200,4 +207,4 @@ def test_descendants_that_were_waited_for_are_summed_up(reader: Reader, spender:
 def test_many_threads_that_end_at_once_have_their_sums(reader: Reader, capture: Capture, spender: Path) -> None:
     """The threads are released while their numbers are summed up; see pl_sum_threads in cost.bpf.h."""
     for _ in range(5):
-        check(spend(reader, spender, "left", "300", "2000", "sleep", "3"), threads=300)
+        check(spend(reader, spender, "left", "300", "2000", "sleep", "3"), threads=300, killed=300)
