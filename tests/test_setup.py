@@ -332,6 +332,25 @@ def test_tools_are_added_and_stay(clone: Clone) -> None:
     assert "making .venv" in clone.setup("--host") and not clone.marker.exists()
 
 
+@pytest.mark.programs
+@pytest.mark.slow
+def test_tests_of_a_new_checkout_are_compiled_where_tools_are(clone: Clone) -> None:
+    """Else the first run of the tests would do it in each of its processes."""
+    called = clone.root / "called"
+    clone.environment["PYTHONPATH"] += f":{clone.root / 'modules'}"
+    (clone.root / "modules").mkdir()
+    (clone.root / "modules" / "pytest.py").write_text(
+        f"import sys\nwith open({str(called)!r}, 'a') as file:\n    print(*sys.argv[1:], file=file)\nsys.exit(2)\n"
+    )
+    for name in ("attacks", "shm"):
+        (clone.root / "tests" / name).mkdir(parents=True)
+    assert "compiling the tests" not in clone.setup("--host") and not called.exists()
+    assert "compiling the tests" in clone.setup()
+    assert sorted(called.read_text().splitlines()) == ["--collect-only -q tests/attacks/", "--collect-only -q tests/shm/"]
+    (clone.root / "tests" / "__pycache__").mkdir()
+    assert clone.setup() == "setup: ready: .venv/bin/procline\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
