@@ -346,7 +346,10 @@ def test_tests_of_a_new_checkout_are_compiled_where_tools_are(clone: Clone) -> N
         (clone.root / "tests" / name).mkdir(parents=True)
     assert "compiling the tests" not in clone.setup("--host") and not called.exists()
     assert "compiling the tests" in clone.setup()
-    assert sorted(called.read_text().splitlines()) == ["--collect-only -q tests/attacks/", "--collect-only -q tests/shm/"]
+    assert sorted(called.read_text().splitlines()) == [
+        "--collect-only -q tests/attacks/",
+        "--collect-only -q tests/shm/",
+    ]
     (clone.root / "tests" / "__pycache__").mkdir()
     assert clone.setup() == "setup: ready: .venv/bin/procline\n"
 
