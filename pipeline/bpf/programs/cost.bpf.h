@@ -104,6 +104,8 @@ static __always_inline u32 pl_stats_sequence(const struct signal_struct *signal)
 static __always_inline bool pl_sum_threads(struct pl_threads *threads, struct task_struct *task,
 					   struct signal_struct *signal)
 {
+	u64 word = 0;
+
 	/* All others are released: this is the common case, and nothing can change. */
 	if (signal->nr_threads == 1) {
 		pl_add_released(&threads->sums, signal);
@@ -111,16 +113,19 @@ static __always_inline bool pl_sum_threads(struct pl_threads *threads, struct ta
 		return true;
 	}
 	__builtin_memset(threads, 0, sizeof(*threads));
-	/* The kernel moves the numbers of a thread that it releases under this sequence lock. */
+	/* The kernel moves the numbers of a thread that it releases under this sequence lock. The numbers must be read
+	 * between the two reads of the sequence, on aarch64 too. */
 	for (int i = 0; i < PL_COST_TRIES; i++) {
 		u32 sequence = pl_stats_sequence(signal);
 
 		if (sequence & 1)
 			continue;
+		pl_full_barrier(&word);
 		pl_add_released(&threads->sums, signal);
 		threads->end = &signal->thread_head;
 		threads->node = PL_GET(signal, thread_head.next);
 		PL_LOOP(PL_COST_THREADS, pl_add_next_thread, 0, threads);
+		pl_full_barrier(&word);
 		if (threads->node == threads->end &&
 		    pl_stats_sequence(signal) == sequence)
 			return true;

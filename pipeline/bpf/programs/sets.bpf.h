@@ -16,6 +16,18 @@
 #ifndef PROCLINE_SETS_BPF_H
 #define PROCLINE_SETS_BPF_H
 
+/* A full barrier: an atomic operation on a word that nothing else needs. */
+#ifdef PL_NO_FETCH
+#define pl_full_barrier(word) ((void)__sync_fetch_and_add(word, 1))
+#else
+#define pl_full_barrier(word)                                                                                          \
+	do {                                                                                                           \
+		u64 pl_before = __sync_fetch_and_add(word, 1);                                                         \
+                                                                                                                       \
+		asm volatile("" : : "r"(pl_before));                                                                   \
+	} while (0)
+#endif
+
 /* Values of `is_typed`, which is a constant everywhere. */
 #define PL_TYPED true
 #define PL_UNTYPED false
