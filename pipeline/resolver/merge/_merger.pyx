@@ -6,11 +6,11 @@ The reason is the full barrier between a record's reservation and its timestamp;
 kernel's fast clock. Events are released up to the lowest watermark of all rings, in the order (time, ring, ring_seq).
 `_queues` sorts them, and `_watermark` keeps the watermarks.
 
-A ring is passed over if it makes no progress for `stall_ms` while events of other rings wait, or if it is behind for
-`hold_ms`. It stays so until it moves, or, if it is slow, until it has caught up. Its events are late if younger ones
-have been released meanwhile; they are counted, and apply does not let them undo younger facts. When a ring moves again,
-its shard has returned, and the merger waits for all stalled rings again. So a single shard that dies and returns within
-`hold_ms` makes no event late.
+A ring is passed over if it makes no progress for `stall_ms` while events of other rings wait, or if it has been behind
+for `hold_ms` and its watermark lags by more than `stall_ms`. It stays so until it moves, or, if it is slow, until it
+lags by less than half of that. Its events are late if younger ones have been released meanwhile; they are counted, and
+apply does not let them undo younger facts. When a ring moves again, its shard has returned, and the merger waits for all
+stalled rings again. So a single shard that dies and returns within `hold_ms` makes no event late.
 
 A frame names the byte range of the ring that it covers. Bytes that were received before are dropped. A frame after a
 hole is dropped too, and the hole is requested again (`take_rewinds`).
@@ -41,7 +41,7 @@ cdef class Merger:
     Args:
         ring_count: rings are numbered 0 to ring_count - 1.
         stall_ms: a ring without progress for this long is passed over.
-        hold_ms: a ring that is behind for this long is passed over even if it makes progress.
+        hold_ms: a ring that is behind for this long is passed over even if it makes progress, if it lags by `stall_ms`.
         slack_ns: see the module.
         max_pending: with more events than this waiting, rings that are behind are passed over at once.
         timed_by_sender: frames carry the watermark of their ring; `advance` gets no positions.

@@ -109,7 +109,7 @@ cdef class RingWatermarks:
     cdef uint64_t _pass_over(self, uint64_t now, bint is_crowded) noexcept nogil:
         cdef int r
         cdef bint is_back = False, held_up = False, held, stalled
-        cdef uint64_t limit = 0
+        cdef uint64_t limit = 0, lag
         cdef bint has_limit = False
         for r in range(self.rings):
             if self.received[r] != self.moved_pos[r] and self.still[r]:
@@ -129,7 +129,13 @@ cdef class RingWatermarks:
         self.complete = True
         for r in range(self.rings):
             held = self.behind[r] and now - self.behind_ns[r] > self.hold_ns
-            self.given_up[r] = self.behind[r] and (self.given_up[r] or (held and not self.still[r]) or is_crowded)
+            # A busy ring has more at each look, so it is always behind, but only by what it got meanwhile.
+            lag = now - self.slack_ns - self.seen_view[r]
+            self.given_up[r] = self.behind[r] and (
+                is_crowded
+                or (held and not self.still[r] and lag > self.stall_ns)
+                or (self.given_up[r] and lag > self.stall_ns // 2)
+            )
             # A still ring holds up no other ring as long as only its own events wait.
             stalled = self.given_up[r] or (self.still[r] and (held or held_up))
             if stalled and not self.stalled_view[r]:

@@ -150,22 +150,58 @@ def test_short_delays_one_after_the_other_are_not_added_up(world: Rings) -> None
     assert world.counters == {}
 
 
-def test_short_delays_that_overlap_make_events_late_after_the_hold(world: Rings) -> None:
-    """Each record of the ring is reserved before the one before it is submitted, so the ring is never current."""
+def overlap(world: Rings, reserved: tuple[int, bytes], for_ms: int) -> tuple[list[int], tuple[int, bytes]]:
+    """Reserve each record of ring 0 before the one before it is submitted, 20 ms later, so the ring is never current.
+
+    Returns:
+        The lags in ns, and the last record, which is still reserved.
+    """
     lags = []
-    reserved = world.reserve()
-    while len(lags) < HOLD_MS:
-        lags += [world.turn() for _ in range(20)]
+    while len(lags) < for_ms:
         following = world.reserve()
         world.submit(*reserved)
+        lags += [world.turn() for _ in range(20)]
         reserved = following
-    assert max(lags[:HOLD_MS]) <= 40 * MS + MERGE_SLACK_NS, "the ring moves on, and the watermark with it"
-    assert world.counters == {}
-    for _ in range(20):
-        world.turn()
-    assert world.counters == {"stalls": 1}, "all the same the ring has been behind for too long"
+    return lags, reserved
+
+
+def test_short_delays_that_overlap_make_no_event_late_however_long_they_go_on(world: Rings) -> None:
+    lags, reserved = overlap(world, world.reserve(), 4 * HOLD_MS)
+    assert max(lags) == 20 * MS + MERGE_SLACK_NS, "the ring moves on, and the watermark with it"
     world.submit(*reserved)
-    world.turn()
-    assert world.counters == {"stalls": 1, "late": 1}
-    assert sorted(world.applied) == world.written
+    assert world.turn() == MERGE_SLACK_NS
+    assert world.applied == world.written
+    assert world.counters == {}
+
+
+def test_delays_that_add_up_make_events_late_after_the_hold(world: Rings) -> None:
+    """Records are reserved at once and submitted one after the other: the ring moves, and lags more and more."""
+    apart_ms = STALL_MS * 7 // 10
+    reserved = [world.reserve() for _ in range(6)]
+    lags = []
+    for one in reserved:
+        lags += [world.turn() for _ in range(apart_ms)]
+        world.submit(*one)
+    assert max(lags) == HOLD_MS * MS + MERGE_SLACK_NS
+    assert set(lags[HOLD_MS:]) == {MERGE_SLACK_NS}, "the others do not wait any more"
     assert world.turn() == MERGE_SLACK_NS and not world.merger.stalled.any()
+    assert sorted(world.applied) == world.written, "late, but not lost"
+    submitted_before = HOLD_MS // apart_ms
+    assert world.counters == {"stalls": 1, "late": len(reserved) - submitted_before}
+
+
+def test_a_ring_that_was_passed_over_is_awaited_again_when_it_lags_less(world: Rings) -> None:
+    reserved = [world.reserve() for _ in range(4)]
+    for one in reserved[:-1]:
+        for _ in range(STALL_MS * 7 // 10):
+            world.turn()
+        world.submit(*one)
+    world.turn()
+    assert world.merger.stalled.tolist() == [True, False]
+    late = world.counters["late"]
+    lags, last = overlap(world, reserved[-1], HOLD_MS)
+    assert max(lags) == 20 * MS + MERGE_SLACK_NS and not world.merger.stalled.any()
+    world.submit(*last)
+    world.turn()
+    assert world.counters == {"stalls": 1, "late": late + 1}, "only the one that was reserved before"
+    assert sorted(world.applied) == world.written
