@@ -9,8 +9,8 @@ kernel's fast clock. Events are released up to the lowest watermark of all rings
 A ring is passed over if it makes no progress for `stall_ms` while events of other rings wait, or if it has been behind
 for `hold_ms` and its watermark lags by more than `stall_ms`. It stays so until it moves, or, if it is slow, until it
 lags by less than half of that. Its events are late if younger ones have been released meanwhile; they are counted, and
-apply does not let them undo younger facts. When a ring moves again, its shard has returned, and the merger waits for all
-stalled rings again. So a single shard that dies and returns within `hold_ms` makes no event late.
+apply does not let them undo younger facts. When a ring moves again, its shard has returned, and the merger waits for
+all stalled rings again. So a single shard that dies and returns within `hold_ms` makes no event late.
 
 A frame names the byte range of the ring that it covers. Bytes that were received before are dropped. A frame after a
 hole is dropped too, and the hole is requested again (`take_rewinds`).
