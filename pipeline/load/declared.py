@@ -12,7 +12,7 @@ WORKERS_MAX = 64  #: processes that make a load side by side
 LOG_HEADER_BYTES = 4096  #: where the records begin; the room before them is reserved for the header
 
 # LOG_RECORD.kind is KIND_FORK, KIND_EXEC, KIND_EXIT or KIND_CRED, or:
-KIND_THREAD = 9  #: threads, which are no events of the stream
+KIND_THREAD = 255  #: threads, which are no events of the stream
 
 LOG_HEADER_LAYOUT = Layout(
     "LOG_HEADER", "pl_log_header", 80,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -153,12 +153,18 @@ class ProcRecords(NamedTuple):
     blob: bytes  #: path, name, arguments and environment of each process, concatenated in order
 
 
-_CODES = {"<u8": "Q", "<u4": "I", "<u2": "H", "|u1": "B", "<i4": "i", "|S16": "16s", "|V1": "x", "|V2": "2x"}
+_CODES = {"<u8": "Q", "<u4": "I", "<u2": "H", "|u1": "B", "<i4": "i"}
+
+
+def _code(field: np.dtype[Any]) -> str:
+    """Return what `struct` calls a field: text, reserved bytes, or a number."""
+    letter = {"S": "s", "V": "x"}.get(field.kind)
+    return f"{field.itemsize}{letter}" if letter else _CODES[field.str]
 
 
 def _struct_of(dtype: np.dtype[np.void]) -> struct.Struct:
     assert dtype.names is not None and dtype.fields is not None
-    packed = struct.Struct("<" + "".join(_CODES[dtype.fields[name][0].str] for name in dtype.names))
+    packed = struct.Struct("<" + "".join(_code(dtype.fields[name][0]) for name in dtype.names))
     assert packed.size == dtype.itemsize
     return packed
 

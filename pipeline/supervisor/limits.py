@@ -28,9 +28,9 @@ _FILES_A_CPU = 4
 
 #: Address space of an interpreter with its libraries and the stacks of its threads, in bytes.
 _BASE_BYTES = 448 << 20
-#: Private memory of the resolver for each row and each pid, in bytes.
+#: Private memory of the resolver for each row and each pid, in bytes: of the writer's tables, and of the applier.
 _PRIVATE_ROW_BYTES = 28
-_PRIVATE_PID_BYTES = 20
+_PRIVATE_PID_BYTES = 56
 #: An arena's buckets are at most half as large as the arena.
 _ARENA_SHARE = 1.5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,20 @@ def test_a_build_in_another_directory_has_the_same_bytes(compiler: None, tmp_pat
         output = tmp_path / "out.o"
         build.compile_object(copy / source, output, suffix=suffix)
         assert output.read_bytes() == build.object_path(source, suffix).read_bytes(), source
+
+
+@pytest.mark.programs
+@pytest.mark.slow
+def test_the_program_that_contributing_shows_compiles(compiler: None, tmp_path: Path) -> None:
+    page = (SCRIPT.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    indent, program = re.findall(r'^( +)(SEC\("tp_btf/cgroup_rename"\)\n(?:\1.*\n|\n(?=\1))+)', page, re.MULTILINE)[0]
+    copy = tmp_path / "bpf"
+    shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
+    with (copy / "context.bpf.c").open("a", encoding="utf-8") as file:
+        file.write(program.replace(f"\n{indent}", "\n"))
+    for suffix in build.VARIANTS:
+        build.compile_object(copy / "context.bpf.c", tmp_path / "out.o", suffix=suffix)
+        assert b"pl_on_renamed" in (tmp_path / "out.o").read_bytes(), suffix
 
 
 @pytest.mark.programs

@@ -7,15 +7,16 @@ import pytest
 
 from pipeline.bpf.iterator import parse_tasks
 from pipeline.records import dtypes
+from tests.record_sizes import PLAIN_BYTES, TASK_BYTES
 
 
 def record(tgid: int, path: bytes) -> bytes:
     header = np.zeros(1, dtypes.HEADER)
     header["tgid"] = tgid
-    header["record_bytes"] = 352 + len(path)
     exec_ = np.zeros(1, dtypes.EXEC)
+    header["record_bytes"] = PLAIN_BYTES + exec_.itemsize + len(path)
     exec_["path_bytes"] = len(path)
-    return header.tobytes() + bytes(160) + exec_.tobytes() + path
+    return header.tobytes() + bytes(TASK_BYTES) + exec_.tobytes() + path
 
 
 def test_columns_and_paths() -> None:

@@ -24,6 +24,7 @@ class Number(NamedTuple):
 PROTOCOL, WIRE, SECURITY = "docs/row-protocol.md", "docs/wire-schema.md", "docs/security.md"
 SESSIONS, BPF = "pipeline/resolver/upkeep/sessions.py", "pipeline/bpf/declared.py"
 CLIENTS, QUESTIONS = "pipeline/bus/requests.py", "pipeline/resolver/daemon/answering.py"
+LAYOUT, LIMITS = "docs/memory-layout.md", "pipeline/supervisor/limits.py"
 NAME_CACHE = "pipeline/resolver/stream/_name_cache.pxd"
 CACHE, VIEWS = "pipeline/resolver/stream/_keyed_cache.pxd", "pipeline/resolver/upkeep/name_views.py"
 #: Shares of the slots of a cache that all may use, all users other than root, and one of them.
@@ -39,6 +40,8 @@ NUMBERS = [
     Number(PROTOCOL, "or of {} or more, are walked", "pipeline/shm/reader/bulk.h", "PL_LANES_ROWS"),
     Number(PROTOCOL, "remembers {} of the chains", "pipeline/shm/reader/bulk.h", "PL_MEMO"),
     Number(PROTOCOL, "*Busy* is retried: {} times with a pause", "pipeline/shm/reader/_view.pyx", "SPINS"),
+    Number(LAYOUT, "For each used row it has {} bytes", LIMITS, "_PRIVATE_ROW_BYTES"),
+    Number(LAYOUT, "For each used pid it has {} bytes", LIMITS, "_PRIVATE_PID_BYTES"),
     Number(WIRE, "At most {} different filters are in use", "pipeline/bus/stream/declared.py", "FILTERS_MAX"),
     Number(WIRE, "at most {} subscriptions with a filter", "pipeline/bus/_relay.pyx", "FILTERS_OF_CLIENT"),
     Number(WIRE, "and {} from all connections", "pipeline/bus/_relay.pyx", "FILTERS_OF_USER"),

@@ -13,6 +13,7 @@ from pipeline.procfs.info import UNSET, ProcInfo, to_record, to_records, with_di
 from pipeline.procfs.proc_reader import WANT_ALL, read_process
 from pipeline.records import declared, dtypes
 from pipeline.shm.layout.declared import STATES
+from tests.record_sizes import PLAIN_BYTES
 
 
 def make(**facts: Any) -> ProcInfo:
@@ -109,7 +110,7 @@ def test_exec_has_each_value_in_its_field() -> None:
     assert {name: row[name] for name in expected} == expected
     assert records.blob == b"/jail/bin/xx\0\0y\0A=1\0"
     assert records.header[0]["var_bytes"] == len(records.blob)
-    assert records.header[0]["record_bytes"] == 64 + 160 + 128 + len(records.blob)
+    assert records.header[0]["record_bytes"] == PLAIN_BYTES + 128 + len(records.blob)
 
 
 def test_states_and_the_working_directory_are_in_the_record() -> None:
@@ -154,7 +155,7 @@ def test_flags_of_the_executable() -> None:
 def test_other_kinds_carry_the_executable_in_task() -> None:
     records = to_record(make(exe_inode=5, exe_device=6), kind=declared.KIND_FORK)
     assert (records.task[0]["exe_inode"], records.task[0]["exe_dev"]) == (5, 6)
-    assert records.header[0]["record_bytes"] == 64 + 160
+    assert records.header[0]["record_bytes"] == PLAIN_BYTES
 
 
 def test_children_get_the_start_of_a_parent_in_the_same_batch() -> None:

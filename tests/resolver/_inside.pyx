@@ -8,12 +8,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 import numpy as np
 
 from pipeline.records._records cimport PL_KIND_COUNT
+from pipeline.resolver.apply._rows cimport pid_state
 from pipeline.resolver.merge._queues cimport Batch
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.resolver.stream._name_cache cimport NameCache
 from pipeline.resolver.stream._row_filters cimport RowFilters
 from pipeline.shm.layout._layout cimport PL_TOPIC_COUNT
 from pipeline.shm.writer._writer cimport TableWriter
+
+
+#: Bytes that the applier keeps for each pid.
+PID_STATE_BYTES = sizeof(pid_state)
 
 
 def times(Batch batch not None):

@@ -28,6 +28,7 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
+from tests.record_sizes import PLAIN_BYTES
 
 BODY_BYTES = {declared.KIND_FORK: 32, declared.KIND_EXEC: 128, declared.KIND_EXIT: 32}
 BOOT_ID = bytes(range(16))
@@ -218,7 +219,7 @@ class Story:
     def _event(self, kind: int, process: Process, body: npt.NDArray[np.void] | None, strings: bytes = b"") -> Event:
         up = process.parent
         ppid, parent_start = (up.tgid, up.start) if up is not None else (0, 0)
-        record_bytes = 64 + 160 + BODY_BYTES.get(kind, 0) + len(strings)
+        record_bytes = PLAIN_BYTES + BODY_BYTES.get(kind, 0) + len(strings)
         # In the order of the fields: numpy sets all of them at once four times as fast as one after the other.
         header = np.array([(
             self.now, 0, process.tgid, process.tid or process.tgid, process.start, ppid, kind, 0, 0, parent_start,

@@ -23,6 +23,7 @@ from pipeline.resolver.merge._merger import Merger
 from pipeline.secrets._conceal import Literals, digest, digests_of
 from pipeline.secrets.conceal import Concealer, digest_of, scrubber_of
 from pipeline.secrets.scrub import Scrubber
+from tests.record_sizes import PLAIN_BYTES
 from tests.resolver.story import Event, Story, instance, make_tables, task_of
 from tests.resolver.story import frame_of as frame_of_events
 
@@ -49,7 +50,7 @@ def frame_of(processes: list[tuple[bytes, bytes, bytes, bytes]]) -> Frame:
         for name, text in zip(("path_bytes", "name_bytes", "args_bytes", "envs_bytes"), strings, strict=True):
             body[i][name] = len(text)
         blob += b"".join(strings)
-    header["record_bytes"] = 224 + np.where(header["kind"] == declared.KIND_FORK, 32, 128) + header["var_bytes"]
+    header["record_bytes"] = PLAIN_BYTES + np.where(header["kind"] == declared.KIND_FORK, 32, 128) + header["var_bytes"]
     header["ring_pos"] = np.cumsum((header["record_bytes"] + 15) // 8 * 8, dtype=np.uint64) - (
         (header["record_bytes"] + 15) // 8 * 8
     )

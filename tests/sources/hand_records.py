@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.bpf.declared import CPU_STATE_LAYOUT
+from pipeline.bus.frames.encode import record_span
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import declared, dtypes
 from pipeline.sources.ring._drain import Columns
 from pipeline.sources.ring._ring import Ring
+from tests.record_sizes import TASK_BYTES
 
 BOOT_ID = bytes(range(16))
 CPU_STATE_BYTES = CPU_STATE_LAYOUT.size
@@ -34,7 +36,7 @@ def record(
     header["ring_seq"] = header["time_boot_ns"] = number
     header["ring_pos"] = 0
     header["var_bytes"] = 0 if head_only else len(blob)
-    parts = [fill * 20]
+    parts = [fill * (TASK_BYTES // len(fill))]
     if kind in dtypes.BODIES:
         body = np.frombuffer(fill * (dtypes.BODIES[kind].itemsize // 8), dtypes.BODIES[kind]).copy()
         if kind == declared.KIND_EXEC:
@@ -46,6 +48,10 @@ def record(
     rest = b"" if head_only else b"".join(parts)
     header["record_bytes"] = dtypes.HEADER.itemsize + len(rest)
     return header.tobytes() + rest
+
+
+#: Bytes of a ring that the record of a fork takes.
+SPAN = record_span(len(record(declared.KIND_FORK, 0)))
 
 
 def strings_of(number: int, length: int) -> tuple[bytes, bytes, bytes, bytes]:

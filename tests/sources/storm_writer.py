@@ -11,11 +11,13 @@ import struct
 import sys
 import time
 
+from pipeline.records.declared import TASK_LAYOUT
 from tests.sources.kernel_writer import KernelWriter
 
 HEADER = struct.Struct("<QQIIQIBBHQIIQ")
 KIND_FORK, KIND_EXEC, KIND_EXIT, KIND_COMM = 1, 2, 3, 5
 BODY_WORDS = {KIND_FORK: 4, KIND_EXIT: 4, KIND_COMM: 0}
+TASK_WORDS = TASK_LAYOUT.size // 8
 FACTOR = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
 
@@ -23,7 +25,7 @@ MASK = (1 << 64) - 1
 def make(number: int, kind: int, words: int) -> bytes:
     """A record in which every word after the header is number * FACTOR, with `words` words of strings."""
     fill = struct.pack("<Q", number * FACTOR & MASK)
-    rest = fill * (20 + BODY_WORDS[kind] + words)
+    rest = fill * (TASK_WORDS + BODY_WORDS[kind] + words)
     return HEADER.pack(number, number, 1, 1, number, 1, kind, 0, 0, 0, 64 + len(rest), 8 * words, 0) + rest
 
 

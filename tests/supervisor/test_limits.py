@@ -6,7 +6,12 @@ import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from pipeline.shm.writer.declared import LAYOUTS
+from pipeline.supervisor import limits
+from tests.resolver import _inside
 
 CHECK = """
 import resource, sys
@@ -65,3 +70,9 @@ def test_smaller_tables_need_less() -> None:
 @pytest.mark.programs
 def test_other_sources_need_fewer_descriptors() -> None:
     assert check(resource.RLIMIT_NOFILE, 950, 950, "source=tracer") == "950 950"
+
+
+def test_private_memory_is_that_of_the_writer_and_of_the_applier() -> None:
+    digest, lineage = np.dtype(np.uint64).itemsize, np.dtype(np.uint32).itemsize
+    assert LAYOUTS["ROW_STATE"].size + digest + lineage == limits._PRIVATE_ROW_BYTES
+    assert LAYOUTS["FAMILY"].size + _inside.PID_STATE_BYTES == limits._PRIVATE_PID_BYTES

@@ -13,7 +13,7 @@
 #define PL_LOG_HEADER_BYTES 4096 /* where the records begin; the room before them is reserved for the header */
 
 /* LOG_RECORD.kind is KIND_FORK, KIND_EXEC, KIND_EXIT or KIND_CRED, or: */
-#define PL_KIND_THREAD 9 /* threads, which are no events of the stream */
+#define PL_KIND_THREAD 255 /* threads, which are no events of the stream */
 
 struct pl_log_header {
 	uint64_t capacity;

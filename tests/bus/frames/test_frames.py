@@ -17,6 +17,7 @@ from pipeline.bus.frames.frame import Frame, decode_frame, decode_frames, record
 from pipeline.errors import FrameError
 from pipeline.records import declared, dtypes
 from tests.bus.frames.frame_samples import BOOT_ID, Sample, assert_consistent, example, family, samples
+from tests.record_sizes import PLAIN_BYTES
 from tests.sampling import examples
 
 COLUMNS = ("header", "task", "fork", "exec", "exit")
@@ -208,7 +209,7 @@ def test_equal_tasks_are_sent_once() -> None:
 @pytest.mark.parametrize("field", [name for name in dtypes.TASK.names or () if name != "ns_pid"])
 def test_tasks_that_differ_in_one_field_are_two(field: str) -> None:
     sample = family()
-    sample.tasks[3][field] = b"x" if dtypes.TASK[field].kind == "S" else 1
+    sample.tasks[3][field] = b"x" if dtypes.TASK[field].kind in "SV" else 1
     # Three if both hash to the same place in the writer's table, so that one is written twice.
     assert len(msgpack.unpackb(sample.message())["task"]) // dtypes.TASK.itemsize in {2, 3}
     _same(decode_frame(sample.message()), sample)
@@ -227,20 +228,20 @@ def test_a_frame_names_the_capture_of_its_rings(capture_id: int) -> None:
 def test_more_tasks_than_there_are_numbers_for_are_all_sent() -> None:
     n = 70_000
     header = np.zeros(n, dtypes.HEADER)
-    header["kind"], header["record_bytes"] = declared.KIND_CRED, 64 + 160
-    header["ring_pos"] = np.arange(n) * record_span(64 + 160)
+    header["kind"], header["record_bytes"] = declared.KIND_CRED, PLAIN_BYTES
+    header["ring_pos"] = np.arange(n) * record_span(PLAIN_BYTES)
     task = np.zeros(n, dtypes.TASK)
     task["uid"] = np.arange(n)
     frame = decode_frame(
         FrameEncoder(boot_id=BOOT_ID, source="ebpf").encode(
-            ring=0, seq=0, from_pos=0, to_pos=n * record_span(64 + 160), count=n, lost={}, header=header, task=task
+            ring=0, seq=0, from_pos=0, to_pos=n * record_span(PLAIN_BYTES), count=n, lost={}, header=header, task=task
         )
     )
     assert (frame.task["uid"] == np.arange(n)).all()
     task["uid"] = np.arange(n) // 4  # fewer distinct TASKs than numbers, but more records
     frame = decode_frame(
         FrameEncoder(boot_id=BOOT_ID, source="ebpf").encode(
-            ring=0, seq=0, from_pos=0, to_pos=n * record_span(64 + 160), count=n, lost={}, header=header, task=task
+            ring=0, seq=0, from_pos=0, to_pos=n * record_span(PLAIN_BYTES), count=n, lost={}, header=header, task=task
         )
     )
     assert (frame.task["uid"] == np.arange(n) // 4).all()
@@ -335,7 +336,7 @@ def test_wrong_shape_is_refused_whole_with_its_reason(entries: dict[str, object]
         (6, "kind", declared.KIND_COUNT, "kind is unknown"),
         (3, "record_bytes", 63, "length does not match"),
         (3, "var_bytes", 0, "length does not match"),
-        (7, "record_bytes", 224, "length does not match"),
+        (7, "record_bytes", PLAIN_BYTES, "length does not match"),
         (2, "flags", declared.FLAG_HEAD_ONLY, "length does not match"),
         (1, "ring_pos", 4096, "overlaps the record before it"),
         (1, "ring_pos", (1 << 64) - 8, "outside the frame's range"),

@@ -12,6 +12,7 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.proc_records import About
+from tests.record_sizes import HEADER_BYTES, PLAIN_BYTES, TASK_BYTES
 from tests.resolver.story import Reading, checked, instance, make_tables
 
 TICK = 10_000_000
@@ -41,10 +42,10 @@ class World:
 
     def put(self, record: bytes) -> int:
         """Apply one record; return the row of its process."""
-        header, task = record[:64], record[64:224] or None
+        header, task = record[:HEADER_BYTES], record[HEADER_BYTES:PLAIN_BYTES] or None
         length = {declared.KIND_FORK: 32, declared.KIND_EXEC: 128, declared.KIND_EXIT: 32}.get(header[36], 0)
-        body = record[224 : 224 + length] or None
-        return self.applier.apply_records(header, task, body, record[224 + length :])
+        body = record[PLAIN_BYTES : PLAIN_BYTES + length] or None
+        return self.applier.apply_records(header, task, body, record[PLAIN_BYTES + length :])
 
     def fork(self, time: int, child: int = CHILD, parent: int = PARENT) -> int:
         return self.put(proc_records.fork(About(time, child, child, time, ppid=parent)))
@@ -76,12 +77,14 @@ def test_known_groups_may_be_zero(w: World) -> None:
     start = 300 * TICK + 5
     w.fork(start)
     about = About(start + 1, CHILD, CHILD, start)
-    task = bytearray(160)
+    task = bytearray(TASK_BYTES)
     task[0:4] = (33).to_bytes(4, "little")
     w.put(proc_records._record(about, declared.KIND_CRED, proc_records._with_known(task, layout.KNOWN_CREDS)))
     assert w.proc(CHILD).uid == 33
     about.time_boot_ns += 1
-    w.put(proc_records._record(about, declared.KIND_CRED, proc_records._with_known(bytes(160), layout.KNOWN_CREDS)))
+    w.put(
+        proc_records._record(about, declared.KIND_CRED, proc_records._with_known(bytes(TASK_BYTES), layout.KNOWN_CREDS))
+    )
     assert w.proc(CHILD).uid == 0 and w.proc(CHILD).cap_effective == 7
 
 

@@ -17,6 +17,7 @@ from pipeline.sources.ring._drain import CAUGHT_UP, Columns
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources.ring._shared import RingMap, Words
 from pipeline.sources.ring.handring import make_ring_file
+from tests.record_sizes import PLAIN_BYTES
 from tests.sampling import examples
 from tests.sources._inside import BUSY, CORRUPT, FULL, HEAD_BYTES, TASK_BYTES
 from tests.sources.hand_records import drain_frame, record, records_in, strings_of
@@ -112,7 +113,7 @@ def _wrong(**fields: int) -> bytes:
     one = bytearray(record(declared.KIND_EXEC, 1, strings=(b"/bin/x", b"x", b"x\0", b"")))
     offsets = {"kind": (36, "B"), "flags": (37, "B"), "record_bytes": (48, "<I"), "var_bytes": (52, "<I")}
     for name, offset in (("path_bytes", 56), ("root_offset", 60), ("name_bytes", 64), ("args_bytes", 68)):
-        offsets[name] = (64 + 160 + offset, "<I")
+        offsets[name] = (PLAIN_BYTES + offset, "<I")
     for name, value in fields.items():
         struct.pack_into(offsets[name][1], one, offsets[name][0], value)
     return bytes(one)

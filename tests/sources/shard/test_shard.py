@@ -19,7 +19,16 @@ from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.ring.handring import make_ring_file
 from pipeline.sources.shard._shard import Shard
 from tests.sampling import examples
-from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES, FakeAcks, FakeReceiver, cpu_states, record, records_in
+from tests.sources.hand_records import (
+    BOOT_ID,
+    CPU_STATE_BYTES,
+    SPAN,
+    FakeAcks,
+    FakeReceiver,
+    cpu_states,
+    record,
+    records_in,
+)
 from tests.sources.kernel_writer import KernelWriter
 
 
@@ -88,7 +97,7 @@ def test_frames_name_their_source(bench: Bench) -> None:
     assert [frame.ring for frame in frames] == [0, 1]
     assert sorted(frame.frame_seq for frame in frames) == [0, 1]
     assert all(frame.boot_id == BOOT_ID and frame.source == "ebpf" for frame in frames)
-    assert all((frame.from_pos, frame.to_pos, records_in(frame)) == (0, 264, [one]) for frame in frames)
+    assert all((frame.from_pos, frame.to_pos, records_in(frame)) == (0, SPAN, [one]) for frame in frames)
     assert [frame.lost["exec"] for frame in frames] == [0, 5]
     assert set(frames[0].lost) == set(declared.KIND_NAMES[1:])
 
@@ -115,7 +124,7 @@ def test_a_message_reports_that_the_other_rings_were_read(bench: Bench) -> None:
 
 def test_a_ring_with_a_record_that_is_being_written_is_not_reported_as_read(bench: Bench) -> None:
     bench.writers[0].write(record(declared.KIND_FORK, 1))
-    bench.writers[1].reserve(264)
+    bench.writers[1].reserve(SPAN)
     bench.shard.do_work(100)
     assert [frame.watermark_boot_ns for frame in bench.frames(with_empty=True) if frame.ring == 1] == [None]
 
@@ -135,14 +144,14 @@ def test_a_loss_after_the_last_record_is_reported_in_an_empty_frame(bench: Bench
     bench.shard.do_work(100)
     bench.shard.do_work(100)
     _, told = bench.frames()
-    assert (told.count, told.from_pos, told.to_pos, told.lost["exit"]) == (0, 264, 264, 3)
+    assert (told.count, told.from_pos, told.to_pos, told.lost["exit"]) == (0, SPAN, SPAN, 3)
 
 
 def test_discarded_records_alone_are_covered_by_a_frame(bench: Bench) -> None:
     bench.writers[0].write_discarded(record(declared.KIND_FORK, 1))
     bench.shard.do_work(100)
     (frame,) = bench.frames()
-    assert (frame.count, frame.from_pos, frame.to_pos) == (0, 0, 264)
+    assert (frame.count, frame.from_pos, frame.to_pos) == (0, 0, SPAN)
 
 
 def test_a_frame_has_the_watermark_of_its_ring(bench: Bench) -> None:
@@ -178,12 +187,12 @@ def test_space_is_released_up_to_the_applied_position(bench: Bench) -> None:
         bench.writers[0].write(record(declared.KIND_FORK, number))
     bench.shard.do_work(100)
     assert bench.writers[0].consumer_pos == 0 and not bench.shard.is_applied
-    bench.acks.answers[0] = (264, 0, 0)
+    bench.acks.answers[0] = (SPAN, 0, 0)
     bench.shard.do_work(100)
-    assert bench.writers[0].consumer_pos == 264 and not bench.shard.is_applied
-    bench.acks.answers[0] = (4 * 264, 0, 0)
+    assert bench.writers[0].consumer_pos == SPAN and not bench.shard.is_applied
+    bench.acks.answers[0] = (4 * SPAN, 0, 0)
     bench.shard.do_work(100)
-    assert bench.writers[0].consumer_pos == 4 * 264 and bench.shard.is_applied
+    assert bench.writers[0].consumer_pos == 4 * SPAN and bench.shard.is_applied
     assert len(bench.frames()) == 1
 
 
@@ -195,14 +204,14 @@ def test_acknowledgements_are_read_while_the_receiver_is_blocked(bench: Bench) -
     bench.writers[0].write(record(declared.KIND_FORK, 2))
     bench.shard.do_work(100)
     assert bench.shard.is_blocked and not bench.shard.is_caught_up
-    bench.acks.answers[0] = (264, 0, 0)
+    bench.acks.answers[0] = (SPAN, 0, 0)
     assert bench.shard.do_work(100) == 0
-    assert bench.writers[0].consumer_pos == 264
+    assert bench.writers[0].consumer_pos == SPAN
     bench.receiver.room = 10
     bench.writers[0].write(record(declared.KIND_FORK, 3))
     assert bench.shard.do_work(100) == 1
     frames = bench.frames(with_empty=True)
-    assert [frame.from_pos for frame in frames if frame.ring == 0] == [0, 264, 528]
+    assert [frame.from_pos for frame in frames if frame.ring == 0] == [0, SPAN, 2 * SPAN]
     assert [frame.frame_seq for frame in frames] == list(range(bench.shard.frames_total))
     assert bench.shard.blocked_total == 2
 
@@ -212,13 +221,13 @@ def test_a_changed_rewind_id_reads_the_ring_again(bench: Bench) -> None:
     for number in range(3):
         bench.writers[0].write(record(declared.KIND_FORK, number))
     bench.shard.do_work(100)
-    bench.acks.answers[0] = (0, 264, 7)
+    bench.acks.answers[0] = (0, SPAN, 7)
     assert bench.shard.do_work(100) == 0
-    bench.acks.answers[0] = (0, 264, 8)
+    bench.acks.answers[0] = (0, SPAN, 8)
     assert bench.shard.do_work(100) == 2
     assert bench.shard.do_work(100) == 0
     frames = bench.frames()
-    assert [(frame.from_pos, frame.to_pos) for frame in frames] == [(0, 3 * 264), (264, 3 * 264)]
+    assert [(frame.from_pos, frame.to_pos) for frame in frames] == [(0, 3 * SPAN), (SPAN, 3 * SPAN)]
     assert bench.shard.rewinds_total == 1
 
 
@@ -229,10 +238,10 @@ def test_the_first_acknowledgement_repeats_earlier_frames_and_skips_nothing(benc
     bench.acks.answers[0] = (0, 0, 1)
     bench.writers[1].write(record(declared.KIND_FORK, 2))
     bench.writers[1].write(record(declared.KIND_FORK, 3))
-    bench.acks.answers[1] = (0, 264, 1)
+    bench.acks.answers[1] = (0, SPAN, 1)
     bench.shard.do_work(100)
     frames = [(frame.ring, frame.from_pos, frame.to_pos) for frame in bench.frames()]
-    assert frames[0] == (0, 0, 264) and sorted(frames[1:]) == [(0, 0, 264), (1, 0, 528)]
+    assert frames[0] == (0, 0, SPAN) and sorted(frames[1:]) == [(0, 0, SPAN), (1, 0, 2 * SPAN)]
 
 
 def test_rewind_drops_the_frame_that_waits(bench: Bench) -> None:
@@ -247,7 +256,10 @@ def test_rewind_drops_the_frame_that_waits(bench: Bench) -> None:
     bench.shard.do_work(100)
     frames = bench.frames(with_empty=True)
     # No frame begins after the position promised to the receiver, and the numbers have no hole.
-    assert [(frame.from_pos, frame.to_pos) for frame in frames if frame.ring == 0] == [(0, 264), (0, 528)]
+    assert [(frame.from_pos, frame.to_pos) for frame in frames if frame.ring == 0] == [
+        (0, SPAN),
+        (0, 2 * SPAN),
+    ]
     assert [frame.frame_seq for frame in frames] == list(range(len(frames)))
 
 
@@ -305,12 +317,12 @@ def test_a_new_shard_reads_unapplied_records_again(bench: Bench) -> None:
     for number in range(3):
         bench.writers[0].write(record(declared.KIND_FORK, number))
     bench.shard.do_work(100)
-    bench.acks.answers[0] = (264, 528, 4)
+    bench.acks.answers[0] = (SPAN, 2 * SPAN, 4)
     bench.shard.do_work(100)
     bench.frames()
     bench.start().do_work(100)
     (frame,) = bench.frames()
-    assert (frame.frame_seq, frame.from_pos, frame.to_pos) == (0, 264, 3 * 264)
+    assert (frame.frame_seq, frame.from_pos, frame.to_pos) == (0, SPAN, 3 * SPAN)
 
 
 def test_corrupt_header_does_not_stop_the_ring(bench: Bench) -> None:
@@ -320,7 +332,10 @@ def test_corrupt_header_does_not_stop_the_ring(bench: Bench) -> None:
     bench.writers[0].write(record(declared.KIND_FORK, 2))
     bench.shard.do_work(100)
     frames = bench.frames()
-    assert [(frame.from_pos, frame.to_pos, frame.count) for frame in frames] == [(0, 264, 0), (264, 528, 1)]
+    assert [(frame.from_pos, frame.to_pos, frame.count) for frame in frames] == [
+        (0, SPAN, 0),
+        (SPAN, 2 * SPAN, 1),
+    ]
     assert [frame.malformed for frame in frames] == [1, 1]
 
 

@@ -24,7 +24,7 @@ from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from pipeline.sources.shard.process import map_cpu_states, open_rings
 from tests.sources import storm_writer
 from tests.sources.hand_control import RINGS
-from tests.sources.hand_records import record, records_in
+from tests.sources.hand_records import SPAN, record, records_in
 from tests.sources.stage import DEADLINE_S, KILL, TERM, Stage, make_states_file
 from tests.waiting import until
 
@@ -113,7 +113,7 @@ def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
         assert writer.consumer_pos == 0
     line = json.loads(stage.log.read_text())
     assert line["event"] == "stopped before every record was applied; the next process reads the rest"
-    assert line["unapplied_bytes"] == 264
+    assert line["unapplied_bytes"] == SPAN
     assert line["role"] == "shard-0" and line["level"] == "warning"
 
 
@@ -266,7 +266,7 @@ def _check_whole(frame: Frame) -> None:
     numbers = frame.header["ring_seq"].astype(np.uint64)
     fill = numbers * np.uint64(storm_writer.FACTOR)
     assert (frame.header["time_boot_ns"] == numbers).all()
-    assert (frame.task.view(np.uint64).reshape(-1, 20) == fill[:, None]).all()
+    assert (frame.task.view(np.uint64).reshape(-1, storm_writer.TASK_WORDS) == fill[:, None]).all()
     for kind, bodies in ((declared.KIND_FORK, frame.fork), (declared.KIND_EXIT, frame.exit)):
         assert (bodies.view(np.uint64).reshape(-1, 4) == fill[frame.header["kind"] == kind][:, None]).all()
     words = frame.header["var_bytes"] // 8
