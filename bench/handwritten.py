@@ -312,7 +312,8 @@ def entries(bench: Bench, directory: Path) -> None:
     """Measure what the reader keeps: values of rows, strings, and the places of properties."""
     tables = open_tables(
         directory, boot_id=publish.BOOT, capture_id=1, ring_count=1, row_capacity=8 * KEPT, pid_capacity=32768,
-        names_bytes=1 << 22, args_bytes=1 << 22, envs_bytes=1 << 20, boot_unix_ns=10**18, retention_ns=10**9,
+        chunk_rows=4096, key_capacity=1024, names_bytes=1 << 22, args_bytes=1 << 22, envs_bytes=1 << 20,
+        boot_unix_ns=10**18, retention_ns=10**9,
     )  # fmt: skip
     path, args = b"/usr/lib/gcc/x86_64-linux-gnu/14/cc1", b"cc1\0-quiet\0-O2\0source.c\0-o\0out.s"
     rows = [_inside.new_row(tables) for _ in range(2 * KEPT + 1)]

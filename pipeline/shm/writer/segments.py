@@ -69,10 +69,10 @@ class TablePlan:
     row_capacity: int
     chunk_rows: int
     pid_capacity: int
+    key_capacity: int
     names_bytes: int
     args_bytes: int
     envs_bytes: int
-    key_capacity: int = 1024
     checked: bool = False
 
     def __post_init__(self) -> None:
