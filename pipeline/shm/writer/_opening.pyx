@@ -76,7 +76,7 @@ def _stamp_writer(header) -> None:
     start_ticks = int(proc_text.stat_fields(Path("/proc/self/stat").read_bytes())[proc_text.START_TICKS])
     header["writer_tgid"] = os.getpid()
     header["writer_start_boot_ns"] = start_ticks * (1_000_000_000 // ticks_per_s)
-    header["pid_ns"] = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
+    header["pid_ns"] = proc_text.own_pid_ns()
     header["user_hz"] = ticks_per_s
 
 
