@@ -72,12 +72,15 @@ from pipeline.resolver.daemon._waiting import FrameSocket
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 from tests.shm import _inside
+from tests.written import constant
 
 SMALL = {"rounds": 1, "least_s": 0.001}
 FRAME_RECORDS = 150
 WORTH = 1.5
-#: Sizes of the caches: `_entry.pyx` (rows) and `_encoder.pyx` (cpids).
-KEPT, CPIDS = 2048, 1024
+#: Sizes of the caches of strings, of rows and of cpids.
+KEPT = constant("pipeline/shm/reader/_entry.pyx", "KEPT")
+KEPT_ROWS = constant("pipeline/shm/reader/_entry.pyx", "KEPT_ROWS")
+CPIDS = constant("pipeline/resolver/stream/_encoder.pxd", "CPIDS")
 #: Losses by kind, as a shard sends them.
 LOST: dict[str, int] = dict.fromkeys(KIND_NAMES[1:], 0)
 JSON_FIELDS = ("pid", "ppid", "comm", "path", "argv", "uid", "gid", "start_time_ns")
@@ -311,11 +314,12 @@ def generic_attributes(kind: type) -> Iterator[None]:
 def entries(bench: Bench, directory: Path) -> None:
     """Measure what the reader keeps: values of rows, strings, and the places of properties."""
     tables = open_tables(
-        directory, boot_id=publish.BOOT, capture_id=1, ring_count=1, row_capacity=8 * KEPT, pid_capacity=32768,
-        names_bytes=1 << 22, args_bytes=1 << 22, envs_bytes=1 << 20, boot_unix_ns=10**18, retention_ns=10**9,
+        directory, boot_id=publish.BOOT, capture_id=1, ring_count=1, row_capacity=8 * KEPT_ROWS, pid_capacity=32768,
+        chunk_rows=4096, key_capacity=1024, names_bytes=1 << 22, args_bytes=1 << 22, envs_bytes=1 << 20,
+        boot_unix_ns=10**18, retention_ns=10**9,
     )  # fmt: skip
     path, args = b"/usr/lib/gcc/x86_64-linux-gnu/14/cc1", b"cc1\0-quiet\0-O2\0source.c\0-o\0out.s"
-    rows = [_inside.new_row(tables) for _ in range(2 * KEPT + 1)]
+    rows = [_inside.new_row(tables) for _ in range(2 * KEPT_ROWS + 1)]
 
     def make(pid: int, row: int, path_number: int = 0, args_number: int = 0) -> tuple[int, int]:
         """Write a row; return the places of its path and its arguments in the cache of strings."""
@@ -333,14 +337,15 @@ def entries(bench: Bench, directory: Path) -> None:
     firsts, others = zip(*twins, strict=True)
     # These rows have one place in the cache of rows, except the second.
     for pid, row, numbers in (
-        (100, rows[0], firsts), (101, rows[1], firsts), (102, rows[KEPT], firsts), (103, rows[2 * KEPT], others),
+        (100, rows[0], firsts), (101, rows[1], firsts), (102, rows[KEPT_ROWS], firsts),
+        (103, rows[2 * KEPT_ROWS], others),
     ):  # fmt: skip
         make(pid, row, *numbers)
     tables.set_state(layout.STATE_READY)
     tables.heartbeat(now_boot_ns())
     with tables, ProcessTable.attach(path=directory, max_age_ms=10**8) as table:
         texts(bench, table)  # first, while the table is fresh
-        assert len({table.resolve(pid).row % KEPT for pid in (100, 102, 103)}) == 1
+        assert len({table.resolve(pid).row % KEPT_ROWS for pid in (100, 102, 103)}) == 1
         assert table.resolve(103).path == (path[:-4] + b"%04d" % others[0]).decode()
         one, same, other = read(table, (100, 101)), read(table, (100, 102)), read(table, (100, 103))
         bench.pair("8 fields: row cache", one, same, count=2, plain_count=2)

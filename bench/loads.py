@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import common  # noqa: F401  (finds the package)
 import numpy as np
 
+from pipeline import proc_text
 from pipeline.bus.frames.frame import FrameEncoder
 from pipeline.records import declared, dtypes
 from pipeline.records import declared as records
@@ -33,7 +33,7 @@ LIVE = 1500  # children that are alive at any time
 ROUND_EVENTS = 2048  # in one message
 _KINDS = {declared.KIND_FORK: dtypes.FORK, declared.KIND_EXEC: dtypes.EXEC, declared.KIND_EXIT: dtypes.EXIT}
 COST = np.array([(900_000, 400_000, 0, 6 << 20, 8192, 4096, 310, 0, 3, 1)], dtypes.COST)  # of each process
-PID_NS = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
+PID_NS = proc_text.own_pid_ns()
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def write_tables(directory: Path, entries: int, depth: int = 8) -> TableWriter:
     tables = open_tables(
         directory, boot_id=bytes(range(16)), capture_id=1, ring_count=1, row_capacity=entries + 4096,
         pid_capacity=max(32768, entries + FIRST_PID + 1), names_bytes=1 << 24, args_bytes=1 << 20, envs_bytes=1 << 20,
-        boot_unix_ns=10**18, retention_ns=10**9,
+        chunk_rows=4096, key_capacity=1024, boot_unix_ns=10**18, retention_ns=10**9,
     )  # fmt: skip
     file = bytes(layout.FILE.itemsize)
     rows = [_inside.new_row(tables) for _ in range(entries)]

@@ -152,7 +152,8 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
 
     tables = open_tables(
         Path(directory), boot_id=BOOT, capture_id=1, ring_count=1, row_capacity=600, chunk_rows=64, pid_capacity=1024,
-        names_bytes=1 << 20, args_bytes=256 << 10, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=1000, checked=True,
+        key_capacity=1024, names_bytes=1 << 20, args_bytes=256 << 10, envs_bytes=1 << 20, boot_unix_ns=0,
+        retention_ns=1000, checked=True,
     )  # fmt: skip
     applier = Applier(tables, None)
     merger = Merger(1, stall_ms=1e9, hold_ms=1e9)

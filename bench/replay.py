@@ -60,7 +60,7 @@ class Resolver:
         self.tables = tables or open_tables(
             self.directory, boot_id=BOOT, capture_id=1, ring_count=rings, row_capacity=rows, chunk_rows=16384,
             pid_capacity=pids, names_bytes=64 << 20, args_bytes=256 << 20, envs_bytes=64 << 20, boot_unix_ns=0,
-            retention_ns=retention_ns,
+            retention_ns=retention_ns, key_capacity=1024,
         )  # fmt: skip
         self.encoder = Encoder(BOOT) if encode else None
         if self.encoder is not None:

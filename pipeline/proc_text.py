@@ -1,14 +1,16 @@
 """Files of ``/proc/PID`` in which the kernel describes a process as text, such as ``stat``, ``status``, ``mountinfo``.
 
 Only their format is defined here. Each caller reads the file itself, because callers differ in how: by a path or below
-a descriptor, and once or in a loop. Only what the kernel says about a descriptor of this process is read here. The
-module imports nothing that a small reader does not need, because readers import it.
+a descriptor, and once or in a loop. Only what the kernel says about this process is read here: its descriptors and its
+pid namespace. The module imports nothing that a small reader does not need, because readers import it.
 
 Source: proc_pid_stat(5), proc_pid_status(5), proc_pid_fdinfo(5), proc_pid_mountinfo(5),
 Documentation/scheduler/sched-stats.rst.
 """
 
 from __future__ import annotations
+
+import os
 
 TYPE_CHECKING = False  # as `typing.TYPE_CHECKING`, without that module
 if TYPE_CHECKING:
@@ -115,6 +117,15 @@ def mount_id(fd: int) -> bytes:
         OSError: ``/proc`` cannot be read.
     """
     return fdinfo_value(fd, b"mnt_id")
+
+
+def own_pid_ns() -> int:
+    """Return the inode of this process's pid namespace, as the tables store it: the kernel's numbers have 32 bits.
+
+    Raises:
+        OSError: it cannot be read, or ``/proc`` does not show this process.
+    """
+    return os.stat("/proc/self/ns/pid").st_ino & 0xFFFF_FFFF  # noqa: PTH116 - pathlib is not imported here
 
 
 def mounts_of(mountinfo: bytes) -> Iterator[tuple[list[bytes], bytes]]:

@@ -83,6 +83,10 @@ def test_a_descriptor_is_on_the_mount_that_mountinfo_lists() -> None:
         proc_text.mount_id(fd)
 
 
+def test_the_own_pid_namespace() -> None:
+    assert f"pid:[{proc_text.own_pid_ns()}]" == str(Path("/proc/self/ns/pid").readlink())
+
+
 def test_lines_of_mountinfo() -> None:
     line = b"36 35 98:0 / /mnt/a\\040b\r rw shared:1 master:2 - ext3 /dev/root rw,errors=continue"
     [(mounted, tail)] = proc_text.mounts_of(line + b"\n37 35 cut\n\n")

@@ -1,6 +1,6 @@
 """Constants of the product as its code writes them: also those of C and Cython, which Python cannot read.
 
-A test that needs one reads it here, so that the product defines no name that only tests use.
+A test or bench that needs one reads it here, so that the product defines no name that only tests and benches use.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
 
-from pipeline import paths
+from pipeline import paths, proc_text
 from pipeline.cli import catching_up
 from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.records.limits import PID_MAX
@@ -333,7 +333,7 @@ def warn_about_namespace(name: str) -> None:
     if found is None or not found["pid_ns"]:
         return
     with suppress(OSError):
-        if found["pid_ns"] == Path("/proc/self/ns/pid").stat().st_ino:
+        if found["pid_ns"] == proc_text.own_pid_ns():
             return
         click.echo(
             "procline: you are in another pid namespace than the instance: pids are those of the instance, not yours",

@@ -34,22 +34,13 @@ CAPTURES = frozenset({"ebpf", "proc-connector"})
 HOST, NAMESPACE = "host", "namespace"
 
 
-def own(proc: Path = Path("/proc")) -> int:
-    """Return the inode of this process's pid namespace.
-
-    Raises:
-        OSError: it cannot be read, or ``/proc`` does not show this process.
-    """
-    return _inode(proc / "self" / "ns" / "pid")
-
-
 def is_inner() -> bool:
     """Whether this process is in another pid namespace than the initial one; False if that is unknown.
 
     There, kernel threads have no pids, and pid 2 is an ordinary process.
     """
     try:
-        return own() != INITIAL
+        return proc_text.own_pid_ns() != INITIAL
     except OSError:
         return False
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from pipeline import paths
+from pipeline import paths, proc_text
 from pipeline.errors import NotRunningError, ProclineError, UnsupportedError
 from pipeline.load.program import Bounded, program
 from pipeline.shm.reader.table import ProcessTable
@@ -108,7 +108,7 @@ def check_namespace(table: ProcessTable) -> None:
     from pipeline.shm.layout.declared import CONTROL_LAYOUT
 
     theirs = CONTROL_LAYOUT.struct("pid_ns").unpack_from(table.view.header())[0]
-    if theirs and theirs != Path("/proc/self/ns/pid").stat().st_ino:
+    if theirs and theirs != proc_text.own_pid_ns():
         raise UnsupportedError(
             "a load test must run in the pid namespace of the instance, because it compares pids",
             feature="load",

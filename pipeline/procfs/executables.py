@@ -27,7 +27,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from pipeline.proc_text import mount_id, mounts_of
-from pipeline.procfs.rooted import MOUNTINFO_BYTES_MAX, is_local_type, memfd_mount, open_in_root, read_mounts
+from pipeline.procfs.rooted import (
+    MOUNTINFO_BYTES_MAX,
+    is_local_type,
+    memfd_mount,
+    open_in_root,
+    open_process,
+    read_mounts,
+)
 from pipeline.procfs.users import owner_of
 
 #: Inode, mtime and ctime in ns, and device (in the kernel's encoding).
@@ -64,7 +71,7 @@ def open_executable(key: Key, tgid: int, path: bytes) -> int:
         OtherFileError: the file was not found.
     """
     with suppress(OSError, OtherFileError):
-        process = os.open(f"/proc/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        process = open_process(tgid)
         try:
             return _checked(os.open("exe", os.O_PATH | os.O_CLOEXEC, dir_fd=process), key, process, hashed=True)
         finally:
@@ -88,7 +95,7 @@ def open_path(key: Key, path: bytes, *, hashed: bool = False) -> int:
         raise OtherFileError("no path")
     held: list[int] = []
     try:
-        held.append(own := os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        held.append(own := open_process("self"))
         held.append(root := os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         mounts = read_mounts(own, MOUNTINFO_BYTES_MAX)
         return _checked(open_in_root(root, os.fsdecode(path[1:]), mounts), key, own, hashed=hashed)
@@ -190,7 +197,7 @@ def _local_device(number: bytes, process: int, *, hashed: bool) -> int:
     Raises:
         ForbiddenFileError: it could block, no such mount is known, or another file could get the key of one there.
     """
-    own = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    own = open_process("self")
     try:
         for which in (own, process):
             with suppress(OSError):

@@ -62,7 +62,7 @@ WANT_CGROUP = 1 << 4  #: cgroups of both versions
 WANT_AUDIT = 1 << 5  #: login uid and audit session
 WANT_IDS = 1 << 6  #: users, groups, capabilities, pids in inner namespaces
 WANT_DEFAULT = WANT_IDS | WANT_EXE | WANT_ARGS | WANT_NS | WANT_CGROUP | WANT_AUDIT
-WANT_ALL = WANT_DEFAULT | WANT_ENVS
+WANT_ALL = WANT_DEFAULT | WANT_ENVS  #: for tracers, which report environments too: see examples/tracer.py
 
 #: Fields of `stat` that an exec changes.
 _image_of = itemgetter(

@@ -5,7 +5,7 @@
 2. Nothing is accessed on a file system that is served by a process or over a network (FUSE, NFS, 9p and the like),
    because its server could block forever. This is checked in ``mountinfo`` before.
 
-The callers (`users`, `ssh_auth`) decide which files to read and how much of them.
+The callers decide which files to read and how much of them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,21 @@ _LOCAL_FILE_SYSTEMS = frozenset(
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
+
+
+def open_process(tgid: int | str, proc: str | Path = "/proc") -> int:
+    """Return a descriptor of the directory of a process, or of "self".
+
+    Every file below it is of the same process, also if the pid gets another owner.
+
+    Args:
+        tgid: the process.
+        proc: mount point of procfs.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    return os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def open_in_root(root: int, path: str, mounts: bytes) -> int:

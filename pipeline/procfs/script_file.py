@@ -17,7 +17,14 @@ from typing import Any
 
 from pipeline import proc_text
 from pipeline.proc_text import DELETED, mount_id, mounts_of, unescape
-from pipeline.procfs.rooted import MOUNTINFO_BYTES_MAX, is_root_local, open_in_root, read_all, read_mounts
+from pipeline.procfs.rooted import (
+    MOUNTINFO_BYTES_MAX,
+    is_root_local,
+    open_in_root,
+    open_process,
+    read_all,
+    read_mounts,
+)
 
 #: Longer paths are not opened, as by the kernel (PATH_MAX).
 PATH_BYTES_MAX = 4096
@@ -41,8 +48,7 @@ def script_file(tgid: int, start_ticks: int, invoked: bytes) -> dict[str, Any] |
     """
     held: list[int] = []
     try:
-        # Every file below this descriptor is of the same process, also if the pid gets another owner.
-        held.append(process := os.open(f"/proc/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        held.append(process := open_process(tgid))
         text = read_all(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4096)
         if int(proc_text.stat_fields(text)[proc_text.START_TICKS]) != start_ticks:
             return None

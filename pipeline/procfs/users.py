@@ -40,7 +40,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-from pipeline.procfs.rooted import is_root_local, open_in_root, read_all, read_mounts
+from pipeline.procfs.rooted import is_root_local, open_in_root, open_process, read_all, read_mounts
 
 Kind = Literal["user", "group"]
 
@@ -232,7 +232,7 @@ def read_names(
         counts as empty.
     """
     try:
-        process = os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        process = open_process(tgid, proc)
     except OSError:
         return None
     root = -1

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline import proc_text
 from pipeline.bpf.apart import load_apart
 from pipeline.bpf.host import online_cpus
 from pipeline.bpf.misses import Misses
@@ -116,7 +117,7 @@ def _open_ebpf(config: Config) -> Feed:
         capabilities_usage=settings.capabilities_usage,
         signal_senders=settings.signal_senders,
         calls=settings.calls,
-        pid_ns=pid_namespace.own() if settings.scope == pid_namespace.NAMESPACE else 0,
+        pid_ns=proc_text.own_pid_ns() if settings.scope == pid_namespace.NAMESPACE else 0,
     )
     hurry_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     link = capture.fds.sample_link

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from pipeline import proc_text
 from pipeline.bpf import maps
 from pipeline.bpf.iterator import read_tasks
 from pipeline.bpf.loader import CAPABILITY, CREDENTIALS, Capture
 from pipeline.errors import UnsupportedError
-from pipeline.host import pid_namespace
 from pipeline.records import declared
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
@@ -130,7 +130,7 @@ def _numbers(record: Record) -> dict[str, int]:
 def main(credentials: str) -> None:
     """Capture the lives of some processes and print what was recorded."""
     with Capture(
-        ring_bytes=RING_BYTES, credentials=credentials, capabilities_usage="on", pid_ns=pid_namespace.own()
+        ring_bytes=RING_BYTES, credentials=credentials, capabilities_usage="on", pid_ns=proc_text.own_pid_ns()
     ) as capture:
         reader = Reader(capture)
         with Actor() as actor:

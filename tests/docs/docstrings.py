@@ -9,8 +9,10 @@ from __future__ import annotations
 import doctest
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Any
 
 import pipeline
@@ -50,6 +52,29 @@ def documented() -> Iterator[tuple[str, str]]:
             yield name, text if re.search(rf"\b{name}\b", "".join(_sources(text))) else ""
         if inspect.isclass(value):
             yield from members(name)
+
+
+def compiled_classes() -> list[type]:
+    """Return the compiled classes among the classes of `pipeline` and those that they inherit from."""
+    public = [value for name in pipeline.__all__ if inspect.isclass(value := getattr(pipeline, name))]
+    found = {base: None for cls in public for base in cls.__mro__ if _is_compiled(base)}
+    return list(found)
+
+
+def _is_compiled(cls: type) -> bool:
+    file = getattr(sys.modules[cls.__module__], "__file__", None) or ""
+    return cls.__module__.startswith("pipeline.") and file.endswith(tuple(EXTENSION_SUFFIXES))
+
+
+def undescribed(cls: type) -> list[str]:
+    """Return the public members of a class that have no docstring and that its own does not list as attributes."""
+    listed = re.search(r"^Attributes:\n((?:    .*\n?)*)", inspect.getdoc(cls) or "", re.MULTILINE)
+    heads = re.findall(r"^    (\w[\w, ]*):", listed[1], re.MULTILINE) if listed else []
+    names = {name for head in heads for name in head.split(", ")}
+    return [
+        member for member, value in vars(cls).items()
+        if not member.startswith("_") and member not in names and not inspect.getdoc(value)
+    ]  # fmt: skip
 
 
 def _sources(text: str) -> list[str]:

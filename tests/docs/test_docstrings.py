@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import pipeline
-from tests.docs.docstrings import documented, has_example, members, run
+from tests.docs.docstrings import compiled_classes, documented, has_example, members, run, undescribed
 from tests.docs.example_host import example_host
 
 #: Classes of which every public member has an example.
@@ -66,3 +66,26 @@ def test_an_example_that_is_not_run_does_not_count() -> None:
 
 def test_every_member_has_an_example() -> None:
     assert [member for name in COMPLETE for member, text in members(name) if not has_example(text)] == []
+
+
+@pytest.mark.parametrize("cls", compiled_classes(), ids=lambda cls: cls.__name__)
+def test_every_attribute_of_a_compiled_class_is_described(cls: type) -> None:
+    # Without an `Attributes:` line, help() of a compiled class shows nothing but the name of an attribute.
+    assert undescribed(cls) == []
+
+
+def test_an_attribute_without_description_is_found() -> None:
+    class Example:
+        """A class with the attributes `named_here` and others.
+
+        Attributes:
+            first, second: listed.
+            third: of which the description
+                continues: with a colon.
+        """
+
+        first = second = third = continues = named_here = property()
+        fourth = property(doc="Described by itself.")
+
+    assert undescribed(Example) == ["continues", "named_here"]
+    assert {pipeline.Entry, pipeline.TableWriter} <= {*compiled_classes()}

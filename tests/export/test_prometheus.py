@@ -38,7 +38,8 @@ Samples = dict[tuple[str, tuple[str, ...]], float]
 def tables(directory: Path) -> Iterator[TableWriter]:
     with open_tables(
         directory, boot_id=bytes(range(16)), capture_id=1, ring_count=2, row_capacity=4096, pid_capacity=4096,
-        names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**9,
+        chunk_rows=4096, key_capacity=1024, names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20,
+        boot_unix_ns=0, retention_ns=10**9,
     ) as made:  # fmt: skip
         yield made
 

@@ -57,7 +57,8 @@ def world() -> Iterator[World]:
     path = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
     with open_tables(
         path, boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=1024, pid_capacity=1024,
-        names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**9,
+        chunk_rows=4096, key_capacity=1024, names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20,
+        boot_unix_ns=0, retention_ns=10**9,
     ) as tables:  # fmt: skip
         yield World(path, tables)
     shutil.rmtree(path)

@@ -177,7 +177,7 @@ class World:
         self.tables = open_tables(
             directory, boot_id=BOOT_ID, capture_id=1, ring_count=1, row_capacity=rows, chunk_rows=1024,
             pid_capacity=pid_capacity, names_bytes=rows * 256, args_bytes=rows * 256, envs_bytes=1 << 20,
-            boot_unix_ns=1_700_000_000_000_000_000, retention_ns=60_000_000_000, checked=True,
+            boot_unix_ns=1_700_000_000_000_000_000, retention_ns=60_000_000_000, key_capacity=1024, checked=True,
         )  # fmt: skip
         self.applier = Applier(self.tables)
         self.proc = FakeProc(proc_reader.ProcReader() if real_proc else None)

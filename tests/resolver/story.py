@@ -368,7 +368,7 @@ def make_tables(directory: Path, **settings: object) -> TableWriter:
     plan: dict[str, object] = {
         "boot_id": BOOT_ID, "capture_id": 1, "ring_count": 4, "row_capacity": 4096, "chunk_rows": 1024,
         "pid_capacity": 1 << 16, "names_bytes": 1 << 20, "args_bytes": 1 << 20, "envs_bytes": 1 << 20,
-        "boot_unix_ns": BOOT_UNIX_NS, "retention_ns": 60_000_000_000, "checked": True,
+        "boot_unix_ns": BOOT_UNIX_NS, "retention_ns": 60_000_000_000, "key_capacity": 1024, "checked": True,
     }  # fmt: skip
     plan.update(settings)
     return open_tables(directory, **plan)

@@ -47,7 +47,7 @@ def tables_in(directory: Path, **changes: Any) -> Iterator[TableWriter]:
     settings: dict[str, Any] = {
         "boot_id": BOOT, "capture_id": 1, "ring_count": 1, "row_capacity": 4096, "chunk_rows": 256,
         "pid_capacity": 4096, "names_bytes": 1 << 22, "args_bytes": 1 << 22, "envs_bytes": 1 << 22,
-        "boot_unix_ns": BOOT_UNIX_NS, "retention_ns": 10**9,
+        "key_capacity": 1024, "boot_unix_ns": BOOT_UNIX_NS, "retention_ns": 10**9,
     }  # fmt: skip
     writer = open_tables(directory, **(settings | changes))
     try:

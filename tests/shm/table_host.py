@@ -25,7 +25,7 @@ def make_writer(directory: Path, **changes: Any) -> TableWriter:
     settings: dict[str, Any] = {
         "boot_id": BOOT_ID, "capture_id": 1, "ring_count": 2, "row_capacity": 4096, "chunk_rows": 64,
         "pid_capacity": 1024, "names_bytes": 1 << 20, "args_bytes": 1 << 20, "envs_bytes": 1 << 20,
-        "boot_unix_ns": 10**18, "retention_ns": 1000, "checked": True,
+        "key_capacity": 1024, "boot_unix_ns": 10**18, "retention_ns": 1000, "checked": True,
     }  # fmt: skip
     return open_tables(directory, **(settings | changes))
 

@@ -135,8 +135,7 @@ def command(
         if selection:
             roots = pruned(roots, selection.matches)
             if not roots:
-                click.echo("procline: no process matches", err=True)
-                return 1
+                return common.no_match()
         if not (as_json or as_dot or svg):
             _print(roots, asked, reading)
             return 0

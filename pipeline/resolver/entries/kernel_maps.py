@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.bpf.declared import IMAGE_PATH_BYTES
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
+from pipeline.bpf.syscall import NOEXIST
 from pipeline.host.boot import TICK_NS, is_same_start, ticks_of
 from pipeline.procfs import filesystems
 from pipeline.procfs.info import ProcInfo
@@ -38,8 +39,6 @@ from pipeline.resolver.entries.model import (
 #: Names of the maps in a manager.
 PID_CACHE = "pid_cache"
 PROC_CACHE = "proc_cache"
-
-_NOEXIST = 1
 
 #: Fields of a TASK and an EXEC that have the same names there. `cgroups_v1` is left out: the programs trust a stored
 #: value, which would miss a move between the read of /proc and the store. If it is 0 they determine and store it.
@@ -324,7 +323,7 @@ def new_cookie() -> int:
 
 def _put_new(to: KernelMap, key: int, entry: np.void) -> bool:
     try:
-        to.put(key, entry, _NOEXIST)
+        to.put(key, entry, NOEXIST)
     except FileExistsError:
         return False
     return True

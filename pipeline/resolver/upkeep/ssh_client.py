@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.procfs.rooted import read_all
+from pipeline.procfs.rooted import open_process, read_all
 
 ENVIRON_BYTES = 1 << 16
 #: Variables that name the client.
@@ -17,14 +17,14 @@ CLIENT_NAMES = frozenset({b"SSH_CONNECTION", b"SSH_CLIENT"})
 _USER_AUTH = b"SSH_USER_AUTH="
 
 
-def read_session(tgid: int | None) -> dict[str, Any] | None:
+def read_session(tgid: int) -> dict[str, Any] | None:
     """Read what sshd has put into the environment of a process, and the file that it left beside.
 
     Returns:
         As `session_of`, with the result of `read_auth`. Empty: there is no session. None: the process cannot be read.
     """
     try:
-        process = os.open(f"/proc/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        process = open_process(tgid)
     except OSError:
         return None
     try:

@@ -22,6 +22,7 @@ import math
 import os
 import time
 
+from pipeline import proc_text
 from pipeline.errors import BehindError, ClosedError, LayoutError, NotRunningError, StaleError, TooOldError
 from pipeline.records._clock cimport pl_now_boot_ns, pl_now_coarse_ns
 from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
@@ -1084,7 +1085,7 @@ cdef class TableReader:
         cdef flock lock
         memset(&lock, 0, sizeof(lock))
         lock.l_type = kind
-        lock.l_start = (os.stat("/proc/self/ns/pid").st_ino & 0x3FFFFFFF) << 32 | os.getpid()
+        lock.l_start = (proc_text.own_pid_ns() & 0x3FFFFFFF) << 32 | os.getpid()
         lock.l_len = 1
         fcntl(view.control_fd, F_OFD_SETLK, &lock)  # without the lock, a reader works but is not counted
         return 0

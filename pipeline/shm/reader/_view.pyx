@@ -18,7 +18,7 @@ cimport cython
 import os
 import time
 
-from pipeline import paths, trust
+from pipeline import paths, proc_text, trust
 from pipeline.errors import AccessError, LayoutError, NotRunningError
 from pipeline.records._clock cimport pl_now_boot_ns
 from pipeline.shm.layout._keyhash cimport pl_keys_bytes
@@ -221,9 +221,7 @@ cdef class View:
         if state == PL_STATE_SUPERSEDED:
             return False
         self._find_parts(size)
-        self.same_pid_ns = (
-            self.view.control.pid_ns == 0 or self.view.control.pid_ns == os.stat("/proc/self/ns/pid").st_ino
-        )
+        self.same_pid_ns = self.view.control.pid_ns == 0 or self.view.control.pid_ns == proc_text.own_pid_ns()
         self._check_abandoned()
         self._map_tables(place)
         # A new writer marks the control file SUPERSEDED before it replaces the first segment, and installs its own

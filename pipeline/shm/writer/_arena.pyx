@@ -390,7 +390,7 @@ cdef class Arena:
             self.bucket_mask = 2 * self.bucket_mask + 1
         self.bucket_split = <uint32_t>(buckets - self.bucket_mask - 1)
 
-    # -- for tests, pipeline/shm/check and single calls -----------------------------------------------------------
+    # -- for Python: single calls, and what pipeline/shm/check reads ------------------------------------------------
 
     @property
     def frontier_bytes(self) -> int:

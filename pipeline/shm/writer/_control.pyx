@@ -288,7 +288,7 @@ cdef class ControlWriter:
         """Store the value of a counter that is counted elsewhere (in the kernel)."""
         self.own_counters[<uint32_t>COUNTER_INDEX[name]] = value
 
-    # -- views for tests and pipeline/shm/check -------------------------------------------------------------------
+    # -- views: the resolver and pipeline/shm/check read them -------------------------------------------------------
 
     def control_memory(self) -> Segment:
         """Return the whole control segment (buffer protocol)."""

@@ -21,9 +21,14 @@ import numpy as np
 
 from pipeline import proc_text
 from pipeline.errors import InvariantError
+from pipeline.records.limits import CHAIN_MAX
 from pipeline.shm.layout import layout
 from pipeline.shm.writer import segments
 from pipeline.shm.writer._takeover import rebuild
+
+#: The least `chain_max` with which images can be elided (TableWriter._elide). The setting `tables.chain_max` begins at
+#: 16, because a shorter chain says little about a process; tests use less, so that chains are cut soon.
+_CHAIN_MIN = 4
 
 
 def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int, horizon_boot_ns: int) -> bytes:
@@ -71,7 +76,7 @@ def _stamp_writer(header) -> None:
     start_ticks = int(proc_text.stat_fields(Path("/proc/self/stat").read_bytes())[proc_text.START_TICKS])
     header["writer_tgid"] = os.getpid()
     header["writer_start_boot_ns"] = start_ticks * (1_000_000_000 // ticks_per_s)
-    header["pid_ns"] = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
+    header["pid_ns"] = proc_text.own_pid_ns()
     header["user_hz"] = ticks_per_s
 
 
@@ -102,16 +107,16 @@ def open_tables(
     capture_id: int,
     ring_count: int,
     row_capacity: int,
+    chunk_rows: int,
     pid_capacity: int,
+    key_capacity: int,
     names_bytes: int,
     args_bytes: int,
     envs_bytes: int,
     boot_unix_ns: int,
     retention_ns: int,
     horizon_boot_ns: int = 0,
-    key_capacity: int = 1024,
-    chunk_rows: int = 4096,
-    chain_max: int = 512,
+    chain_max: int = CHAIN_MAX,
     checked: bool = False,
     modes=None,
     group=None,
@@ -142,8 +147,8 @@ def open_tables(
         pid_capacity=pid_capacity, key_capacity=key_capacity, names_bytes=names_bytes, args_bytes=args_bytes,
         envs_bytes=envs_bytes, checked=checked,
     )
-    if not 4 <= chain_max <= 65535:
-        raise ValueError(f"chain_max: expected 4 to 65535, got {chain_max}")
+    if not _CHAIN_MIN <= chain_max <= CHAIN_MAX:
+        raise ValueError(f"chain_max: expected {_CHAIN_MIN} to {CHAIN_MAX}, got {chain_max}")
     directory = Path(directory)
     lock = segments.lock_writer(directory)
     descriptors = None

@@ -78,13 +78,15 @@ cdef class TableWriter(ControlWriter):
     """The single writer of an instance's tables.
 
     `_opening.open_tables` creates it. It holds `writer.lock` until `close`. The nogil methods are in _writer.pxd; they
-    not check their arguments: every row number must come from new_row, head or follow. Do not call them after `close`.
+    do not check their arguments: every row number must come from new_row, head or follow. Do not call them after
+    `close`.
 
     Attributes:
         names, args, envs: the arenas.
         keys: maps (pid, pid namespace) keys to entries of the index.
         root_pids: number of index entries before the keys' entries; these are pids of the root pid namespace.
         is_takeover: True if the tables were taken over from a predecessor.
+        fresh_reason: why the tables are new ones; empty after a take-over.
         was_complete: True if the tables contained all live processes before, in this capture. A predecessor that was
             killed during its start had not completed them.
         has_successor: set it to True if another writer is expected to continue with the tables after `close`.
@@ -94,6 +96,7 @@ cdef class TableWriter(ControlWriter):
             processes and their row_seq is still odd. The owner of the writer must correct their fields (without
             `begin`) and call `end`.
         rows_used, heads_live, heads_exited, evicted_total: counts.
+        lineage_epoch: epoch of the valid words of ``private_view("lineages")``; words of other epochs mean nothing.
         retention_ns: minimum time for which an ended image is kept while the table is below its ceiling.
         chain_max: maximum number of linked images of one process.
 

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import paths, trust
+from pipeline import paths, proc_text, trust
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
 from pipeline.records.limits import TMPFS_MAGIC
 from pipeline.shm.layout import layout
@@ -69,10 +69,10 @@ class TablePlan:
     row_capacity: int
     chunk_rows: int
     pid_capacity: int
+    key_capacity: int
     names_bytes: int
     args_bytes: int
     envs_bytes: int
-    key_capacity: int = 1024
     checked: bool = False
 
     def __post_init__(self) -> None:
@@ -341,7 +341,7 @@ def _mismatch(header: np.void, plan: TablePlan) -> str:
     if header["state"] == layout.STATE_SUPERSEDED:
         return "control was superseded"
     # The pids in the tables are numbers of that namespace.
-    pid_ns = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
+    pid_ns = proc_text.own_pid_ns()
     if header["pid_ns"] not in (0, pid_ns):
         return f"pid_ns is {int(header['pid_ns'])}, not {pid_ns}"
     places = (*layout.control_bytes(plan.ring_count)[:3], layout.changes_offset(plan.ring_count))

@@ -30,7 +30,7 @@ def keyed_tables() -> Iterator[TableWriter]:
     with instance() as directory, open_tables(
         directory, boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=1024,
         names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**12,
-        checked=True,
+        chunk_rows=4096, key_capacity=1024, checked=True,
     ) as tables:  # fmt: skip
         tables.set_state(layout.STATE_READY)
         yield tables

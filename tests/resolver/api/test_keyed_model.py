@@ -31,7 +31,7 @@ def small_tables(directory: Path) -> TableWriter:
     tables = open_tables(
         directory, boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=64, key_capacity=16,
         names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=100 * SECOND,
-        checked=True,
+        chunk_rows=4096, checked=True,
     )  # fmt: skip
     tables.set_state(layout.STATE_READY)
     return tables

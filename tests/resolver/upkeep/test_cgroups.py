@@ -32,7 +32,8 @@ CONTAINER = "a" * 64
 def new_tables() -> Iterator[TableWriter]:
     with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory, open_tables(
         Path(directory), boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=32768,
-        names_bytes=1 << 22, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**12,
+        chunk_rows=4096, key_capacity=1024, names_bytes=1 << 22, args_bytes=1 << 20, envs_bytes=1 << 20,
+        boot_unix_ns=0, retention_ns=10**12,
     ) as writer:  # fmt: skip
         yield writer
 

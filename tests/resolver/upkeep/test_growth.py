@@ -21,7 +21,8 @@ from tests.shm import _inside
 
 tables = open_tables(
     Path("/mnt/instance"), boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=65536, chunk_rows=64,
-    pid_capacity=65536, names_bytes=1 << 24, args_bytes=1 << 24, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=0,
+    pid_capacity=65536, key_capacity=1024, names_bytes=1 << 24, args_bytes=1 << 24, envs_bytes=1 << 20,
+    boot_unix_ns=0, retention_ns=0,
 )
 said = []
 watch = GrowthWatch(tables, Path("/mnt/instance"), said.append)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
-from pipeline.records.limits import LINEAGE_CHECKED
+from pipeline.records.limits import CHAIN_MAX, LINEAGE_CHECKED
 from pipeline.shm.check.state import STRONG_LINKS
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
@@ -800,6 +800,12 @@ def test_capacity_out_of_range_names_its_setting(shm_dir: Path, key: str, value:
         make_writer(shm_dir, **{key: value})
     assert caught.value.key == key
     make_writer(shm_dir).close()  # the lock was released
+
+
+@pytest.mark.parametrize("chain_max", [3, CHAIN_MAX + 1])
+def test_chain_max_out_of_range_is_refused(shm_dir: Path, chain_max: int) -> None:
+    with pytest.raises(ValueError, match=f"chain_max: expected 4 to {CHAIN_MAX}, got {chain_max}"):
+        make_writer(shm_dir, chain_max=chain_max)
 
 
 def test_modes_hold_whatever_the_umask_is(shm_dir: Path) -> None:

@@ -113,7 +113,8 @@ def tables() -> Iterator[TableWriter]:
     directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
     with open_tables(
         directory, boot_id=BOOT_ID, capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=1024,
-        names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=BOOT_UNIX_NS, retention_ns=10**12,
+        chunk_rows=4096, key_capacity=1024, names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20,
+        boot_unix_ns=BOOT_UNIX_NS, retention_ns=10**12,
     ) as writer:  # fmt: skip
         writer.set_state(layout.STATE_READY)
         yield writer
