@@ -6,5 +6,5 @@ from pipeline.records import dtypes
 
 HEADER_BYTES = dtypes.HEADER.itemsize
 TASK_BYTES = dtypes.TASK.itemsize
-#: Of a record without a body and strings; the body begins here.
+#: A record without a body and strings has so many bytes, and a body begins behind them.
 PLAIN_BYTES = HEADER_BYTES + TASK_BYTES
