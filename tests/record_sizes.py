@@ -6,5 +6,5 @@ from pipeline.records import dtypes
 
 HEADER_BYTES = dtypes.HEADER.itemsize
 TASK_BYTES = dtypes.TASK.itemsize
-#: A record without a body and strings has so many bytes, and a body begins behind them.
+#: Bytes of a record without a body and strings. A body begins behind them.
 PLAIN_BYTES = HEADER_BYTES + TASK_BYTES

@@ -1,10 +1,10 @@
 """Events for which the kernel did not run a program, counted as lost.
 
 The kernel does not run a program that is already running on the same CPU. Since Linux v7.0 a program on a tracepoint
-can be preempted; a program of `fentry` could before, with `preempt=full` or PREEMPT_RT. Fork on CPU 0, its program is
-preempted, the next process forks on CPU 0 too: that fork is not recorded. The kernel counts these events by program,
-and they start a repair as any other loss does. A program cannot prevent this: if it disables preemption it is preempted
-when it enables it again, and it is still running then.
+can be preempted; a program of `fentry` could before, with `preempt=full`, `preempt=lazy` or PREEMPT_RT. Fork on CPU 0,
+its program is preempted, the next process forks on CPU 0 too: that fork is not recorded. The kernel counts these events
+by program, and they start a repair as any other loss does. A program cannot prevent this: if it disables preemption it
+is preempted when it enables it again, and it is still running then.
 
 Programs on tracepoints of system calls can be preempted since v7.0, too. Until such a program continues, the kernel
 runs none of them on that CPU, and in a storm on v7.2, most changes were skipped.
