@@ -653,7 +653,8 @@ class Asker:
                 ) from None
             if error.errno == errno.ENOENT:
                 raise NotRunningError(
-                    f"{self._path} does not exist: the instance is not running, or is starting"
+                    f"{self._path} does not exist: the instance is not running, or is starting; "
+                    "`procline list` shows which run, and `procline wait` waits"
                 ) from None
             if error.errno == errno.ECONNREFUSED:  # a socket without a listener: its resolver is being replaced
                 return b"", "the resolver is gone and not replaced yet"

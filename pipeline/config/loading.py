@@ -170,7 +170,7 @@ def _read(file: Path) -> dict[str, typing.Any]:
         tree = None
     if tree is None or _depth(tree) > NESTING_MAX:
         raise ConfigError(
-            f"{file}: is nested too deeply: a setting is in a section, and is a number, a word or a list of words",
+            f"{file}: its values are nested too deeply; a setting is a number, a word or a list of words, in a section",
             key="config",
             value=str(file),
         )

@@ -293,7 +293,7 @@ CAPS_LAYOUT = Layout(
     "CAPS", "pl_caps", 16,
     """
     The strings of a CAPS record: capability checks since the process runs its image. The masks are complete each
-    time, so a lost record is made up for by the next.
+    time, so the next record also has what a lost one had.
     """,
     """
     caps_attempted  u8  mask  bit n: capability n was checked for the process

@@ -3,7 +3,7 @@
 #ifndef PROCLINE_COST_BPF_H
 #define PROCLINE_COST_BPF_H
 
-/* Threads that have ended but are not released yet, of which the sums are made at most. */
+/* At most this many threads are added up: those that have ended and that the kernel has not released yet. */
 #define PL_COST_THREADS 4096
 /* How often the sums are made again because a thread was released in between. */
 #ifdef PL_OLD

@@ -82,9 +82,8 @@ static __always_inline u64 pl_cgroups_v1(struct css_set *css_set)
 	return v1.every ? v1.every : PL_CGROUPS_V1_ROOTS;
 }
 
-/* Where the process's cgroups of version 1 are looked up only if they may be others than what is known of them: moves
- * are seen by cgroup_attach_task and stored in the cache, and a walk is about 400 ns on a host with all the controllers
- * there. */
+/* The process's cgroups of version 1. The cache has them, because cgroup_attach_task sees each move. They are looked up
+ * only if it does not: a walk takes about 400 ns on a host that has all controllers there. */
 static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *task, const struct pl_pid *entry)
 {
 	out->cgroups_v1 = entry ? entry->cgroups_v1 : 0;

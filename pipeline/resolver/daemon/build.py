@@ -279,7 +279,10 @@ def _journal(description: WorkerDescription) -> JournalWriter | None:
             keep_ns=int(stream.journal_keep_s * 1e9),
         )  # fmt: skip
     except OSError as error:
-        get_logger().warning(f"no journal: {error.strerror}; subscribers cannot read again what they miss")
+        get_logger().warning(
+            f"no journal: {error.strerror}; subscribers cannot read again what they miss. "
+            "Correct the cause, and start the instance again"
+        )
         return None
 
 
