@@ -86,7 +86,8 @@ class Inside:
 
     @staticmethod
     def _equal(after: dict[str, int], before: dict[str, int], made: Counter[str]) -> None:
-        assert {kind: after[kind] - before[kind] for kind in made} == made
+        seen = {kind: after[kind] - before[kind] for kind in made}
+        assert seen == made, (seen, made)  # pytest does not rewrite the assertions of this program
 
     def hold(self, *command: str) -> list[list[str]]:
         """Start a command and keep it until `release`; return the line that it writes."""
