@@ -15,7 +15,10 @@ except ImportError:
 
 try:
     from _sha2 import sha256  # type: ignore[import-not-found]
-except ImportError:  # before Python 3.12
-    from hashlib import sha256
+except ImportError:
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found] # before Python 3.12
+    except ImportError:
+        from hashlib import sha256
 
 __all__ = ["blake2b", "sha256"]
