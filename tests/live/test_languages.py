@@ -34,12 +34,15 @@ OTHER_SIZES = "[tables]\nmax_entries = 131072\n"
 LIMIT_S = 180
 #: Forks, a new parent, a new name, a new session, changed ids, and a name that is not UTF-8.
 WORK = """
-import ctypes, os
+import ctypes, os, time
 libc = ctypes.CDLL(None)
 for _ in range(5):
     if not (child := os.fork()):
+        parent = os.getpid()
         if os.fork():
             os._exit(3)
+        while os.getppid() == parent:
+            time.sleep(0.001)
         libc.prctl(15, b"caf\\xe9 \\xf0\\x9f\\x98\\x80", 0, 0, 0)
         os.setsid()
         os.setresuid(1, 2, 3)
