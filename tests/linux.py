@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.records.declared import KIND_NAMES
 
+IS_REAL_TIME = "PREEMPT_RT" in os.uname().version
 #: The kernel skips runs of a program while it is preempted on that CPU, and counts them (docs/sources.md#preemption).
 #: Since Linux 7.0 programs on tracepoints can be preempted.
 SKIPS_RUNS = int(os.uname().release.partition(".")[0]) >= 7
@@ -18,7 +19,7 @@ def _preempts_itself() -> bool:
         setting = Path("/sys/kernel/debug/sched/preempt").read_text()
     except OSError:
         setting = ""
-    return "PREEMPT_RT" in os.uname().version or "(full)" in setting or "(lazy)" in setting
+    return IS_REAL_TIME or "(full)" in setting or "(lazy)" in setting
 
 
 def _kinds_that_are_skipped() -> frozenset[str]:

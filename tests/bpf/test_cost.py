@@ -16,6 +16,7 @@ import pytest
 from pipeline.bpf.loader import Capture
 from pipeline.records import declared
 from tests.bpf.ring_reader import Reader
+from tests.linux import IS_REAL_TIME
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -25,7 +26,7 @@ END_NS = 100 * MS
 #: The same for each thread that ends with it.
 END_OF_A_THREAD_NS = 2 * MS
 #: What wait4() may lack of each thread that has ended: see docs/cost.md. Other kernels show no difference here.
-NOT_WAITED_NS = 2 * MS if "PREEMPT_RT" in os.uname().version else 0
+NOT_WAITED_NS = 2 * MS if IS_REAL_TIME else 0
 
 
 @dataclass
