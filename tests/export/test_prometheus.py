@@ -132,7 +132,6 @@ def test_prometheus_can_parse_each_query_of_the_dashboard(tmp_path: Path, promto
     assert done.returncode == 0 and f"{len(queries)} rules found" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.programs
 def test_each_alert_fires_for_its_cause_alone(promtool: str) -> None:
     done = subprocess.run([promtool, "test", "rules", MONITORING / "alerts_test.yml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -24,6 +24,7 @@ from pipeline.procfs.info import UNSET, ProcInfo, to_record
 from pipeline.procfs.proc_reader import ProcReader
 from pipeline.procfs.survey import survey
 from pipeline.records import declared, dtypes
+from tests.sampling import times
 from tests.waiting import until
 
 
@@ -452,7 +453,6 @@ def test_reused_pid_is_not_read_as_its_predecessor(reader: ProcReader, monkeypat
             heir_process.wait()
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_process_that_keeps_calling_exec_is_read_whole_or_marked(reader: ProcReader, tmp_path: Path) -> None:
     """Two scripts exec each other: name, arguments and environment of one read belong to the same script."""
@@ -462,7 +462,7 @@ def test_process_that_keeps_calling_exec_is_read_whole_or_marked(reader: ProcRea
         script.chmod(0o755)
     names = set()
     with running(str(tmp_path / "aaaa"), env={"MARK": "aaaa"}) as child:
-        for _ in range(2000):
+        for _ in range(times(2000, 300)):
             info = reader.read(child.pid, proc_reader.WANT_ALL)
             assert info is not None
             if info.is_torn or not info.envs:

@@ -99,10 +99,10 @@ def contend(results: multiprocessing.Queue) -> None:
             pass
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_claiming_and_removing_concurrently_never_makes_two_owners() -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     results = context.Queue()
     others = [context.Process(target=contend, args=(results,)) for _ in range(3)]
     for other in others:

@@ -69,7 +69,6 @@ def test_the_resolver_of_a_host_uses_them(directory: Path) -> None:
         assert table.find(path="no-such-program") == []
 
 
-@pytest.mark.programs
 def test_the_example_of_the_page_works(directory: Path) -> None:
     """Only public names, and those that the page lists exist."""
     page = (Path(__file__).parents[3] / "docs" / "python.md").read_text()

@@ -53,7 +53,6 @@ assert rows(5000) > 3000 and any(ends(99) for _ in range(2000)), "it goes on gro
 """
 
 
-@pytest.mark.programs
 def test_a_full_tmpfs_is_counted_and_logged_and_growth_resumes() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a file system")

@@ -31,6 +31,7 @@ from tests.procfs.roots import UNSHARED, needs_root, process_in
 from tests.procfs.strangers import stranger
 from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables, take
 from tests.resolver.upkeep.test_aside import threads
+from tests.sampling import times
 from tests.waiting import until
 
 KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS
@@ -526,14 +527,13 @@ with test_names.instance(directory / "run") as made, process_in(root) as tgid:
 """
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 @needs_root
 def test_memory_for_containers_with_large_files_is_bounded(tmp_path: Path) -> None:
     """Each such container cost the resolver 9 MB that it never freed, for up to 1,024 containers."""
     script = MEMORY_SCRIPT.replace("items(made)", "made.live._views")
     done = subprocess.run(
-        [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path), "200"],
+        [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path), str(times(200, 20))],
         capture_output=True, text=True, timeout=120, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[3])),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -81,7 +81,6 @@ def accesses(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str], 
     return {name: " ".join(each) for name, each in found.items()}
 
 
-@pytest.mark.programs
 @pytest.mark.parametrize("function", EXPECTED)
 def test_accesses_to_memory_have_their_barriers(function: str, accesses: dict[str, str]) -> None:
     assert re.fullmatch(EXPECTED[function], accesses[function]), accesses[function]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.errors import BusyError, NotRunningError, StaleError, TooOldError
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import Entry, ProcessTable
-from tests.sampling import examples
+from tests.sampling import examples, times
 from tests.shm.table_host import Host, make_writer
 
 LIVE_PIDS = range(1, 9)
@@ -91,16 +91,15 @@ def read_for(table: ProcessTable, seconds: float) -> Counter[str]:
     return seen
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_readers_right(shm_dir: Path) -> None:
-    """Killed at random moments, also between the stores of one change; then its successor continues, four times."""
+    """Killed at random moments, also between the stores of one change; then its successor continues, several times."""
     choice = random.Random(31)
     after_kills: Counter[str] = Counter()
     writer = start_writer(shm_dir, 0)
     try:
         with ProcessTable.attach(path=shm_dir) as table:
-            for seed in range(1, 5):
+            for seed in range(1, times(5, 2)):
                 seen = read_for(table, 0.1 + choice.random() / 20)
                 assert seen["found"] > 100 and seen["absent"] + seen["StaleError"] > 0
                 writer.kill()
@@ -113,7 +112,7 @@ def test_a_writer_that_is_killed_leaves_readers_right(shm_dir: Path) -> None:
         writer.kill()
         writer.communicate()
     # Without a writer, no look-up returns "absent"; known processes are still found.
-    assert after_kills["absent"] == 0 and after_kills["StaleError"] > 0 and after_kills["found"] > 100
+    assert after_kills["absent"] == 0 and after_kills["StaleError"] > 0 and after_kills["found"] > times(100, 10)
 
 
 def test_rows_that_are_added_later_are_seen(shm_dir: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import ProclineError
 from pipeline.shm.reader.table import ProcessTable
+from tests.sampling import quick_cases, times
 from tests.shm.handmade import Tables
 
 ROOT = Path(__file__).parents[3]
@@ -70,7 +71,7 @@ def change():
 with ProcessTable.attach(path=sys.argv[1]) as table:
     thread = threading.Thread(target=change)
     thread.start()
-    end = time.monotonic() + 1
+    end = time.monotonic() + float(sys.argv[2])
     while time.monotonic() < end:
         table.resolve_many(pids, fields=("ppid", "start_time_ns"))
         table.ancestor_pids_many(pids, 2)
@@ -80,8 +81,9 @@ print("done")
 """
 
 
-@pytest.mark.programs
-@pytest.mark.parametrize("read", ["resolve", "resolve_many", "fields", "ancestor_pids_many", "images", "children"])
+@pytest.mark.parametrize(
+    "read", quick_cases(["resolve", "resolve_many", "fields", "ancestor_pids_many", "images", "children"], 2)
+)
 def test_a_wrong_number_of_rows_leads_to_none_that_is_not_mapped(shm_dir: Path, read: str) -> None:
     tables = Tables(shm_dir)
     tables.row(10)
@@ -115,14 +117,18 @@ def test_a_wrong_number_of_bytes_leads_to_no_string_that_is_not_mapped(shm_dir: 
     assert reader.returncode == 0
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_another_thread_may_write_to_the_pids(shm_dir: Path) -> None:
     tables = Tables(shm_dir)
     for pid in range(1, 200):
         tables.row(pid)
     done = subprocess.run(
-        [sys.executable, "-c", CHANGING, shm_dir], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", CHANGING, shm_dir, str(times(100, 10) / 100)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 

@@ -15,7 +15,7 @@ from pipeline.errors import BusyError
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer.segments import SEGMENTS
-from tests.sampling import some, times
+from tests.sampling import quick_cases, some, times
 from tests.shm.handmade import Tables
 from tests.shm.table_host import Host, make_writer
 from tests.shm.writer.stepped import OPTIONS, SCENARIOS, trace_of
@@ -291,9 +291,11 @@ def test_answers_are_those_of_the_rows_at_any_time(shm_dir: Path, rows: int, see
                 assert ask(table, pids) == rows_answer(table, pids)
 
 
-@pytest.mark.programs
 @pytest.mark.parametrize(
-    "name", [name if name == "fork-evicts" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
+    "name",
+    quick_cases(
+        [name if name == "fork-evicts" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS], 1
+    ),
 )
 def test_a_kill_after_any_store_and_a_take_over(shm_dir: Path, name: str, kept: Path) -> None:
     """A reader with kept words sees the state before or after the operation, and that of the rows after a take-over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,10 @@ import pytest
 
 from pipeline.errors import BusyError, StaleError
 from pipeline.shm.reader.table import ProcessTable
+from tests.sampling import quick_cases, times
+
+#: How long readers read.
+SECONDS = str(times(30, 3) / 10)
 
 WRITER = """
 import random, select, sys, time
@@ -190,6 +195,7 @@ with ProcessTable.attach(path=sys.argv[1]) as table:
 print(reads, bad, absent, chains)
 """
 
+PROGRAMS = (READER, BATCHES, LISTS, WORDS)
 
 CHILDREN = """
 import sys, time
@@ -222,13 +228,12 @@ print(writer.evicted_total, flush=True)
 """
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_children_are_complete_without_a_retention(shm_dir: Path) -> None:
     """Nothing that has ended is retained, and the children execute programs all the time."""
     root, here = str(Path(__file__).parents[3]), str(Path(__file__).parent)
     writer = subprocess.Popen(
-        [sys.executable, "-c", CHILDREN, str(shm_dir), root, here, "3"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHILDREN, str(shm_dir), root, here, SECONDS], stdout=subprocess.PIPE, text=True
     )
     assert writer.stdout is not None
     assert writer.stdout.readline() == "ready\n"
@@ -244,17 +249,16 @@ def test_children_are_complete_without_a_retention(shm_dir: Path) -> None:
     assert calls > 100 and int(writer.stdout.read()) > 1000
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pids", "rows"),
     # The index is always read for a list, or only after a row was freed. The links of large tables are kept.
-    [(4096, 200), (65536, 200), (4096, 8192)],
+    quick_cases([(4096, 200), (65536, 200), (4096, 8192)], 1),
 )
 def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Path, pids: int, rows: int) -> None:
     """Each read is checked: the row against its checksum, its arguments against its name, and single words against
     what other reads found of the same process."""
-    root, here, seconds = str(Path(__file__).parents[3]), str(Path(__file__).parent), "3"
+    root, here = str(Path(__file__).parents[3]), str(Path(__file__).parent)
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(shm_dir), root, here, str(pids), str(rows)],
         stdin=subprocess.PIPE,
@@ -265,9 +269,9 @@ def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Pat
     assert writer.stdout.readline() == "ready\n"
     readers = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(shm_dir), root, seconds], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, str(shm_dir), root, SECONDS], stdout=subprocess.PIPE, text=True
         )
-        for program in (READER, BATCHES, LISTS, WORDS)
+        for program in random.sample(PROGRAMS, times(len(PROGRAMS), 2))
     ]
     results = []
     for reader in readers:

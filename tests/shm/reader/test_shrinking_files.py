@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.shm.layout import layout
+from tests.sampling import quick_cases
 from tests.shm.handmade import Tables
 
 ROOT = str(Path(__file__).parents[3])
@@ -91,8 +92,9 @@ def run(program: str, *arguments: str | Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-@pytest.mark.programs
-@pytest.mark.parametrize(("name", "look"), [(name, look) for name, looks in TOUCHES.items() for look in looks])
+@pytest.mark.parametrize(
+    ("name", "look"), quick_cases([(name, look) for name, looks in TOUCHES.items() for look in looks], 6)
+)
 def test_a_file_that_is_cut_short_is_an_error(tables: Tables, name: str, look: str) -> None:
     with run(LOOKS, tables.directory, look) as reader:
         assert reader.stdout is not None and reader.stdout.readline() == "ready\n", reader.stderr.read()
@@ -129,7 +131,6 @@ assert reader.resolve(9) is None and reader.resolve(7).path == "/bin/sh"
     assert output.splitlines() == ["a file", "/dev/s", "/dev/s"], output
 
 
-@pytest.mark.programs
 def test_threads_that_read_at_the_moment_get_an_error_each(tables: Tables) -> None:
     program = (
         HEAD

@@ -25,7 +25,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.writer import segments
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.segments import SEGMENTS
-from tests.sampling import examples, some
+from tests.sampling import examples, quick_cases, some, times
 from tests.shm import _inside
 from tests.shm.table_host import Host, Process, make_writer
 from tests.shm.writer.stepped import OPTIONS, SCENARIOS, Trace, put_state, trace_of
@@ -66,9 +66,10 @@ def is_one_of(found: Process | None, before: Process | None, after: Process | No
     return reused and found is None
 
 
-@pytest.mark.programs
 @pytest.mark.parametrize(
-    "name", [name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
+    "name",
+    # In a quick run the scenario that the tests of readers take too, so that one of them makes the states for both.
+    quick_cases([name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS], 1),
 )
 def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str, kept: Path) -> None:
     """Every state that a kill in an operation can leave: sound tables, and each process as before or after it."""
@@ -109,7 +110,6 @@ def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str, k
         assert torn_states
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_commit_killed_after_any_store_is_the_old_one_or_the_new_one(shm_dir: Path, kept: Path) -> None:
     try:
@@ -167,15 +167,14 @@ while True:
 """
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_writers_killed_one_after_the_other_in_a_storm(shm_dir: Path) -> None:
-    """15 writers, each taking over from the one before, each killed (-9) at a random moment."""
+    """Writers, each taking over from the one before, each killed (-9) at a random moment."""
     choice = random.Random(23)
     root = Path(__file__).parents[3]
     options = {"row_capacity": 300, "chunk_rows": 32, "args_bytes": 64 << 10, "retention_ns": 200}
     number = 0
-    for seed in range(15):
+    for seed in range(times(15, 3)):
         child = subprocess.Popen(
             [sys.executable, "-c", STORM, str(shm_dir), str(root), str(Path(__file__).parent), str(seed)],
             stdout=subprocess.PIPE,

@@ -224,7 +224,6 @@ def test_rewinds_bring_everything_once(script: list[tuple[str, int, int]]) -> No
     assert found == expected
 
 
-@pytest.mark.programs
 def test_process_replays_a_file_and_stays_until_it_is_stopped(tmp_path: Path) -> None:
     path = tmp_path / "recording"
     with RecordingWriter(path, boot_id=BOOT_ID) as writer:
@@ -251,7 +250,6 @@ def test_process_replays_a_file_and_stays_until_it_is_stopped(tmp_path: Path) ->
         stage.close()
 
 
-@pytest.mark.programs
 def test_process_names_a_file_that_is_no_recording(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(bytes(100))
     stage = Stage(

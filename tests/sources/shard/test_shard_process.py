@@ -22,6 +22,7 @@ from pipeline.records.capture_fds import CaptureFds
 from pipeline.sources.ring._ring import PAGE_BYTES
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from pipeline.sources.shard.process import map_cpu_states, open_rings
+from tests.sampling import times
 from tests.sources import storm_writer
 from tests.sources.hand_control import RINGS
 from tests.sources.hand_records import SPAN, record, records_in
@@ -82,7 +83,6 @@ def test_records_arrive_and_space_is_released(stage: Stage) -> None:
         until(lambda: writer.consumer_pos == frame.to_pos)
 
 
-@pytest.mark.programs
 def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) -> None:
     stage.start()
     assert stage.process is not None and stage.control is not None
@@ -101,7 +101,6 @@ def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) 
     assert stage.log.read_text() == ""
 
 
-@pytest.mark.programs
 def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
     stage.start()
     with RingWriter(stage.description.fds.rings[0]) as writer:
@@ -117,7 +116,6 @@ def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
     assert line["role"] == "shard-0" and line["level"] == "warning"
 
 
-@pytest.mark.programs
 def test_orphaned_shard_ends_by_itself(stage: Stage) -> None:
     """The parent is killed; the shard also ends if the parent was gone before the shard could notice.
 
@@ -207,7 +205,6 @@ def test_start_by_hand_ends_with_one_clear_line(arguments: list[str], reason: st
     assert done.returncode == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.programs
 def test_description_of_another_version_is_named(stage: Stage) -> None:
     fd = os.memfd_create("spec")
     os.write(fd, b'{"role": "shard-0"}')
@@ -274,16 +271,15 @@ def _check_whole(frame: Frame) -> None:
     assert (np.frombuffer(frame.blob, np.uint64) == np.repeat(fill, words)).all()
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, request: pytest.FixtureRequest) -> None:
     """A producer for each ring writes without a pause while the shard and the receiver are killed.
 
-    The shard is killed 12 times at random moments, the receiver 4 times with its pending frames. Every record arrives
-    once, in order, whole; every kill finds records on their way.
+    The shard is killed 12 times at random moments, the receiver 4 times with its pending frames (once each in a quick
+    run). Every record arrives once, in order, whole; every kill finds records on their way.
     """
-    count = 30_000
+    count, kill_count, restart_count = times(30_000, 4000), times(12, 1), times(4, 1)
     chance = random.Random(11)
     stage.start()
     writers = [
@@ -295,8 +291,8 @@ def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, r
     for writer in writers:
         request.addfinalizer(writer.kill)  # they wait for room without a limit
     ledger = Ledger(stage)
-    kills = sorted(chance.randrange(1000, 2 * count - 1000) for _ in range(12))
-    restarts = sorted(chance.randrange(1000, 2 * count - 1000) for _ in range(4))
+    kills = sorted(chance.randrange(1000, 2 * count - 1000) for _ in range(kill_count))
+    restarts = sorted(chance.randrange(1000, 2 * count - 1000) for _ in range(restart_count))
     killed_under_way = 0
     deadline = time.monotonic() + 90
     while ledger.total() < 2 * count:
@@ -322,5 +318,5 @@ def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, r
     for end in ends.values():
         end.close()
     assert stage.end(TERM) == 0
-    assert killed_under_way == 12 and not kills and not restarts
+    assert killed_under_way == kill_count and not kills and not restarts
     assert stage.log.read_text() == ""
