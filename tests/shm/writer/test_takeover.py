@@ -68,8 +68,7 @@ def is_one_of(found: Process | None, before: Process | None, after: Process | No
 
 @pytest.mark.parametrize(
     "name",
-    # In a quick run the scenario that the tests of readers take too, so that one of them makes the states for both.
-    quick_cases([name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS], 1),
+    quick_cases([name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS], 4),
 )
 def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str, kept: Path) -> None:
     """Every state that a kill in an operation can leave: sound tables, and each process as before or after it."""
@@ -174,7 +173,7 @@ def test_writers_killed_one_after_the_other_in_a_storm(shm_dir: Path) -> None:
     root = Path(__file__).parents[3]
     options = {"row_capacity": 300, "chunk_rows": 32, "args_bytes": 64 << 10, "retention_ns": 200}
     number = 0
-    for seed in range(times(15, 3)):
+    for seed in range(times(15, 2)):
         child = subprocess.Popen(
             [sys.executable, "-c", STORM, str(shm_dir), str(root), str(Path(__file__).parent), str(seed)],
             stdout=subprocess.PIPE,
