@@ -20,6 +20,7 @@ from pipeline.shm.reader.table import ProcessTable
 from pipeline.sources.recording.file import RecordingWriter
 from tests.resolver.story import BOOT_ID, Story, message_of
 from tests.resolver.story import Event as Record
+from tests.sampling import quick_cases
 
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 SECOND = 10**9
@@ -151,23 +152,24 @@ def test_nothing_is_left_of_a_killed_program(recording: Path, number: int) -> No
 # -- files that cannot be opened -----------------------------------------------------------------------------------
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_a_file_that_is_no_recording_is_named(tmp_path: Path, recording: Path) -> None:
-    (tmp_path / "text").write_text("not a recording, but a text that is long enough for a header\n" * 9)
-    (tmp_path / "nothing").touch()
+    text, nothing, version, missing = (tmp_path / name for name in ("text", "nothing", "version", "missing"))
+    text.write_text("not a recording, but a text that is long enough for a header\n" * 9)
+    nothing.touch()
     empty = write(tmp_path / "empty")
-    for file, reason in [(tmp_path / "text", "not a recording"), (tmp_path / "nothing", "too short"), (empty, "empty")]:
-        with pytest.raises(FrameError, match=f"{file}: .*{reason}"):
-            ProcessTable.open(file)
-    for file in (tmp_path / "missing", tmp_path):
-        with pytest.raises(ConfigError, match=f"cannot read the recording {file}"):
-            ProcessTable.open(file)
     other = bytearray(recording.read_bytes())
     other[8] = 99
-    (tmp_path / "version").write_bytes(other)
-    with pytest.raises(FrameError, match="it has version 99"):
-        ProcessTable.open(tmp_path / "version")
+    version.write_bytes(other)
+    cases = [
+        (text, FrameError, f"{text}: .*not a recording"), (nothing, FrameError, f"{nothing}: .*too short"),
+        (empty, FrameError, f"{empty}: .*empty"), (version, FrameError, "it has version 99"),
+        (missing, ConfigError, f"cannot read the recording {missing}"),
+        (tmp_path, ConfigError, f"cannot read the recording {tmp_path}"),
+    ]  # fmt: skip
+    for file, error, said in quick_cases(cases, 2):
+        with pytest.raises(error, match=said):
+            ProcessTable.open(file)
     for wrong in (5, None, True, b"x"):
         with pytest.raises(TypeError):
             ProcessTable.open(wrong)  # type: ignore[arg-type]

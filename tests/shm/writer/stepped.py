@@ -41,7 +41,7 @@ STEPS_MAX = 2_000_000
 #: Exit code of a program that its parent may not trace.
 NOT_TRACED = 77
 #: For all states that `noted` finds.
-ROOM_BYTES = 256 << 20
+ROOM_BYTES = 64 << 20
 OPTIONS = {"row_capacity": 16, "chunk_rows": 4, "pid_capacity": 64, "names_bytes": 8192, "args_bytes": 8192,
            "envs_bytes": 4096, "retention_ns": 10, "chain_max": 4}  # fmt: skip
 
