@@ -21,6 +21,8 @@ from tests.sampling import examples, times
 from tests.shm.table_host import Host, make_writer
 
 LIVE_PIDS = range(1, 9)
+#: The last one never lives, so at least one of them is absent at any time.
+ALL_PIDS = range(1, 31)
 
 WRITER = """
 import random, sys, time
@@ -71,7 +73,7 @@ def read_for(table: ProcessTable, seconds: float) -> Counter[str]:
     seen: Counter[str] = Counter()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for pid in range(1, 30):
+        for pid in ALL_PIDS:
             try:
                 entry = table.resolve(pid)
                 if entry is None:

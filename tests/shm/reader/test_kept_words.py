@@ -294,7 +294,7 @@ def test_answers_are_those_of_the_rows_at_any_time(shm_dir: Path, rows: int, see
 @pytest.mark.parametrize(
     "name",
     quick_cases(
-        [name if name == "fork-evicts" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS], 4
+        [name if name == "fork-evicts" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS], 3
     ),
 )
 def test_a_kill_after_any_store_and_a_take_over(shm_dir: Path, name: str, kept: Path) -> None:

@@ -40,7 +40,7 @@ writer.heartbeat(now)
 writer.set_state(layout.STATE_READY)
 print("ready", flush=True)
 end = time.monotonic() + 60
-while time.monotonic() < end and not select.select([sys.stdin], [], [], 0)[0]:
+while time.monotonic() < end and not (writer.evicted_total > 1000 and select.select([sys.stdin], [], [], 0)[0]):
     for _ in range(50):
         pid = choice.randrange(1, 40)
         name = b"c%d" % choice.randrange(1000)
@@ -71,7 +71,9 @@ with ProcessTable.attach(path=sys.argv[1]) as table:
     import time
     begin = time.monotonic()
     # A busy host can keep a reader from its processor for the whole time.
-    while time.monotonic() < begin + float(sys.argv[3]) or reads < 2000 and time.monotonic() < begin + 40:
+    while time.monotonic() < begin + float(sys.argv[3]) or (
+        (reads < 2000 or strings < 200) and time.monotonic() < begin + 40
+    ):
         for pid in range(1, 40):
             try:
                 entry = table.resolve(pid)
@@ -102,7 +104,9 @@ with ProcessTable.attach(path=sys.argv[1]) as table:
     import numpy
     begin = time.monotonic()
     # A busy host can keep a reader from its processor for the whole time.
-    while time.monotonic() < begin + float(sys.argv[3]) or reads < 2000 and time.monotonic() < begin + 40:
+    while time.monotonic() < begin + float(sys.argv[3]) or (
+        (reads < 2000 or strings < 200) and time.monotonic() < begin + 40
+    ):
         try:
             batch = table.batch(["pid", "comm", "argv", "euid"])
             columns = table.columns(["pid", "comm", "argv"], pids=numpy.arange(1, 40))
@@ -134,7 +138,9 @@ with ProcessTable.attach(path=sys.argv[1]) as table:
     import time
     begin = time.monotonic()
     # A busy host can keep a reader from its processor for the whole time.
-    while time.monotonic() < begin + float(sys.argv[3]) or reads < 2000 and time.monotonic() < begin + 40:
+    while time.monotonic() < begin + float(sys.argv[3]) or (
+        (reads < 2000 or exited < 200) and time.monotonic() < begin + 40
+    ):
         try:
             lists = [
                 [(entry.pid, entry.start_time_ns, entry.exit_time_ns) for entry in table.walk()],
@@ -171,7 +177,9 @@ with ProcessTable.attach(path=sys.argv[1]) as table:
     pids = numpy.tile(numpy.arange(1, 40, dtype=numpy.uint32), 8)
     begin = time.monotonic()
     # A busy host can keep a reader from its processor for the whole time.
-    while time.monotonic() < begin + float(sys.argv[3]) or reads < 2000 and time.monotonic() < begin + 40:
+    while time.monotonic() < begin + float(sys.argv[3]) or (
+        (reads < 2000 or chains < 200) and time.monotonic() < begin + 40
+    ):
         try:
             found = table.resolve_many(pids, fields=("ppid", "start_boot_ns", "exec_time_ns"))
             few = table.resolve_many(pids, fields=("ppid", "start_boot_ns"))  # which the reader keeps
@@ -215,7 +223,7 @@ writer.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 writer.set_state(layout.STATE_READY)
 print("ready", flush=True)
 number, end = 0, time.monotonic() + float(sys.argv[4])
-while time.monotonic() < end:
+while time.monotonic() < end or number < 3000:  # a busy host can keep it from its processor
     for number in range(number, number + 20):
         pid = 2 + number % 8
         host.exec(pid, b"x", b"\\4\\0\\0\\0%03d\\0" % (number % 1000))
@@ -246,7 +254,7 @@ def test_children_are_complete_without_a_retention(shm_dir: Path) -> None:
                 continue
             assert found[:8] == list(range(2, 10)) and len(set(found)) == len(found)
             calls += 1
-    assert calls > 100 and int(writer.stdout.read()) > 1000
+    assert calls > times(100, 10) and int(writer.stdout.read()) > 1000
 
 
 @pytest.mark.slow

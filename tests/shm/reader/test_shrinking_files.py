@@ -93,7 +93,7 @@ def run(program: str, *arguments: str | Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "look"), quick_cases([(name, look) for name, looks in TOUCHES.items() for look in looks], 6)
+    ("name", "look"), quick_cases([(name, look) for name, looks in TOUCHES.items() for look in looks], 4)
 )
 def test_a_file_that_is_cut_short_is_an_error(tables: Tables, name: str, look: str) -> None:
     with run(LOOKS, tables.directory, look) as reader:

@@ -68,7 +68,7 @@ def is_one_of(found: Process | None, before: Process | None, after: Process | No
 
 @pytest.mark.parametrize(
     "name",
-    quick_cases([name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS], 4),
+    quick_cases([name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS], 3),
 )
 def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str, kept: Path) -> None:
     """Every state that a kill in an operation can leave: sound tables, and each process as before or after it."""

@@ -279,7 +279,7 @@ def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, r
     The shard is killed 12 times at random moments, the receiver 4 times with its pending frames (once each in a quick
     run). Every record arrives once, in order, whole; every kill finds records on their way.
     """
-    count, kill_count, restart_count = times(30_000, 4000), times(12, 1), times(4, 1)
+    count, kill_count, restart_count = times(30_000, 2000), times(12, 1), times(4, 1)
     chance = random.Random(11)
     stage.start()
     writers = [
