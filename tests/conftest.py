@@ -112,15 +112,6 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory for what one worker of this test run makes for all."""
-    own = tmp_path_factory.getbasetemp()
-    directory = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kept"
-    directory.mkdir(exist_ok=True)
-    return directory
-
-
-@pytest.fixture(scope="session")
 def live_kernel() -> None:
     """Required by every test that loads eBPF into the running kernel (marker `live`)."""
     from pipeline.bpf import host, libbpf

@@ -6,23 +6,11 @@
  * read; between, it answers with kept words. Each answer must be a version of P, whole, and not older than the last.
  *
  * The ring is longer than the changes that the model makes. A reader that misses some forgets everything.
- *
- * Each mutation removes one part (LACKS=NAME in the environment of pan), as in row_protocol.pml.
  */
 
 #ifndef VERSIONS
 #define VERSIONS 3
 #endif
-
-#define PARTS(each) each(NO_LAST_LOAD) each(NO_ACQUIRE_FENCE) each(NOTE_FIRST) each(NOTE_LAST) each(NO_BEGIN_FENCE) \
-	each(NO_COUNT_RELEASE) each(NO_FREE_NOTE) each(NO_TAKEOVER_NOTE)
-#define VARIABLE(part) static char part;
-#define CHOOSE(part) part = lacks && !strcmp(lacks, #part);
-#define LACKS(part) c_expr { part }
-c_decl {
-	PARTS(VARIABLE)
-	__attribute__((constructor)) static void choose(void) { const char *lacks = getenv("LACKS"); PARTS(CHOOSE) }
-};
 
 #define P 1
 #define Q 2
@@ -50,60 +38,66 @@ bool finished;
 
 inline store(p, v, r)
 {
-	store_if(1, p, v, r)
+	atomic { pending < BUFFER -> place[pending] = p; value[pending] = v; release[pending] = r; pending++ }
 }
 
-/* One step, with which a store enters the buffer if `on` is 1. */
-inline store_if(on, p, v, r)
+inline fence()
 {
-	d_step { pending + on <= BUFFER -> if :: on -> append(p, v, r) :: else fi }
+	pending == 0
 }
 
-inline append(p, v, r)
-{
-	place[pending] = p; value[pending] = v; release[pending] = r; pending++
-}
-
-inline append_note(r)
-{
-	append(RING(count), r, 0);
-	count++;
-	append(COUNT, count, !no_count_release)
-}
-
-/* Open a row that is published, or was: pl_row_begin, then pl_row_note if `noted` is 1. */
-inline begin(r, noted)
+/* Open a row that is published, or was: pl_row_begin, then pl_row_note. */
+inline begin(r)
 {
 	assert(count < CHANGES);
+#ifdef NOTE_FIRST
+	note(r);
+#endif
 	seq[r] = seq[r] | 1;
-	d_step {
-		pending + (note_first -> 3 : 1) <= BUFFER ->
-		if :: note_first -> append_note(r) :: else fi;
-		append(SEQ(r), seq[r], 0)
-	}
-	pending == 0 || no_begin_fence;
-	store_if(noted, RING(count), r, 0);
-	count = count + noted;
-	store_if(noted, COUNT, count, !no_count_release)
+	store(SEQ(r), seq[r], 0);
+#ifndef NO_BEGIN_FENCE
+	fence();
+#endif
+#ifndef NOTE_FIRST
+#ifndef NOTE_LAST
+	note(r)
+#endif
+#endif
 }
 
-/* Give an open row to `who`, and end it; if `noted` is 1, it is noted only then. */
-inline fill(r, who, noted)
+inline note(r)
+{
+	store(RING(count), r, 0);
+	count++;
+#ifdef NO_COUNT_RELEASE
+	store(COUNT, count, 0)
+#else
+	store(COUNT, count, 1)
+#endif
+}
+
+/* Give an open row to `who`, and end it. */
+inline fill(r, who)
 {
 	d_step { version++; own[version] = who };
 	store(ONE(r), version, 0);
 	store(TWO(r), version, 0);
 	seq[r] = seq[r] + 1;
-	d_step {
-		pending + (noted -> 3 : 1) <= BUFFER ->
-		append(SEQ(r), seq[r], 1);
-		if :: noted -> append_note(r) :: else fi
-	}
+	store(SEQ(r), seq[r], 1)
 }
 
 inline free_row(r)
 {
-	begin(r, note_freed);
+#ifdef NO_FREE_NOTE
+	seq[r] = seq[r] | 1;
+	store(SEQ(r), seq[r], 0);
+	fence();
+#else
+	begin(r);
+#ifdef NOTE_LAST
+	note(r);
+#endif
+#endif
 	owner[r] = 0
 }
 
@@ -113,15 +107,18 @@ inline work()
 	:: version < VERSIONS && (owner[1] == 0 || owner[2] == 0) ->
 		/* P is forked, or execs. */
 		d_step { row = (owner[1] == 0 -> 1 : 2); owner[row] = P }
-		fill(row, P, 0);
+		fill(row, P);
 		store(INDEX, row, 1);
 		if
 		:: head != 0 -> atomic { other = head; head = row; row = other }; free_row(row)
 		:: else -> head = row
 		fi
 	:: version < VERSIONS && head != 0 ->
-		begin(head, note_changed);
-		fill(head, P, note_last)
+		begin(head);
+		fill(head, P);
+#ifdef NOTE_LAST
+		note(head)
+#endif
 	:: head != 0 ->
 		store(INDEX, 0, 1);
 		row = head;
@@ -129,7 +126,7 @@ inline work()
 		free_row(row)
 	:: version < VERSIONS && (owner[1] == 0 || owner[2] == 0) ->
 		d_step { row = (owner[1] == 0 -> 1 : 2); owner[row] = Q }
-		fill(row, Q, 0)
+		fill(row, Q)
 	:: owner[1] == Q || owner[2] == Q ->
 		row = (owner[1] == Q -> 1 : 2);
 		free_row(row)
@@ -153,8 +150,13 @@ inline take_over()
 	}
 	do
 	:: row <= 2 && row == head && seq[row] % 2 == 1 ->
-		begin(row, note_taken_over);
-		fill(row, P, note_last);
+#ifndef NO_TAKEOVER_NOTE
+		begin(row);
+#endif
+		fill(row, P);
+#ifdef NOTE_LAST
+		note(row);
+#endif
 		row++
 	:: row <= 2 && row == head && seq[row] % 2 == 0 -> row++
 	:: row <= 2 && row != head -> free_row(row); row++
@@ -166,18 +168,8 @@ active proctype Writer()
 {
 	byte seq[3], owner[3];
 	byte version, head, row, other, count;
-	bit no_begin_fence, no_count_release, note_first, note_last, note_changed, note_freed, note_taken_over;
 
-	d_step {
-		no_begin_fence = LACKS(NO_BEGIN_FENCE);
-		no_count_release = LACKS(NO_COUNT_RELEASE);
-		note_first = LACKS(NOTE_FIRST);
-		note_last = LACKS(NOTE_LAST);
-		note_changed = !note_first && !note_last;
-		note_freed = !note_first && !LACKS(NO_FREE_NOTE);
-		note_taken_over = note_changed && !LACKS(NO_TAKEOVER_NOTE);
-		seq[1] = 1; seq[2] = 1; mem[SEQ(1)] = 1; mem[SEQ(2)] = 1
-	}
+	d_step { seq[1] = 1; seq[2] = 1; mem[SEQ(1)] = 1; mem[SEQ(2)] = 1 }
 	{ work() } unless { killed };
 	if
 	:: killed -> take_over(); work()
@@ -267,16 +259,21 @@ end:	do
 		:: position < now -> kept[mem[RING(position)]] = 0; position++
 		:: else -> break
 		od;
-		if
-		:: !LACKS(NO_ACQUIRE_FENCE) -> row = mem[INDEX]
-		:: LACKS(NO_ACQUIRE_FENCE) -> failed = mem[COUNT] != position; row = mem[INDEX]
-		fi;
+#ifdef NO_ACQUIRE_FENCE
+		/* The last load is before the load of the index. */
+		failed = mem[COUNT] != position;
+#endif
+		row = mem[INDEX];
 		if
 		:: row == 0
 		:: row != 0 && own[kept[row]] == P -> one = kept[row]
 		:: row != 0 && own[kept[row]] != P -> read_row(); kept[row] = one
 		fi;
-		failed = (LACKS(NO_ACQUIRE_FENCE) || LACKS(NO_LAST_LOAD) -> failed : mem[COUNT] != position);
+#ifndef NO_ACQUIRE_FENCE
+#ifndef NO_LAST_LOAD
+		failed = mem[COUNT] != position;
+#endif
+#endif
 		answer()
 	:: /* A look-up of one pid, or of a group whose kept words are not valid. */
 		row = mem[INDEX];

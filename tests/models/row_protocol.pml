@@ -1,8 +1,7 @@
 /* The row protocol: one writer, a reader, the index, two rows and three strings, under weak memory.
  *
  * docs/row-protocol.md has the proved properties. Run: spin -a row_protocol.pml && gcc -O2 -o pan pan.c && ./pan
- * Each mutation (LACKS=NAME in the environment of pan) removes one part of the protocol; the test expects each of them to
- * fail.
+ * Each mutation (-D NAME for spin) removes one part of the protocol; the test expects each of them to fail.
  *
  * Memory. The writer's stores go into a buffer and come out in any order, except: stores to one place keep their
  * order; a release store comes out after all earlier stores; a fence waits until the buffer is empty
@@ -21,17 +20,6 @@
 #ifndef VERSIONS
 #define VERSIONS 4
 #endif
-
-/* The parts of the protocol that can be removed. Those that the writer asks about are variables of its own. */
-#define PARTS(each) each(NO_RECHECK) each(NO_ACQUIRE_FENCE) each(NO_BEGIN_FENCE) each(NO_END_RELEASE) \
-	each(MISMATCH_IS_ABSENT) each(EARLY_REUSE) each(NO_INDEX_RECHECK)
-#define VARIABLE(part) static char part;
-#define CHOOSE(part) part = lacks && !strcmp(lacks, #part);
-#define LACKS(part) c_expr { part }
-c_decl {
-	PARTS(VARIABLE)
-	__attribute__((constructor)) static void choose(void) { const char *lacks = getenv("LACKS"); PARTS(CHOOSE) }
-};
 
 #define P 1
 #define Q 2
@@ -77,13 +65,19 @@ inline row_begin(r)
 {
 	seq[r] = seq[r] | 1;
 	store(SEQ(r), seq[r], 0);
-	pending == 0 || no_begin_fence
+#ifndef NO_BEGIN_FENCE
+	fence()
+#endif
 }
 
 inline row_end(r)
 {
 	seq[r] = (seq[r] | 1) + 1;
-	store(SEQ(r), seq[r], !no_end_release)
+#ifdef NO_END_RELEASE
+	store(SEQ(r), seq[r], 0)
+#else
+	store(SEQ(r), seq[r], 1)
+#endif
 }
 
 /* Fill in the open row r for the image `owner`, with a new string. */
@@ -109,17 +103,16 @@ inline fill(r, owner)
 
 inline free_row(r)
 {
-	seq[r] = seq[r] | 1;
-	atomic {
-		/* With early_reuse, the string is freed before the row is opened, and its bytes are reused at once. */
-		pending + early_reuse < BUFFER ->
-		place[pending] = TEXT(text_of[r]); value[pending] = 0; pending = pending + early_reuse;
-		place[pending] = SEQ(r); value[pending] = seq[r]; release[pending] = 0; pending++
-	}
-	pending == 0 || no_begin_fence;
+#ifdef EARLY_REUSE
+	/* The string is freed before the row is opened, and its bytes are reused at once. */
+	store(TEXT(text_of[r]), 0, 0);
+#endif
+	row_begin(r);
 	gen[r]++;
 	store(GEN(r), gen[r], 0);
-	pending == 0 || no_begin_fence;
+#ifndef NO_BEGIN_FENCE
+	fence();
+#endif
 	d_step { if :: text_of[r] != 0 -> user[text_of[r]] = 0; text_of[r] = 0 :: else fi; owner[r] = 0 }
 }
 
@@ -198,12 +191,8 @@ active proctype Writer()
 {
 	byte seq[3], gen[3], owner[4], text_of[3], user[4];
 	byte version, head, row, cell;
-	bit no_begin_fence, no_end_release, early_reuse;
 
 	d_step {
-		no_begin_fence = LACKS(NO_BEGIN_FENCE);
-		no_end_release = LACKS(NO_END_RELEASE);
-		early_reuse = LACKS(EARLY_REUSE);
 		row = 1;
 		do
 		:: row <= 2 -> seq[row] = 1; gen[row] = 1; mem[SEQ(row)] = 1; mem[GEN(row)] = 1; row++
@@ -300,7 +289,11 @@ end:	do
 			if :: s1 % 2 == 1 -> break :: else fi;  /* busy: reported to the caller, which may retry */
 			/* The copy: words in any order; the string's bytes after the reference. Without the fence
 			 * the second load of the sequence word is one more of them. */
-			left = (LACKS(NO_ACQUIRE_FENCE) -> ALL_WORDS | WORD_SEQ : ALL_WORDS);
+#ifdef NO_ACQUIRE_FENCE
+			left = ALL_WORDS | WORD_SEQ;
+#else
+			left = ALL_WORDS;
+#endif
 			do
 			:: left & WORD_GEN -> generation = mem[GEN(row)]; left = left & ~WORD_GEN
 			:: left & WORD_DATA -> data = mem[DATA(row)]; left = left & ~WORD_DATA
@@ -309,17 +302,24 @@ end:	do
 			:: left & WORD_SEQ -> s2 = mem[SEQ(row)]; left = left & ~WORD_SEQ
 			:: left == 0 -> break
 			od;
-			s2 = (LACKS(NO_ACQUIRE_FENCE) -> s2 : mem[SEQ(row)]);
-			if :: s1 != s2 && !LACKS(NO_RECHECK) -> break :: else fi;
+#ifndef NO_ACQUIRE_FENCE
+			s2 = mem[SEQ(row)];
+#endif
+#ifndef NO_RECHECK
+			if :: s1 != s2 -> break :: else fi;
+#endif
 			if
-			/* The row was reused for another process after the index load. */
-			:: own[data] != P && !LACKS(MISMATCH_IS_ABSENT) -> break
-			:: own[data] != P && LACKS(MISMATCH_IS_ABSENT) ->
+			:: own[data] != P ->
+				/* The row was reused for another process after the index load. */
+#ifdef MISMATCH_IS_ABSENT
 				assert(!(was_live && live && in_life == life));
+#endif
 				break
 			:: else
 			fi;
-			if :: mem[INDEX] != row && !LACKS(NO_INDEX_RECHECK) -> break :: else fi;
+#ifndef NO_INDEX_RECHECK
+			if :: mem[INDEX] != row -> break :: else fi;
+#endif
 			/* Accepted: the copy is whole, of its generation, has its own string, and is not older than the last. */
 			assert(text == data);
 			assert(generation == gen_of[data]);

@@ -1,7 +1,7 @@
 """A change of credentials that an applier stores step by step, so that a test sees every state that a kill can leave.
 
 As a script, with the name of a case and a directory, it prepares tables, writes the change's record to a file, and
-applies it; that is for machines where this process cannot note the states itself. See `tests/shm/writer/stepped.py`.
+applies it; see `tests/shm/writer/stepped.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.records.declared import KIND_CRED
 from tests.resolver.applier_world import World
 from tests.resolver.story import Event, sampled
-from tests.shm.writer import _stores, stepped
+from tests.shm.writer import stepped
 
 #: Small, because each state is a copy of all files.
 OPTIONS = {
@@ -63,24 +63,15 @@ def stepping(case: str, directory: Path) -> Iterator[tuple[Event, Iterator[dict[
     Raises:
         PermissionError: this process may not trace its child.
     """
-    if _stores.SUPPORTED:
-        world, event = prepared(case, directory)
-        with world.tables:
-            yield event, iter(stepped.noted(lambda: event.apply(world.applier), directory / "table"))
-        return
     with stepped.traced([sys.executable, "-m", __name__, case, str(directory)]) as pid:
         event = pickle.loads((directory / "event").read_bytes())
         yield event, stepped.states(pid, directory / "table")
 
 
-def prepared(case: str, directory: Path) -> tuple[World, Event]:
+def main(case: str, directory: Path) -> None:
     world = World(directory / "table", **OPTIONS)
     world.init()
-    return world, CASES[case](world)
-
-
-def main(case: str, directory: Path) -> None:
-    world, event = prepared(case, directory)
+    event = CASES[case](world)
     (directory / "event").write_bytes(pickle.dumps(event))
     stepped.be_stepped(lambda: event.apply(world.applier))
 

@@ -1,12 +1,10 @@
 """A writer that is stopped after each of its instructions, and the contents of its files each time.
 
-`states_of` prepares a table, does one operation and collects every distinct content of the files on the way. A
-successor of a killed writer finds only the files, and a kill falls between two instructions: so these are all the
-states that a kill -9 within the operation can leave.
+Run as a script, it prepares a table, stops itself, does one operation and stops again; `states_of` traces it and
+collects every distinct content of the files on the way. A successor of a killed writer finds only the files, and a
+kill falls between two instructions: so these are all the states that a kill -9 within the operation can leave.
 
-`noted` collects them after each store, in this process. Where `_stores.SUPPORTED` is false, a program does the
-operation and is traced: this module as a script, or one with another operation. It calls `be_stepped`, and its test
-`traced` and `states`.
+Scripts with other operations use `be_stepped`, and their tests `traced` and `states`.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +31,12 @@ if __name__ == "__main__":
 
 from pipeline.shm.writer.segments import SEGMENTS
 from tests.shm.table_host import Host, Process, make_writer
-from tests.shm.writer import _stores
 
 PTRACE_TRACEME, PTRACE_SINGLESTEP, PTRACE_SETOPTIONS = 0, 9, 0x4200
 PTRACE_O_EXITKILL = 0x100000
 STEPS_MAX = 2_000_000
 #: Exit code of a program that its parent may not trace.
 NOT_TRACED = 77
-#: For all states that `noted` finds.
-ROOM_BYTES = 64 << 20
 OPTIONS = {"row_capacity": 16, "chunk_rows": 4, "pid_capacity": 64, "names_bytes": 8192, "args_bytes": 8192,
            "envs_bytes": 4096, "retention_ns": 10, "chain_max": 4}  # fmt: skip
 
@@ -173,27 +168,9 @@ def states_of(name: str, directory: Path) -> Trace:
     Raises:
         PermissionError: this process may not trace its child.
     """
-    if _stores.SUPPORTED:
-        host, before, after = prepared(name, directory)
-        with host.writer:
-            return Trace(before, after, noted(lambda: SCENARIOS[name][1](host), directory / "table"))
     with traced([sys.executable, __file__, name, str(directory)]) as pid:
         before, after = pickle.loads((directory / "models").read_bytes())
         return Trace(before, after, list(states(pid, directory / "table")))
-
-
-def noted(operation: Callable[[], object], table: Path) -> list[dict[str, bytes]]:
-    """Do an operation of a writer of this process; return every distinct content of its files, as `states` does."""
-    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
-    places = {Path(line[5]).name: line[0].split("-") for line in maps if line[5:] and Path(line[5]).parent == table}
-    assert set(places) == set(SEGMENTS)
-    with ExitStack() as stack:
-        mappings = []
-        for name, (begin, end) in places.items():
-            file = stack.enter_context((table / name).open("rb"))
-            mappings.append((int(begin, 16), int(end, 16) - int(begin, 16), file.fileno()))
-        found = _stores.states_of(operation, mappings, ROOM_BYTES)
-    return [dict(zip(places, state, strict=True)) for state in found]
 
 
 @contextmanager
@@ -231,13 +208,11 @@ def be_stepped(operation: Callable[[], object]) -> None:
 
 
 def trace_of(name: str, directory: Path, kept: Path) -> Trace:
-    """Return `states_of(name, directory)`, which one worker of a test run makes for all if a program has to be traced.
+    """Return `states_of(name, directory)`, which one worker of a test run makes for all: most of the time is the steps.
 
     Args:
         kept: a directory of the test run.
     """
-    if _stores.SUPPORTED:
-        return states_of(name, directory)
     file = kept / f"{name}.trace"
     with (kept / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -293,11 +268,10 @@ def _mapped(table: Path) -> dict[str, np.memmap]:
     return {name: np.memmap(table / name, np.uint8, "r") for name in SEGMENTS}
 
 
-def prepared(name: str, directory: Path) -> tuple[Host, dict[int, Process], dict[int, Process]]:
-    """Return a host on which only the operation of a scenario is left to do, and the models before it and after it."""
+def main(name: str, directory: Path) -> None:
     prepare, operation, met = SCENARIOS[name]
     models = []
-    # Once for the models, which are the same each time, once for the states.
+    # Once for the models, which are the same each time, once for the tracer.
     for table in ("model", "table"):
         host = Host(make_writer(directory / table, **OPTIONS))
         prepare(host)
@@ -307,15 +281,8 @@ def prepared(name: str, directory: Path) -> tuple[Host, dict[int, Process], dict
             operation(host)
             assert met(host), "the scenario is not what its name says"
             models.append(host.processes)
-            host.writer.close()
-    before, after = models
-    return host, before, after
-
-
-def main(name: str, directory: Path) -> None:
-    host, *models = prepared(name, directory)
     (directory / "models").write_bytes(pickle.dumps(tuple(models)))
-    be_stepped(lambda: SCENARIOS[name][1](host))
+    be_stepped(lambda: operation(host))
 
 
 def _fields(process: Process) -> dict[str, object]:
