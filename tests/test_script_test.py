@@ -12,7 +12,7 @@ from tests import sampling
 
 ROOT = Path(__file__).parent.parent
 SHARED = "level= -n auto --dist worksteal -m not alone and not vm"
-QUICK = "level=quick -n auto --dist worksteal -m not live and not alone and not vm and not programs"
+QUICK = "level=quick -n auto --dist worksteal -p tests.plugins.few_programs -m not live and not alone and not vm"
 ALONE = "level= -n 0 -m alone and not vm"
 
 
@@ -46,7 +46,7 @@ def run(checkout: Path, *arguments: str, code: int = 0) -> tuple[int, list[str]]
         (["--alone", "-x"], [f"{ALONE} -x"]),
         (["--again", "--sampled", "--shared"], [SHARED.replace("=", "=sampled")]),
         (["--deep"], [SHARED.replace("=", "=deep"), ALONE.replace("=", "=deep")]),
-        (["--quick"], [f"{QUICK} --ignore tests/docs"]),
+        (["--quick"], [QUICK]),
         (["--quick", "-x"], [f"{QUICK} -x"]),
     ],
 )
