@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.sampling import chosen, is_quick
+
 BENCH = Path(__file__).parents[1] / "bench"
 #: Required texts in the first column of each bench. The benches of the first table need a daemon.
 LIVE: dict[str, set[object]] = {
@@ -79,6 +81,24 @@ REPLAYED: dict[str, set[object]] = {
 }
 
 
+#: A `matplotlib.pyplot` that draws nothing: to import the real one takes longer than a bench.
+PLOTS = """
+class Nothing:
+    def __getattr__(self, name):
+        return lambda *arguments, **options: None
+
+class Figure(Nothing):
+    def savefig(self, path, metadata):
+        path.write_text("<svg></svg>")
+
+def subplots(figsize):
+    return Figure(), Nothing()
+
+def close(figure):
+    pass
+"""
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=240)
 
@@ -108,15 +128,19 @@ def test_a_live_bench_runs(name: str, live_kernel: None) -> None:
     report_of(name, LIVE[name])
 
 
-@pytest.mark.programs
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in REPLAYED if name != "readers_hammer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *chosen(name for name in REPLAYED if name not in {"readers_hammer", "fleet"}),
+        pytest.param("fleet", marks=pytest.mark.programs),  # a server
+    ],
+)
 def test_a_bench_that_replays_runs(name: str) -> None:
     report = report_of(name, REPLAYED[name])
     assert bool(report["curves"]) == name.startswith("growth_")
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_hammered_rows_are_whole_and_live_pids_are_there() -> None:
     """Four readers against the real apply, on tables with checksums. On a busy machine few reads overlap a write."""
@@ -142,31 +166,46 @@ def test_every_bench_documents_question_method_command_reading_and_limits(name: 
         assert part in doc, f"no part {part.strip()!r}"
 
 
-@pytest.mark.programs
+@pytest.fixture
+def plots(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a quick run, PLOTS instead of matplotlib."""
+    if is_quick():
+        package = tmp_path_factory.mktemp("modules") / "matplotlib"
+        package.mkdir()
+        (package / "__init__.py").write_text("def use(backend): pass\n")
+        (package / "pyplot.py").write_text(PLOTS)
+        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+
+
 @pytest.mark.slow
-def test_one_report_of_several_benches_is_written(tmp_path: Path) -> None:
-    done = run(str(BENCH / "_all.py"), "growth_args", "growth_rings", "--output", str(tmp_path), "--", "--small")
+def test_one_report_of_several_benches_is_written(plots: None, tmp_path: Path) -> None:
+    """In a quick run, of one bench."""
+    curves = dict(chosen((("growth_args", "argv-against-size-of-arguments"), ("growth_rings", "event-against-rings"))))
+    done = run(str(BENCH / "_all.py"), *curves, "--output", str(tmp_path), "--", "--small")
     assert done.returncode == 0, done.stdout + done.stderr
     whole = json.loads((tmp_path / "report.json").read_text())
-    assert [report["bench"] for report in whole["reports"]] == ["growth_args", "growth_rings"]
+    assert [report["bench"] for report in whole["reports"]] == [*curves]
     text = (tmp_path / "report.md").read_text()
     assert "| question | figure | measured | target | |" in text
-    for curve in ("event-against-rings", "argv-against-size-of-arguments"):
+    for curve in curves.values():
         assert f"({curve}.svg)" in text
         assert (tmp_path / f"{curve}.svg").read_text().rstrip().endswith("</svg>")
 
 
-@pytest.mark.programs
 @pytest.mark.slow
-def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(tmp_path: Path) -> None:
-    done = run(str(BENCH / "_all.py"), "memory", "growth_args", "--output", str(tmp_path), "--", "--no-live", "--small")
+def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(plots: None, tmp_path: Path) -> None:
+    """One of them rejects the option of the other one."""
+    passes, fails, *options = (
+        ("growth_args", "growth_rings", "--processes", "10") if is_quick() else ("memory", "growth_args", "--no-live")
+    )
+    done = run(str(BENCH / "_all.py"), passes, fails, "--output", str(tmp_path), "--", *options, "--small")
     assert done.returncode == 1
     failed, passed = sorted(
         json.loads((tmp_path / "report.json").read_text())["reports"], key=lambda each: "rows" in each
     )
-    assert failed["bench"] == "growth_args" and passed["bench"] == "memory"
-    assert any("--no-live" in line for line in failed["said"])
-    assert "**growth_args failed**" in (tmp_path / "report.md").read_text()
+    assert failed["bench"] == fails and passed["bench"] == passes
+    assert any(options[0] in line for line in failed["said"])
+    assert f"**{fails} failed**" in (tmp_path / "report.md").read_text()
 
 
 def test_a_missed_target_is_shown_with_the_cost_of_the_machine_alone() -> None:
