@@ -26,8 +26,9 @@ import pytest
 
 from pipeline.cli import completion
 from tests.docs.blocks import run_by
+from tests.sampling import chosen, is_quick
 
-pytestmark = [pytest.mark.programs, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
 #: Each press starts Python; on a busy machine that takes seconds.
@@ -39,6 +40,8 @@ SHELLS = {
     "zsh": (["zsh", "-f", "-i"], "unsetopt beep; autoload -Uz compinit && compinit -u -D && . {script}"),
     "fish": (["fish", "--no-config", "-i"], "source {script}"),
 }
+#: In a quick run, one that is here.
+TESTED = chosen(shell for shell in SHELLS if not is_quick() or shutil.which(shell))
 #: The lines of docs/screens.md for the file of a shell, and what shows that the shell then completes.
 READ = {
     "bash": ["bash", "--norc", "--noprofile", "-c", "{line}\ncomplete -p procline"],
@@ -122,7 +125,7 @@ class Terminal:
         os.close(self._fd)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", TESTED)
 def test_the_documented_line_of_a_shell(shell: str, tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
     if shutil.which(shell) is None:
         missing(f"no {shell} (Debian package {shell})")
@@ -139,7 +142,7 @@ def test_the_documented_line_of_a_shell(shell: str, tmp_path: Path, missing: Cal
     assert re.search("procline|resolve", done.stdout), done.stdout
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(params=TESTED)
 def terminal(request: pytest.FixtureRequest, tmp_path: Path, missing: Callable[[str], NoReturn]) -> Iterator[Terminal]:
     if shutil.which(request.param) is None:
         missing(f"no {request.param} (Debian package {request.param})")
