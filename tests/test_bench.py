@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.sampling import chosen, is_quick
+from tests.sampling import chosen, is_quick, times
 
 BENCH = Path(__file__).parents[1] / "bench"
 #: Required texts in the first column of each bench. The benches of the first table need a daemon.
@@ -103,9 +103,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=240)
 
 
-def report_of(name: str, expected: set[object]) -> dict[str, Any]:
+def report_of(name: str, expected: set[object], *options: str) -> dict[str, Any]:
     """Run a bench with small sizes, and check what all reports have in common."""
-    done = run(str(BENCH / f"{name}.py"), "--small", "--json")
+    done = run(str(BENCH / f"{name}.py"), "--small", "--json", *options)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     assert report["bench"] == name
@@ -145,10 +145,11 @@ def test_a_bench_that_replays_runs(name: str) -> None:
 def test_hammered_rows_are_whole_and_live_pids_are_there() -> None:
     """Four readers against the real apply, on tables with checksums. On a busy machine few reads overlap a write."""
     overlapped = runs = 0
-    while overlapped <= 100:
-        torn = report_of("readers_hammer", REPLAYED["readers_hammer"])["rows"][0]
+    reads = times(400_000, 100_000)
+    while overlapped <= times(100, 20):
+        torn = report_of("readers_hammer", REPLAYED["readers_hammer"], "--reads", str(reads))["rows"][0]
         assert torn["torn"] == torn["absent"] == torn["wrong"] == 0
-        assert torn["reads"] >= 400_000 and torn["overlapped"] > 0 and torn["rows evicted"] > 0
+        assert torn["reads"] >= reads and torn["overlapped"] > 0 and torn["rows evicted"] > 0
         overlapped += torn["overlapped"]
         runs += 1
         assert runs < 10, f"{overlapped} reads overlapped a write in {runs} runs"

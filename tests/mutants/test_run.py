@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from tests.mutants import run as runs
 from tests.mutants.mutants import Mutant, mutants
 from tests.mutants.results import Key, Result, kept
 from tests.mutants.run import Copy, Place, attempt, main, places
-from tests.sampling import chosen
+from tests.sampling import chosen, is_quick
 
 MODULE = "pipeline/resolver/api/flushing.py"
 #: A test that only the copy has.
@@ -146,10 +147,22 @@ def broken(after: str) -> Place:
     return Place(MODULE, replace(first, after=after))
 
 
+def copy_little(directory: Path) -> None:
+    """Copy MODULE, and what runs tests."""
+    for name in ("tests/__init__.py", "tests/sampling.py", "tests/plugins", "tests/mutants", MODULE):
+        source, target = runs.ROOT / name, directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    (directory / "tests/conftest.py").write_text("from tests import sampling\n\nsampling.load_profile()\n")
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
-    """A copy with a few tests of its own."""
-    copy = Copy(tmp_path_factory.mktemp("copy"))
+    """A copy with a few tests of its own; in a quick run, of a little."""
+    with pytest.MonkeyPatch.context() as patch:
+        if is_quick():
+            patch.setattr(runs, "copy_checkout", copy_little)
+        copy = Copy(tmp_path_factory.mktemp("copy"))
     (copy.root / TEST).parent.mkdir()
     (copy.root / TEST).with_name("__init__.py").touch()
     (copy.root / TEST).write_text(EXAMPLE)
