@@ -81,8 +81,12 @@ REPLAYED: dict[str, set[object]] = {
 }
 
 
-#: A `matplotlib.pyplot` that draws nothing: to import the real one takes longer than a bench.
+#: A `matplotlib` that draws nothing: to import the real one takes longer than a bench.
 PLOTS = """
+import sys
+
+pyplot = sys.modules[__name__]
+
 class Nothing:
     def __getattr__(self, name):
         return lambda *arguments, **options: None
@@ -90,6 +94,9 @@ class Nothing:
 class Figure(Nothing):
     def savefig(self, path, metadata):
         path.write_text("<svg></svg>")
+
+def use(backend):
+    pass
 
 def subplots(figsize):
     return Figure(), Nothing()
@@ -171,11 +178,9 @@ def test_every_bench_documents_question_method_command_reading_and_limits(name: 
 def plots(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a quick run, PLOTS instead of matplotlib."""
     if is_quick():
-        package = tmp_path_factory.mktemp("modules") / "matplotlib"
-        package.mkdir()
-        (package / "__init__.py").write_text("def use(backend): pass\n")
-        (package / "pyplot.py").write_text(PLOTS)
-        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+        modules = tmp_path_factory.mktemp("modules")
+        (modules / "matplotlib").with_suffix(".py").write_text(PLOTS)
+        monkeypatch.setenv("PYTHONPATH", str(modules))
 
 
 @pytest.mark.slow
