@@ -48,6 +48,11 @@ READ = {
     "zsh": ["zsh", "-f", "-c", "autoload -Uz compinit && compinit -u -D\n{line}\necho $_comps[procline]"],
     "fish": ["fish", "-c", "{line}\nfish -c 'complete --do-complete \"procline resol\"'"],
 }
+#: What is typed before a press, and the arguments that `procline` then gets.
+COMPLETED = {
+    "resol": "resolve", "stat --js": "stat --json", "subscribe proc.rep": "subscribe proc.reparent",
+    "completion f": "completion fish",
+}  # fmt: skip
 #: A `procline` that completes as usual. It records the arguments of any other call.
 WRAPPER = """#!/bin/sh
 [ -n "${{_PROCLINE_COMPLETE:-}}" ] && exec {python} -m pipeline.cli.main "$@"
@@ -152,8 +157,6 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path, missing: Callable[[
 
 
 def test_a_press_completes_commands_options_and_topics(terminal: Terminal) -> None:
-    assert terminal.called("procline resol\t") == "resolve"
-    assert terminal.called("procline stat --js\t") == "stat --json"
-    assert terminal.called("procline subscribe proc.rep\t") == "subscribe proc.reparent"
-    assert terminal.called("procline completion f\t") == "completion fish"
+    for keys, arguments in chosen(COMPLETED.items(), 2):
+        assert terminal.called(f"procline {keys}\t") == arguments
     terminal.shown("procline subscribe proc.ex\t\t", "proc.exec", "proc.exit")
