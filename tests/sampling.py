@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -44,9 +44,27 @@ def some(cases: Sequence[_T], least: int) -> Sequence[_T]:
     return [cases[number] for number in sorted(chosen)]
 
 
+def is_quick() -> bool:
+    """Return whether this is a quick run, for a test that then asks its question in a cheaper way."""
+    return os.environ.get(VARIABLE) == "quick"
+
+
 def times(count: int, quick: int) -> int:
     """Return how often to do what no example chooses: `count` times, or `quick` times in a quick run."""
-    return quick if os.environ.get(VARIABLE) == "quick" else count
+    return quick if is_quick() else count
+
+
+def chosen(cases: Iterable[_T], quick: int = 1) -> list[_T]:
+    """Return all cases, or in a quick run as many as `quick` names: random ones, in their order.
+
+    Also for parameters of a test: all workers of a run of pytest-xdist, which compares the tests that they collect,
+    choose the same ones.
+    """
+    every = list(cases)
+    if not is_quick() or quick >= len(every):
+        return every
+    numbers = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).sample(range(len(every)), quick)
+    return [every[number] for number in sorted(numbers)]
 
 
 def load_profile() -> None:

@@ -74,3 +74,22 @@ def test_an_unknown_level_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(sampling.VARIABLE, "fast")
     with pytest.raises(ValueError, match="'fast' is unknown; set it to one of quick, sampled, deep"):
         sampling.examples(1)
+
+
+@pytest.mark.parametrize(("level", "count"), [("quick", 2), ("sampled", 9), ("", 9), ("deep", 9)])
+def test_a_quick_run_chooses_some_cases(monkeypatch: pytest.MonkeyPatch, level: str, count: int) -> None:
+    monkeypatch.setenv(sampling.VARIABLE, level)
+    cases = sampling.chosen(iter(range(9)), 2)
+    assert cases == sorted({*cases}) and len(cases) == count
+
+
+def test_the_workers_of_a_run_choose_the_same_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest-xdist refuses to run tests of which a worker has others."""
+    monkeypatch.setenv(sampling.VARIABLE, "quick")
+
+    def choice(run: str) -> tuple[int, ...]:
+        monkeypatch.setenv("PYTEST_XDIST_TESTRUNUID", run)
+        return tuple(sampling.chosen(range(1000)))
+
+    assert choice("one") == choice("one")
+    assert len({choice(str(number)) for number in range(9)}) > 1
