@@ -11,6 +11,8 @@ _T = TypeVar("_T")
 
 #: Set by script/test: one of these levels. Examples are random, so that many runs of CI try as many as one deep search.
 VARIABLE = "PROCLINE_TEST_LEVEL"
+#: Set by script/test: what chooses the cases of a quick run.
+SEED = "PROCLINE_TEST_SEED"
 FACTORS = {"quick": 0.05, "sampled": 0.25, "": 1.0, "deep": 20.0}
 #: Fewer than this would not reach the second branch of most properties.
 EXAMPLES_MIN = 5
@@ -55,16 +57,19 @@ def times(count: int, quick: int) -> int:
 
 
 def chosen(cases: Iterable[_T], quick: int = 1) -> list[_T]:
-    """Return all cases, or in a quick run as many as `quick` names: random ones, in their order.
+    """Return all cases, or in a quick run as many as `quick` names: those that SEED chooses, in their order.
 
-    Also for parameters of a test: all workers of a run of pytest-xdist, which compares the tests that they collect,
-    choose the same ones.
+    Also for parameters of a test: workers of pytest-xdist have to collect the same tests.
     """
     every = list(cases)
-    if not is_quick() or quick >= len(every):
-        return every
-    numbers = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).sample(range(len(every)), quick)
-    return [every[number] for number in sorted(numbers)]
+    return by_seed(every, quick) if is_quick() and quick < len(every) else every
+
+
+def by_seed(cases: Sequence[_T], count: int) -> list[_T]:
+    """Return that many of the cases, in their order. Without SEED, the run of pytest-xdist chooses, or chance."""
+    seed = os.environ.get(SEED) or os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    numbers = random.Random(seed).sample(range(len(cases)), count)
+    return [cases[number] for number in sorted(numbers)]
 
 
 def load_profile() -> None:

@@ -83,12 +83,14 @@ def test_a_quick_run_chooses_some_cases(monkeypatch: pytest.MonkeyPatch, level: 
     assert cases == sorted({*cases}) and len(cases) == count
 
 
-def test_the_workers_of_a_run_choose_the_same_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", [sampling.SEED, "PYTEST_XDIST_TESTRUNUID"])
+def test_the_workers_of_a_run_choose_the_same_cases(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """pytest-xdist refuses to run tests of which a worker has others."""
     monkeypatch.setenv(sampling.VARIABLE, "quick")
+    monkeypatch.delenv(sampling.SEED, raising=False)
 
-    def choice(run: str) -> tuple[int, ...]:
-        monkeypatch.setenv("PYTEST_XDIST_TESTRUNUID", run)
+    def choice(seed: str) -> tuple[int, ...]:
+        monkeypatch.setenv(variable, seed)
         return tuple(sampling.chosen(range(1000)))
 
     assert choice("one") == choice("one")

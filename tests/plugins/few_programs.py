@@ -1,25 +1,22 @@
 """Take only some of the tests marked `programs`, and others in each run. Loaded by `script/test --quick`.
 
-PROCLINE_TEST_SEED chooses them, so that all workers of a run choose the same, and a run can be repeated.
+PROCLINE_TEST_SEED chooses them, so a run can be repeated.
 """
 
 from __future__ import annotations
 
 import os
-import random
 
 import pytest
 
-from tests.sampling import examples
-
-VARIABLE = "PROCLINE_TEST_SEED"
+from tests.sampling import SEED, by_seed, examples
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Choose among those that other options have selected; at least one of them is taken."""
     programs = [item for item in items if item.get_closest_marker("programs")]
-    chosen = random.Random(os.environ[VARIABLE]).sample(programs, examples(len(programs)))
+    chosen = by_seed(programs, examples(len(programs)))
     config.hook.pytest_deselected(items=[item for item in programs if item not in chosen])
     others = [item for item in items if item not in set(programs)]
     # Some of them take half a minute, mostly waiting. Each worker begins with an equal part of the list.
@@ -30,5 +27,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_header() -> str:
-    """Say how the same tests are chosen again."""
-    return f"a part of the tests marked programs, chosen by {VARIABLE}={os.environ[VARIABLE]}"
+    """Say how the same tests and cases are chosen again."""
+    return f"some of the tests and cases that are expensive, chosen by {SEED}={os.environ[SEED]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.few_programs import VARIABLE
+from tests.sampling import SEED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ def run(tmp_path: Path):
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *plugins, "-v", *arguments],
             cwd=tmp_path,
-            env={"PYTHONPATH": str(ROOT), "PROCLINE_TEST_LEVEL": "quick", VARIABLE: seed},
+            env={"PYTHONPATH": str(ROOT), "PROCLINE_TEST_LEVEL": "quick", SEED: seed},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         return sorted(set(re.findall(r"test_program\[\d+\]", done.stdout))), done.stdout
