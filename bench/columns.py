@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             if importlib.util.find_spec(module) is None:
                 report.notes.append(f"{form} is missing: install {module}")
                 del forms[form]
-        for run in range(options.runs + 1):
+        for run in common.laps(options):
             times = {
                 "columns": used_ms(lambda: arrays(table)),
                 "to_dict of each": used_ms(lambda: [entry.to_dict(NAMES) for entry in table.walk()]),

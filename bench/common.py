@@ -120,6 +120,11 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None, small: Mapp
     return options
 
 
+def laps(options: argparse.Namespace) -> range:
+    """Return the numbers of the runs. Number 0 is a warm-up, which does not count; with --small there is none."""
+    return range(1 if options.small else 0, options.runs + 1)
+
+
 def settle(options: argparse.Namespace, seconds: float) -> None:
     """Let a daemon become quiet before it is measured; with --small a tenth of that time is enough."""
     time.sleep(seconds / 10 if options.small else seconds)

@@ -83,7 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, load in cases.items():
         messages = load.messages(options.rings)
         for case, ipc, encode in (("memory", False, False), ("ipc", True, False), ("memory, subscribers", False, True)):
-            runs = [measure(load, messages, options.rings, ipc=ipc, encode=encode) for _ in range(options.runs + 1)][1:]
+            laps = [measure(load, messages, options.rings, ipc=ipc, encode=encode) for _ in common.laps(options)]
+            runs = laps[-options.runs :]
             rates = [rate / 1e6 for rate, _ in runs]
             steps = [statistics.median(step) / load.count * 1e9 for step in zip(*(s for _, s in runs), strict=True)]
             report.rows.append({
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
                 "spread": common.spread(rates),
             } | {f"{step} ns": ns for step, ns in zip(replay.STEPS, steps, strict=True)})  # fmt: skip
             if ipc:
-                raw = [thrown_away(load, messages) / 1e6 for _ in range(options.runs + 1)][1:]
+                raw = [thrown_away(load, messages) / 1e6 for _ in common.laps(options)][-options.runs :]
                 report.rows.append({
                     "load": name, "from": "ipc, thrown away", "M events/s": statistics.median(raw), "best": max(raw),
                     "spread": common.spread(raw),

@@ -23,7 +23,6 @@ What it does not show
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import shutil
 import statistics
@@ -87,9 +86,8 @@ class Side:
         )  # fmt: skip
         #: Clocks of the CPU time of ZeroMQ's threads.
         self.clocks = [_clock_of(tid) for tid in _threads() - threads]
-        context = multiprocessing.get_context("spawn")
-        self.stop = context.Value("i", 0, lock=False)
-        self.child = context.Process(target=drain, args=(socket, core, self.stop))
+        self.stop = common.PROCESSES.Value("i", 0, lock=False)
+        self.child = common.PROCESSES.Process(target=drain, args=(socket, core, self.stop))
         self.child.start()
         while not self.load.encoder.topics_mask:
             assert self.child.is_alive()

@@ -26,7 +26,6 @@ What it does not show
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import shutil
 import statistics
@@ -169,7 +168,7 @@ def measure_encoder(directory: Path, options: argparse.Namespace) -> list[dict[s
     for case, mask in (("nobody", 0), ("encode", 7)):
         load.encoder.topics_mask = mask
         rates, cpus, size = [], [], 0
-        for run in range(options.runs + 1):
+        for run in common.laps(options):
             events = size = 0
             begin, cpu = time.perf_counter(), time.process_time()
             while events < options.events:
@@ -225,20 +224,19 @@ class _Counter:
 def measure_socket(case: str, directory: Path, core: int, options: argparse.Namespace) -> dict[str, Any]:
     """Measure a case with a subscriber, which runs on `core`."""
     common.pin(0)
-    context = multiprocessing.get_context("spawn")
     rates, cpus, lost, size = [], [], 0, 1.0
     load = Load(directory, options.step, options.depth, options.file, is_mixed=case == MIXED)
-    for run in range(options.runs + 1):
+    for run in common.laps(options):
         load.encoder.topics_mask = 0
-        progress = context.Value("q", 0, lock=False)
-        receiving, sending = context.Pipe(duplex=False)
+        progress = common.PROCESSES.Value("q", 0, lock=False)
+        receiving, sending = common.PROCESSES.Pipe(duplex=False)
         socket = directory / f"stream-{run}.ipc"
         with Bus() as bus:
             publisher = Publisher(
                 load.encoder, bus, socket, boot=BOOT, boot_unix_ns=BOOT_UNIX_NS, epoch=1, send_hwm=4096
             )
             arguments = (socket, core, case, options.events, progress, sending)
-            child = context.Process(target=subscriber_main, args=arguments)
+            child = common.PROCESSES.Process(target=subscriber_main, args=arguments)
             child.start()
             while not load.encoder.topics_mask:
                 publisher.do_work(time.monotonic_ns())

@@ -7,7 +7,6 @@ done, commit, evict. It does not involve the kernel.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ from multiprocessing import synchronize
 from pathlib import Path
 from typing import Self
 
-import common  # noqa: F401  (finds the package)
+import common
 import numpy as np
 from loads import BOOT, PARENTS, PID_NS, Load, Messages, Processes
 
@@ -196,12 +195,11 @@ def through_ipc(messages: Messages, core: int) -> Iterator[Iterator[memoryview]]
         socket = context.socket(zmq.PULL)
         socket.set_hwm(PULL_HWM_FRAMES)
         socket.bind(address)
-        # A forked sender would share this process's memory. Each page that the receiver then writes for the first time
-        # would be copied and removed from the TLB of the other core, which took up to half of the CPU time of a run.
-        # The processes of a daemon share no memory.
-        apart = multiprocessing.get_context("spawn")
-        is_there, may_begin, is_done = apart.Event(), apart.Event(), apart.Event()
-        sender = apart.Process(target=_push, args=(address, messages, core, is_there, may_begin, is_done))
+        # A sender that is forked from this process would share its memory. Each page that the receiver then writes for
+        # the first time would be copied and removed from the TLB of the other core, which took up to half of the CPU
+        # time of a run. The processes of a daemon share no memory.
+        is_there, may_begin, is_done = (common.PROCESSES.Event() for _ in range(3))
+        sender = common.PROCESSES.Process(target=_push, args=(address, messages, core, is_there, may_begin, is_done))
         sender.start()
         is_there.wait()
 

@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     with filled(options.live, options.exited) as resolver:
         directory = Path(resolver.directory)
         environment = os.environ | {"PROCLINE_RUNTIME_DIR": str(directory.parent), "PYTHONPATH": str(common.ROOT)}
-        for run in range(options.runs + 1):
+        for run in common.laps(options):
             for case, arguments in cases(directory.name).items():
                 times = timed(arguments, environment)
                 if run:  # the first run fills the page cache

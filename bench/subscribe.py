@@ -24,7 +24,6 @@ What it does not show
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import shutil
 import statistics
@@ -108,18 +107,17 @@ class Run(NamedTuple):
 
 def run_case(case: str, load: publish.Load, socket: Path, core: int, options: argparse.Namespace) -> Run:
     """Publish to one subscriber, which runs on `core`, or to nobody."""
-    context = multiprocessing.get_context("spawn")
     load.encoder.topics_mask = 0
     for number in range(FILTERS_MAX):
         load.encoder.filters.set(number)  # that of the last run
-    progress, is_over = context.Value("q", 0, lock=False), context.Value("b", 0, lock=False)
-    receiving, sending = context.Pipe(duplex=False)
+    progress, is_over = common.PROCESSES.Value("q", 0, lock=False), common.PROCESSES.Value("b", 0, lock=False)
+    receiving, sending = common.PROCESSES.Pipe(duplex=False)
     inner = socket.with_suffix(".inner")
     with Bus() as bus, Relay(socket, inner, mode=0o600):
         publisher = Publisher(
             load.encoder, bus, inner, boot=publish.BOOT, boot_unix_ns=publish.BOOT_UNIX_NS, epoch=1, send_hwm=4096
         )
-        child = context.Process(target=subscriber_main, args=(socket, core, case, progress, is_over, sending))
+        child = common.PROCESSES.Process(target=subscriber_main, args=(socket, core, case, progress, is_over, sending))
         if case != "nobody":
             child.start()
             while not load.encoder.subscribed_mask:
@@ -160,7 +158,7 @@ def measure(directory: Path, core: int, options: argparse.Namespace) -> list[dic
     common.pin(0)
     load = make_load(directory)
     runs: dict[str, list[Run]] = {case: [] for case in CASES}
-    for number in range(options.runs + 1):
+    for number in common.laps(options):
         for case in CASES:
             run = run_case(case, load, directory / f"stream-{case}-{number}.ipc", core, options)
             if number:

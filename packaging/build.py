@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown kind: {', '.join(sorted(unknown))}")
     kinds = set(options.kinds or KINDS)
     try:
-        found = [probe(name) for name in options.python] if options.python else supported()
         maintainer = deb.maintainer_of(options.maintainer)
+        found = [probe(name) for name in options.python] if options.python else supported()
         build(kinds, options.output.absolute(), found, maintainer, options.version)
     except PackageError as error:
         print(f"package: {error}", file=sys.stderr)

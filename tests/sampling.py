@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 _T = TypeVar("_T")
 
 #: Set by script/test: one of these levels. Examples are random, so that many runs of CI try as many as one deep search.
 VARIABLE = "PROCLINE_TEST_LEVEL"
+#: Set by script/test: what chooses the cases of a quick run.
+SEED = "PROCLINE_TEST_SEED"
 FACTORS = {"quick": 0.05, "sampled": 0.25, "": 1.0, "deep": 20.0}
 #: Fewer than this would not reach the second branch of most properties.
 EXAMPLES_MIN = 5
@@ -44,9 +46,30 @@ def some(cases: Sequence[_T], least: int) -> Sequence[_T]:
     return [cases[number] for number in sorted(chosen)]
 
 
+def is_quick() -> bool:
+    """Return whether this is a quick run, for a test that then asks its question in a cheaper way."""
+    return os.environ.get(VARIABLE) == "quick"
+
+
 def times(count: int, quick: int) -> int:
     """Return how often to do what no example chooses: `count` times, or `quick` times in a quick run."""
-    return quick if os.environ.get(VARIABLE) == "quick" else count
+    return quick if is_quick() else count
+
+
+def chosen(cases: Iterable[_T], quick: int = 1) -> list[_T]:
+    """Return all cases, or in a quick run as many as `quick` names: those that SEED chooses, in their order.
+
+    Also for parameters of a test: workers of pytest-xdist have to collect the same tests.
+    """
+    every = list(cases)
+    return by_seed(every, quick) if is_quick() and quick < len(every) else every
+
+
+def by_seed(cases: Sequence[_T], count: int) -> list[_T]:
+    """Return that many of the cases, in their order. Without SEED, the run of pytest-xdist chooses, or chance."""
+    seed = os.environ.get(SEED) or os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    numbers = random.Random(seed).sample(range(len(cases)), count)
+    return [cases[number] for number in sorted(numbers)]
 
 
 def is_quick() -> bool:

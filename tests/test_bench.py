@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.sampling import chosen, is_quick, times
+
 BENCH = Path(__file__).parents[1] / "bench"
 #: Required texts in the first column of each bench. The benches of the first table need a daemon.
 LIVE: dict[str, set[object]] = {
@@ -79,13 +81,38 @@ REPLAYED: dict[str, set[object]] = {
 }
 
 
+#: A `matplotlib` that draws nothing: to import the real one takes longer than a bench.
+PLOTS = """
+import sys
+
+pyplot = sys.modules[__name__]
+
+class Nothing:
+    def __getattr__(self, name):
+        return lambda *arguments, **options: None
+
+class Figure(Nothing):
+    def savefig(self, path, metadata):
+        path.write_text("<svg></svg>")
+
+def use(backend):
+    pass
+
+def subplots(figsize):
+    return Figure(), Nothing()
+
+def close(figure):
+    pass
+"""
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=240)
 
 
-def report_of(name: str, expected: set[object]) -> dict[str, Any]:
+def report_of(name: str, expected: set[object], *options: str) -> dict[str, Any]:
     """Run a bench with small sizes, and check what all reports have in common."""
-    done = run(str(BENCH / f"{name}.py"), "--small", "--json")
+    done = run(str(BENCH / f"{name}.py"), "--small", "--json", *options)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     assert report["bench"] == name
@@ -108,23 +135,28 @@ def test_a_live_bench_runs(name: str, live_kernel: None) -> None:
     report_of(name, LIVE[name])
 
 
-@pytest.mark.programs
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in REPLAYED if name != "readers_hammer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *chosen(name for name in REPLAYED if name not in {"readers_hammer", "fleet"}),
+        pytest.param("fleet", marks=pytest.mark.programs),  # a server
+    ],
+)
 def test_a_bench_that_replays_runs(name: str) -> None:
     report = report_of(name, REPLAYED[name])
     assert bool(report["curves"]) == name.startswith("growth_")
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_hammered_rows_are_whole_and_live_pids_are_there() -> None:
     """Four readers against the real apply, on tables with checksums. On a busy machine few reads overlap a write."""
     overlapped = runs = 0
-    while overlapped <= 100:
-        torn = report_of("readers_hammer", REPLAYED["readers_hammer"])["rows"][0]
+    reads = times(400_000, 100_000)
+    while overlapped <= times(100, 20):
+        torn = report_of("readers_hammer", REPLAYED["readers_hammer"], "--reads", str(reads))["rows"][0]
         assert torn["torn"] == torn["absent"] == torn["wrong"] == 0
-        assert torn["reads"] >= 400_000 and torn["overlapped"] > 0 and torn["rows evicted"] > 0
+        assert torn["reads"] >= reads and torn["overlapped"] > 0 and torn["rows evicted"] > 0
         overlapped += torn["overlapped"]
         runs += 1
         assert runs < 10, f"{overlapped} reads overlapped a write in {runs} runs"
@@ -142,31 +174,44 @@ def test_every_bench_documents_question_method_command_reading_and_limits(name: 
         assert part in doc, f"no part {part.strip()!r}"
 
 
-@pytest.mark.programs
+@pytest.fixture
+def plots(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a quick run, PLOTS instead of matplotlib."""
+    if is_quick():
+        modules = tmp_path_factory.mktemp("modules")
+        (modules / "matplotlib").with_suffix(".py").write_text(PLOTS)
+        monkeypatch.setenv("PYTHONPATH", str(modules))
+
+
 @pytest.mark.slow
-def test_one_report_of_several_benches_is_written(tmp_path: Path) -> None:
-    done = run(str(BENCH / "_all.py"), "growth_args", "growth_rings", "--output", str(tmp_path), "--", "--small")
+def test_one_report_of_several_benches_is_written(plots: None, tmp_path: Path) -> None:
+    """In a quick run, of one bench."""
+    curves = dict(chosen((("growth_args", "argv-against-size-of-arguments"), ("growth_rings", "event-against-rings"))))
+    done = run(str(BENCH / "_all.py"), *curves, "--output", str(tmp_path), "--", "--small")
     assert done.returncode == 0, done.stdout + done.stderr
     whole = json.loads((tmp_path / "report.json").read_text())
-    assert [report["bench"] for report in whole["reports"]] == ["growth_args", "growth_rings"]
+    assert [report["bench"] for report in whole["reports"]] == [*curves]
     text = (tmp_path / "report.md").read_text()
     assert "| question | figure | measured | target | |" in text
-    for curve in ("event-against-rings", "argv-against-size-of-arguments"):
+    for curve in curves.values():
         assert f"({curve}.svg)" in text
         assert (tmp_path / f"{curve}.svg").read_text().rstrip().endswith("</svg>")
 
 
-@pytest.mark.programs
 @pytest.mark.slow
-def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(tmp_path: Path) -> None:
-    done = run(str(BENCH / "_all.py"), "memory", "growth_args", "--output", str(tmp_path), "--", "--no-live", "--small")
+def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(plots: None, tmp_path: Path) -> None:
+    """One of them rejects the option of the other one."""
+    passes, fails, *options = (
+        ("growth_args", "growth_rings", "--processes", "10") if is_quick() else ("memory", "growth_args", "--no-live")
+    )
+    done = run(str(BENCH / "_all.py"), passes, fails, "--output", str(tmp_path), "--", *options, "--small")
     assert done.returncode == 1
     failed, passed = sorted(
         json.loads((tmp_path / "report.json").read_text())["reports"], key=lambda each: "rows" in each
     )
-    assert failed["bench"] == "growth_args" and passed["bench"] == "memory"
-    assert any("--no-live" in line for line in failed["said"])
-    assert "**growth_args failed**" in (tmp_path / "report.md").read_text()
+    assert failed["bench"] == fails and passed["bench"] == passes
+    assert any(options[0] in line for line in failed["said"])
+    assert f"**{fails} failed**" in (tmp_path / "report.md").read_text()
 
 
 def test_a_missed_target_is_shown_with_the_cost_of_the_machine_alone() -> None:

@@ -12,6 +12,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.sampling import chosen
+
 ROOT = Path(__file__).parents[1]
 #: Tests of what is mapped: rings, tables that grow or are cut short, and the journal.
 TESTS = (
@@ -21,9 +23,9 @@ TESTS = (
 SELECTION = "not programs and not slow and not live and not alone and not vm"
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_pages_of_64_kib(tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
+    """In a quick run, one of TESTS."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         missing("no C compiler (gcc)")
@@ -33,8 +35,9 @@ def test_pages_of_64_kib(tmp_path: Path, missing: Callable[[str], NoReturn]) -> 
     environment = {**os.environ, "LD_PRELOAD": str(library), "PROCLINE_TEST_LEVEL": "quick"}
     shown = [sys.executable, "-c", "import mmap; print(mmap.PAGESIZE)"]
     assert subprocess.run(shown, env=environment, capture_output=True, text=True, check=True).stdout == "65536\n"
+    tests = chosen(TESTS)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "-m", SELECTION, *TESTS],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "-m", SELECTION, *tests],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

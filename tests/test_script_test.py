@@ -12,7 +12,7 @@ from tests import sampling
 
 ROOT = Path(__file__).parent.parent
 SHARED = "level= -n auto --dist worksteal -m not alone and not vm"
-QUICK = "level=quick -n auto --dist worksteal -m not live and not alone and not vm and not programs"
+QUICK = "level=quick -n auto --dist worksteal -p tests.plugins.few_programs -m not live and not alone and not vm"
 ALONE = "level= -n 0 -m alone and not vm"
 
 
@@ -46,7 +46,7 @@ def run(checkout: Path, *arguments: str, code: int = 0) -> tuple[int, list[str]]
         (["--alone", "-x"], [f"{ALONE} -x"]),
         (["--again", "--sampled", "--shared"], [SHARED.replace("=", "=sampled")]),
         (["--deep"], [SHARED.replace("=", "=deep"), ALONE.replace("=", "=deep")]),
-        (["--quick"], [f"{QUICK} --ignore tests/docs"]),
+        (["--quick"], [QUICK]),
         (["--quick", "-x"], [f"{QUICK} -x"]),
     ],
 )
@@ -74,3 +74,24 @@ def test_an_unknown_level_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(sampling.VARIABLE, "fast")
     with pytest.raises(ValueError, match="'fast' is unknown; set it to one of quick, sampled, deep"):
         sampling.examples(1)
+
+
+@pytest.mark.parametrize(("level", "count"), [("quick", 2), ("sampled", 9), ("", 9), ("deep", 9)])
+def test_a_quick_run_chooses_some_cases(monkeypatch: pytest.MonkeyPatch, level: str, count: int) -> None:
+    monkeypatch.setenv(sampling.VARIABLE, level)
+    cases = sampling.chosen(iter(range(9)), 2)
+    assert cases == sorted({*cases}) and len(cases) == count
+
+
+@pytest.mark.parametrize("variable", [sampling.SEED, "PYTEST_XDIST_TESTRUNUID"])
+def test_the_workers_of_a_run_choose_the_same_cases(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """pytest-xdist refuses to run tests of which a worker has others."""
+    monkeypatch.setenv(sampling.VARIABLE, "quick")
+    monkeypatch.delenv(sampling.SEED, raising=False)
+
+    def choice(seed: str) -> tuple[int, ...]:
+        monkeypatch.setenv(variable, seed)
+        return tuple(sampling.chosen(range(1000)))
+
+    assert choice("one") == choice("one")
+    assert len({choice(str(number)) for number in range(9)}) > 1

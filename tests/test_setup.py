@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -16,9 +16,11 @@ from typing import NoReturn
 
 import pytest
 from setuptools import Distribution, Extension
+from setuptools.errors import CompileError
 
 from pipeline.bpf import features
 from tests.loading import load
+from tests.sampling import chosen, is_quick
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,8 +40,8 @@ def build_editable(directory, config_settings=None, metadata_directory=None):
 build_wheel = build_editable
 """
 
-#: The standard library's `venv`, with a pip that is copied: to install it takes most of the time of a new environment.
-QUICK_VENV = """
+#: The standard library's `venv`, which installs PIP: to install pip takes most of the time of a new environment.
+VENV = """
 import importlib.util, pathlib, shutil, sys, sysconfig
 
 home = pathlib.Path(sysconfig.get_path("stdlib"), "venv")
@@ -49,10 +51,25 @@ spec.loader.exec_module(real)
 
 def copy_pip(self, context):
     (into,) = pathlib.Path(context.env_dir, "lib").glob("python*/site-packages")
-    for found in pathlib.Path(__file__).parents[2].glob("made/lib/python*/site-packages/pip*"):
-        shutil.copytree(found, into / found.name)
+    shutil.copytree(pathlib.Path(__file__).with_name("pip"), into / "pip")
 
 real.EnvBuilder._setup_pip = copy_pip
+"""
+
+#: A pip that installs nothing, but knows how script/setup may call it.
+PIP = """
+import pathlib, sys
+
+common = ["install", "--disable-pip-version-check", "--no-input", "--no-deps", "--no-compile"]
+match sys.argv[1:]:
+    case [*given, "--require-hashes", "-r", one] if given == common and pathlib.Path(one).is_file():
+        pass
+    case [*given, "--require-hashes", "-r", one, "-r", two] if given == common and pathlib.Path(two).is_file():
+        pass
+    case [*given, "--no-build-isolation", "-e", "."] if given == common and pathlib.Path("setup.py").is_file():
+        print("Successfully installed procline-0.1.0")
+    case _:
+        sys.exit(2)
 """
 
 #: Each is an error by default in gcc 14 or clang 19, but at most a warning in gcc 12.
@@ -93,9 +110,8 @@ def test_a_wheel_has_the_programs_of_its_machine(
     assert newer and found == newer | {f"{name}{suffix}" for name in features.OLD_NAMES if suffix}
 
 
-@pytest.mark.programs
 @pytest.mark.slow
-@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("compiler", chosen(COMPILERS))
 def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, compiler: str, tmp_path: Path) -> None:
     options = build.accepted([compiler], build.STRICT)
     assert "-Werror=incompatible-pointer-types" in options and "-Werror=no-such-warning" not in options
@@ -109,28 +125,52 @@ def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, comp
         assert (done.returncode == 0) == (name == "none"), (name, done.stderr)
 
 
-@pytest.mark.programs
-@pytest.mark.slow
-def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
-    """For the compiler of this host: the address of an element, a mistake that gcc rejects only since version 14."""
-    directory = tmp_path / "pipeline"
-    directory.mkdir()
-    for name in ("cold.h", "order.ld"):
-        shutil.copy(ROOT / "pipeline" / name, directory / name)
-    for name in ("setup.py", "README.md"):
+#: The address of an element, which gcc rejects only since version 14.
+MISTAKE = """
+    #include <stdint.h>
+    #include <linux/types.h>
+    struct counters { __u64 one; };
+    static inline uint64_t counted(const uint64_t *at) { return *at; }
+    static inline uint64_t one(const struct counters *at) { return counted(&at->one); }
+"""
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Path:
+    """A checkout whose only module has MISTAKE. The module that Cython makes for all others seems to be compiled."""
+    library = Path(f"build/lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}/pipeline")
+    for directory in ("pipeline", library):
+        (tmp_path / directory).mkdir(parents=True)
+    for name in ("setup.py", "README.md", "pipeline/cold.h", "pipeline/order.ld", "pipeline/_cython.c"):
         shutil.copy(ROOT / name, tmp_path / name)
-    (directory / "__init__.py").touch()
-    (directory / "_faulty.pyx").write_text(
-        'from libc.stdint cimport uint64_t\ncdef extern from *:\n    """\n    #include <stdint.h>\n'
-        "    #include <linux/types.h>\n    struct counters { __u64 one; };\n"
-        "    static inline uint64_t counted(const uint64_t *at) { return *at; }\n"
-        "    static inline uint64_t one(const struct counters *at) { return counted(&at->one); }\n"
-        '    """\n    struct counters:\n        uint64_t one\n    uint64_t one(const counters *at)\n'
+    (tmp_path / library / f"_cython{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
+    (tmp_path / "pipeline/__init__.py").touch()
+    (tmp_path / "pipeline/_faulty.pyx").write_text(
+        f'from libc.stdint cimport uint64_t\ncdef extern from *:\n    """{MISTAKE}    """\n'
+        "    struct counters:\n        uint64_t one\n    uint64_t one(const counters *at)\n"
         "def read():\n    cdef counters now\n    now.one = 1\n    return one(&now)\n"
     )
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_build_stops_at_such_a_fault(
+    build: ModuleType, faulty: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """For the compiler of this host. In a quick run without Cython's compiler: only to import it takes a second."""
+    if is_quick():
+        monkeypatch.chdir(faulty)
+        Path("pipeline/_faulty.c").write_text(MISTAKE)
+        command = build.Build(Distribution({"ext_modules": [Extension("pipeline._faulty", ["pipeline/_faulty.c"])]}))
+        command.inplace = True
+        command.ensure_finalized()
+        with pytest.raises(CompileError):
+            command.run()
+        assert "incompatible-pointer-types" in capfd.readouterr().err
+        return
     done = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"],
-        cwd=tmp_path,
+        cwd=faulty,
         capture_output=True,
         text=True,
         timeout=300,
@@ -139,7 +179,6 @@ def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
     assert "incompatible-pointer-types" in done.stdout + done.stderr
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoReturn]) -> None:
     """The core is built with gcc; clang finds other mistakes."""
@@ -147,7 +186,7 @@ def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoRe
         missing("clang-19 is not installed")
     options = build.accepted(["clang-19"], build.STRICT)
     includes = [f"-I{directory}" for directory in (sysconfig.get_path("include"), *build.INCLUDED)]
-    sources = [source.with_suffix(".c") for source in sorted((ROOT / "pipeline").rglob("*.pyx"))]
+    sources = chosen(source.with_suffix(".c") for source in sorted((ROOT / "pipeline").rglob("*.pyx")))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         for done in threads.map(
             lambda source: subprocess.run(
@@ -158,16 +197,33 @@ def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoRe
             assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.programs
+#: The modules that include pipeline/bus/_push.pxd.
+USERS = {"pipeline/bus/_push.pyx", "pipeline/sources/shard/_pacing.pyx", "pipeline/sources/shard/_shard.pyx"}
+
+
+def modules_of(build: ModuleType, sources: Collection[str] = ()) -> list[Extension]:
+    """Return all modules of Cython. What they depend on, which takes most of the time, is only found for `sources`."""
+    find = build.included
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "included", lambda source: find(source) if str(source) in sources else set())
+        return [module for module in build.extensions() if module.name != build.SHARED]
+
+
+@pytest.fixture(scope="module")
+def extensions(build: ModuleType) -> list[Extension]:
+    """All modules with what they depend on; in a quick run only a few."""
+    sources = USERS | {*chosen(module.sources[0] for module in modules_of(build))}
+    return [module for module in modules_of(build, sources) if module.sources[0] in sources]
+
+
 @pytest.mark.slow
 def test_a_module_is_rebuilt_only_for_files_that_it_includes(
-    build: ModuleType, missing: Callable[[str], NoReturn]
+    build: ModuleType, extensions: list[Extension], missing: Callable[[str], NoReturn]
 ) -> None:
     """The C preprocessor knows which headers it read; an unrelated header must not rebuild everything."""
     if shutil.which("gcc") is None:
         missing("gcc is not installed")
     includes = [f"-I{directory}" for directory in (sysconfig.get_path("include"), *build.INCLUDED)]
-    modules = [module for module in build.extensions() if module.name != build.SHARED]
 
     def read(module: Extension) -> set[str]:
         source = Path(module.sources[0]).with_suffix(".c")
@@ -176,15 +232,13 @@ def test_a_module_is_rebuilt_only_for_files_that_it_includes(
         return {path for path in rule.split() if path.startswith("pipeline/") and path.endswith(".h")}
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        for module, headers in zip(modules, threads.map(read, modules), strict=True):
+        for module, headers in zip(extensions, threads.map(read, extensions), strict=True):
             assert {path for path in module.depends if path.endswith(".h")} == headers, module.name
 
 
-@pytest.mark.programs
 @pytest.mark.slow
-def test_a_change_of_a_declaration_rebuilds_its_users_alone(build: ModuleType) -> None:
-    users = {m.name for m in build.extensions() if "pipeline/bus/_push.pxd" in m.depends}
-    assert users == {"pipeline.bus._push", "pipeline.sources.shard._pacing", "pipeline.sources.shard._shard"}
+def test_a_change_of_a_declaration_rebuilds_its_users_alone(extensions: list[Extension]) -> None:
+    assert {module.sources[0] for module in extensions if "pipeline/bus/_push.pxd" in module.depends} == USERS
 
 
 def test_cached_c_code_serves_other_checkouts(
@@ -238,22 +292,20 @@ class Clone:
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory for PYTHONPATH: an environment that Python makes gets the pip of one that was made in full."""
-    directory = tmp_path_factory.mktemp("quick")
-    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-    subprocess.run([python, "-m", "venv", directory / "made"], check=True)
-    (directory / "modules" / "venv").mkdir(parents=True)
-    (directory / "modules" / "venv" / "__init__.py").write_text(QUICK_VENV)
-    return directory / "modules"
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for PYTHONPATH: an environment that Python makes gets PIP."""
+    directory = tmp_path_factory.mktemp("modules")
+    (directory / "venv" / "pip").mkdir(parents=True)
+    (directory / "venv" / "__init__.py").write_text(VENV)
+    (directory / "venv" / "pip" / "__main__.py").write_text(PIP)
+    return directory
 
 
 @pytest.fixture
-def clone(tmp_path: Path, quick: Path) -> Clone:
-    return Clone(tmp_path / "clone", quick)
+def clone(tmp_path: Path, modules: Path) -> Clone:
+    return Clone(tmp_path / "clone", modules)
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     """If the environment is first in PATH, its own interpreter is found, which must not count as another one."""
@@ -271,9 +323,11 @@ def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     assert home and not home[1].startswith(str(clone.root))
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_a_changed_source_is_compiled_without_installing_again(clone: Clone) -> None:
+    """By the real pip, except in a quick run."""
+    if not is_quick():
+        del clone.environment["PYTHONPATH"]
     (clone.root / "setup.py").write_text("import sys\nprint('compiled by', *sys.argv)\n")
     log = clone.root / ".cache" / "setup.log"
     assert "compiling" in clone.setup() and "compiled by" not in log.read_text()
@@ -300,7 +354,6 @@ def test_type_checkers_find_an_installation_in_place() -> None:
     assert [Path(path.read_text().strip()) for path in paths] == [ROOT]
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path) -> None:
     """For example /usr/bin/python3: the environment records the target of the link."""
@@ -308,31 +361,29 @@ def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path
     link.symlink_to(getattr(sys, "_base_executable", sys.executable))
     clone.setup("--host", PROCLINE_PYTHON=str(link))
     clone.marker.touch()
-    assert clone.setup("--host") == "setup: ready: .venv/bin/procline\n"
-    assert clone.setup("--host", PROCLINE_PYTHON=str(link)) == "setup: ready: .venv/bin/procline\n"
+    for environment in chosen(({}, {"PROCLINE_PYTHON": str(link)})):
+        assert clone.setup("--host", **environment) == "setup: ready: .venv/bin/procline\n"
     assert clone.marker.exists()
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_tools_are_added_and_stay(clone: Clone) -> None:
     first = clone.setup("--host")
     assert "tools" not in first and not (clone.root / ".venv" / "procline-dev").exists()
     clone.marker.touch()
     assert "installing tools" in clone.setup()
-    for arguments in (("--host",), (), ("--host",)):
+    for arguments in chosen((("--host",), (), ("--host",))):
         assert clone.setup(*arguments) == "setup: ready: .venv/bin/procline\n"
     assert clone.marker.exists()
     assert clone.setup("--quiet", "--host") == ""
-    (clone.root / "requirements" / "dev.txt").write_text("# changed\n")
-    assert clone.setup("--host") == "setup: ready: .venv/bin/procline\n"
-    assert "making .venv" in clone.setup() and not clone.marker.exists()
-    clone.marker.touch()
-    (clone.root / "requirements" / "host.txt").write_text("# changed\n")
-    assert "making .venv" in clone.setup("--host") and not clone.marker.exists()
+    for changed in chosen(("dev", "host")):
+        (clone.root / "requirements" / f"{changed}.txt").write_text("# changed\n")
+        if changed == "dev":
+            assert clone.setup("--host") == "setup: ready: .venv/bin/procline\n"
+        assert "making .venv" in clone.setup(*[] if changed == "dev" else ["--host"]) and not clone.marker.exists()
+        clone.marker.touch()
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_tests_of_a_new_checkout_are_compiled_where_tools_are(clone: Clone) -> None:
     """Else the first run of the tests would do it in each of its processes."""
@@ -372,7 +423,6 @@ def test_setup_refuses_unsupported_options_and_hosts(
     assert not (clone.root / ".venv").exists()
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize("sudo", [None, "exit 1"])
 def test_run_asks_for_root_before_it_builds(clone: Clone, tmp_path: Path, sudo: str | None) -> None:
@@ -396,7 +446,6 @@ def test_run_asks_for_root_before_it_builds(clone: Clone, tmp_path: Path, sudo: 
     assert not built.exists()
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 def test_run_installs_only_the_packages_for_running(clone: Clone, tmp_path: Path) -> None:
     built = tmp_path / "built"
@@ -424,11 +473,10 @@ def test_pylibbpf_is_not_requested_where_it_has_no_wheel() -> None:
         assert "llvmlite" not in text and "numba" not in text
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize("inplace", [True, False])
 def test_modules_of_the_tests_are_compiled_in_place_only(build: ModuleType, inplace: bool) -> None:
-    command = build.Build(Distribution({"ext_modules": build.extensions()}))
+    command = build.Build(Distribution({"ext_modules": modules_of(build)}))
     command.inplace = inplace
     command.finalize_options()
     names = {module.name for module in command.extensions}

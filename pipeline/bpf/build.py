@@ -8,6 +8,7 @@ the only header of the build machine is libbpf's.
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import shutil
 import subprocess
@@ -62,6 +63,7 @@ class BuildError(Exception):
     """A tool is missing or failed; the message says which one and what to do."""
 
 
+@functools.cache  # each object needs both tools
 def tool(name: str) -> str:
     """Return the path of a tool of the right version, such as ``clang``.
 

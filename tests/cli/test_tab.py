@@ -26,8 +26,9 @@ import pytest
 
 from pipeline.cli import completion
 from tests.docs.blocks import run_by
+from tests.sampling import chosen, is_quick
 
-pytestmark = [pytest.mark.programs, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
 #: Each press starts Python; on a busy machine that takes seconds.
@@ -39,12 +40,19 @@ SHELLS = {
     "zsh": (["zsh", "-f", "-i"], "unsetopt beep; autoload -Uz compinit && compinit -u -D && . {script}"),
     "fish": (["fish", "--no-config", "-i"], "source {script}"),
 }
+#: In a quick run, one that is here.
+TESTED = chosen(shell for shell in SHELLS if not is_quick() or shutil.which(shell))
 #: The lines of docs/screens.md for the file of a shell, and what shows that the shell then completes.
 READ = {
     "bash": ["bash", "--norc", "--noprofile", "-c", "{line}\ncomplete -p procline"],
     "zsh": ["zsh", "-f", "-c", "autoload -Uz compinit && compinit -u -D\n{line}\necho $_comps[procline]"],
     "fish": ["fish", "-c", "{line}\nfish -c 'complete --do-complete \"procline resol\"'"],
 }
+#: What is typed before a press, and the arguments that `procline` then gets.
+COMPLETED = {
+    "resol": "resolve", "stat --js": "stat --json", "subscribe proc.rep": "subscribe proc.reparent",
+    "completion f": "completion fish",
+}  # fmt: skip
 #: A `procline` that completes as usual. It records the arguments of any other call.
 WRAPPER = """#!/bin/sh
 [ -n "${{_PROCLINE_COMPLETE:-}}" ] && exec {python} -m pipeline.cli.main "$@"
@@ -122,7 +130,7 @@ class Terminal:
         os.close(self._fd)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", TESTED)
 def test_the_documented_line_of_a_shell(shell: str, tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
     if shutil.which(shell) is None:
         missing(f"no {shell} (Debian package {shell})")
@@ -139,7 +147,7 @@ def test_the_documented_line_of_a_shell(shell: str, tmp_path: Path, missing: Cal
     assert re.search("procline|resolve", done.stdout), done.stdout
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(params=TESTED)
 def terminal(request: pytest.FixtureRequest, tmp_path: Path, missing: Callable[[str], NoReturn]) -> Iterator[Terminal]:
     if shutil.which(request.param) is None:
         missing(f"no {request.param} (Debian package {request.param})")
@@ -149,8 +157,6 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path, missing: Callable[[
 
 
 def test_a_press_completes_commands_options_and_topics(terminal: Terminal) -> None:
-    assert terminal.called("procline resol\t") == "resolve"
-    assert terminal.called("procline stat --js\t") == "stat --json"
-    assert terminal.called("procline subscribe proc.rep\t") == "subscribe proc.reparent"
-    assert terminal.called("procline completion f\t") == "completion fish"
+    for keys, arguments in chosen(COMPLETED.items(), 2):
+        assert terminal.called(f"procline {keys}\t") == arguments
     terminal.shown("procline subscribe proc.ex\t\t", "proc.exec", "proc.exit")

@@ -7,7 +7,7 @@ in the tables of docs/parity.md (tests/resolver/api/test_parity.py checks those)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,40 +26,53 @@ _ALL_TEXT = (".md", ".c", ".h", ".js", ".css", ".html")
 #: A number in parentheses, such as "(9.3.4)", cites a section only here; elsewhere it is a number.
 _NUMBERED = ("docs/parity.md", "docs/behaviour.md", "pipeline/resolver/", "pipeline/secrets/", "tests/resolver/")
 
+
+class _Search:
+    """An expression, and characters without which it cannot match: most lines lack them, and are passed quickly."""
+
+    def __init__(self, needed: str, expression: str) -> None:
+        self._needed = needed
+        self._expression = re.compile(expression)
+
+    def finditer(self, line: str) -> Iterable[re.Match[str]]:
+        return self._expression.finditer(line) if self._needed in line else ()
+
+
 _NUMBER = r"[1-9](?:\.\d{1,2}){0,2}"
 _LIST = rf"{_NUMBER}(?:(?:, and |, | and | to | or ){_NUMBER}(?![\d\w%]| [a-z]*s\b))*"
-_SECTION = re.compile(rf"\b[Ss]pecification,? (?:sections? )?({_LIST})(?! [MKG]?B\b)")
+_SECTION = _Search("pecification", rf"\b[Ss]pecification,? (?:sections? )?({_LIST})(?! [MKG]?B\b)")
 #: The table of a section has its number.
-_TABLE = re.compile(rf"\b[Tt]ables? ({_LIST})")
+_TABLE = _Search("able", rf"\b[Tt]ables? ({_LIST})")
 #: Without the word "specification", in the files of _NUMBERED.
-_BARE_SECTION = re.compile(rf"(?<![Ss]pecification )\b[Ss]ections? ({_LIST})")
-_STEP = re.compile(r"\b([1-9](?:\.\d{1,2}){1,2}),? step (\d+)")
-_ITEM = re.compile(r"\b[Ss]pecification (9\.[13]) item (\d+)")
-_PARENTHESES = re.compile(rf"\(({_NUMBER}(?: step \d+)?(?:(?:, | to | and ){_NUMBER}(?: step \d+)?)*)\)")
+_BARE_SECTION = _Search("ection", rf"(?<![Ss]pecification )\b[Ss]ections? ({_LIST})")
+_STEP = _Search(" step ", r"\b([1-9](?:\.\d{1,2}){1,2}),? step (\d+)")
+_ITEM = _Search(" item ", r"\b[Ss]pecification (9\.[13]) item (\d+)")
+_PARENTHESES = _Search("(", rf"\(({_NUMBER}(?: step \d+)?(?:(?:, | to | and ){_NUMBER}(?: step \d+)?)*)\)")
 _SCENARIO = re.compile(r"(?<![\w.\\])([RED])([1-9]\d?)[a-z]?\b(?!\()")
 #: In files other than those of _NUMBERED.
-_CITED_SCENARIO = re.compile(r"\b[Ss]pecification ([RED])([1-9]\d?)\b")
-_LAW = re.compile(r"\b[Ll]aws? (\d+)\b")
-_LINK = re.compile(r"\]\(([^()\s]+)\)")
+_CITED_SCENARIO = _Search("pecification", r"\b[Ss]pecification ([RED])([1-9]\d?)\b")
+_LAW = _Search("aw", r"\b[Ll]aws? (\d+)\b")
+_LINK = _Search("](", r"\]\(([^()\s]+)\)")
 #: Suffixes of files that are written by hand or committed. A path to one of them is a citation.
 _CITED = "pyx|pxd|pxi|pyi|py|md|toml|h|c|o|js|css|html|sh|yml|yaml|service|json"
-_FILE = re.compile(rf"(?<![\w./~$*{{<-])((?:[\w.-]+/)+[\w-]+(?:\.[\w-]+)*\.(?:{_CITED}))\b(?![*{{<])")
+_FILE = _Search("/", rf"(?<![\w./~$*{{<-])((?:[\w.-]+/)+[\w-]+(?:\.[\w-]+)*\.(?:{_CITED}))\b(?![*{{<])")
 #: A file without its directory. Users choose the names of data, pages and units, so this follows only source code.
-_BARE_FILE = re.compile(
+_BARE_FILE = _Search(
+    ".",
     r"(?<![\w./~$*{<%@-])([\w-]+(?:\.bpf)?\.(?:pyx|pxd|pxi|pyi|py|md|toml|h|c|o|js|css|sh|yml)"
-    r"|procline[\w-]*\.(?:service|sysusers|tmpfiles))\b(?![*{<(\w-]|\.\w)"
+    r"|procline[\w-]*\.(?:service|sysusers|tmpfiles))\b(?![*{<(\w-]|\.\w)",
 )
 #: Suffixes of source code, of which several files of one name are common.
 _CODE = (".py", ".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h", ".o", ".js", ".css")
 #: A script, which has no suffix.
-_SCRIPT = re.compile(r"(?<![\w./~$*{<-])((?:script|\.ci|tests/\w+)/(?:[a-z]+-)?[a-z]+)\b(?![*{</.\w-])")
-_MODULE = re.compile(r"(?<![\w./-])pipeline((?:\.\w+)+)")
+_SCRIPT = _Search("/", r"(?<![\w./~$*{<-])((?:script|\.ci|tests/\w+)/(?:[a-z]+-)?[a-z]+)\b(?![*{</.\w-])")
+_MODULE = _Search("pipeline.", r"(?<![\w./-])pipeline((?:\.\w+)+)")
 #: A module without the name of the package. Settings and fields begin with other words than these packages.
-_SHORT_MODULE = re.compile(r"`((?:bpf|bus|procfs|records|resolver|shm|sources)(?:\.[a-z_]+)+)`")
+_SHORT_MODULE = _Search("`", r"`((?:bpf|bus|procfs|records|resolver|shm|sources)(?:\.[a-z_]+)+)`")
 #: What C code defines. A recipe of CONTRIBUTING.md makes up some, and NAME stands for any.
 _C_NAME = re.compile(r"\b((?:pl|PL)_\w+)\b(?!\\?\*)")
 _MADE_UP_C_NAMES = {"PL_C_NAME", "PL_C_SCRIPT_EXECS", "PL_KIND_STOP", "pl_on_renamed"}
-_ATTRIBUTE = re.compile(r"(?<![\w./])([A-Z]\w+)\.([a-z_]\w*)\b")
+_ATTRIBUTE = _Search(".", r"(?<![\w./])([A-Z]\w+)\.([a-z_]\w*)\b")
 _CLASS = re.compile(r"^\s*(?:cdef )?class (\w+)(?:\(([^)]*)\))?", re.MULTILINE)
 #: Files of other projects that comments name.
 _OF_OTHERS = {"Python.h", "auth2.c", "pyconfig.h", "seccomp.h", "session.c", "string.h", "time.h", "zmq.h"}

@@ -7,6 +7,7 @@ the files that it is about.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 import pytest
@@ -64,8 +65,16 @@ RULED_OUT = (
 )  # fmt: skip
 
 
+@cache
+def beginning(expression: str) -> str:
+    """The letters and spaces with which an expression begins: to search for them takes less time."""
+    return re.match("[a-z ]*(?![?*{])", expression)[0]
+
+
 def uses(text: str, expression: str) -> list[int]:
     """The lines of a text that an expression matches, in any case of letters unless the expression says otherwise."""
+    if beginning(expression) not in text.lower():
+        return []
     return [text.count("\n", 0, found.start()) + 1 for found in re.finditer(expression, text, re.IGNORECASE)]
 
 

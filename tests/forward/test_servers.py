@@ -33,6 +33,7 @@ from tests.nats_server import (
     source_from_leaf,
 )
 from tests.ports import free_port
+from tests.sampling import chosen
 
 __all__ = ["nats_server"]
 MIB = 1 << 20
@@ -284,11 +285,10 @@ def test_a_check_that_takes_long_shows_that_it_connects(
         os.close(leader)
 
 
-@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [
+    chosen([
         ((), "no destination"),
         (("--to", "http://x"), "forward.to"),
         (("--to", "nats://"), "forward.to"),
@@ -299,8 +299,8 @@ def test_a_check_that_takes_long_shows_that_it_connects(
         (("--to", "jsonl:/nowhere/file"), "cannot write /nowhere/file"),
         (("--to", "jsonl", "--check"), "are for NATS"),
         (("--to", "nats://a", "--host", "two words"), "forward.host"),
-    ],
-)
+    ], 2),
+)  # fmt: skip
 def test_wrong_settings_are_explained(command: Callable[..., Command], arguments: tuple[str, ...], text: str) -> None:
     done = command(*arguments).run()
     assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr

@@ -67,6 +67,9 @@ SELECTION = "not live and not alone and not vm and not slow"
 #: Few examples for each property: script/test tries all of them, and their number shows nothing about an environment.
 #: What `script/run` gets, else it would end when somebody ends it.
 SECONDS = " --seconds 5"
+
+#: How long a process may take to end itself.
+PATIENCE_S = 5
 #: A newcomer who has set it up wants an answer within this time, the start of the instance included.
 ANSWER_S = 60
 ANSWER = """
@@ -358,7 +361,7 @@ def run_to_the_end(
 def end_session(session: int, root: Path | None) -> None:
     """End every process of the session, and every process that has `root` as its root directory."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_S
         while pids := [pid for pid in processes() if is_part(pid, session, root)]:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):

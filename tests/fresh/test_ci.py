@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.client import languages
+from tests.sampling import chosen
 
 #: Minutes on a busy machine where something runs with SCHED_IDLE.
-pytestmark = [pytest.mark.programs, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a process its priority back")
 
 #: What runs in other environments, beside all but the last of this checkout's own steps.
 OTHERS = ["fresh --suite trixie", "fresh --python python3.12"]
@@ -76,7 +79,7 @@ def ci(
         tools / "apt-get": f"exit {0 if has_emulator else 100}",
         tools / "chrt": '[ "$1" != --idle ] || { shift 2; exec "$@"; }',
         tools / "uname": "echo x86_64" if guests else "echo none",
-        tools / "dpkg-query": f"case $* in *qemu*) {absent} ;; esac; echo install ok installed",
+        tools / "dpkg-query": f'shift 3; case $* in *qemu*) {absent} ;; esac; printf " %s install ok installed " "$@"',
         tools / "python3.12": f"exit {0 if has_older else 1}",
     }.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +106,7 @@ def parts_alone(called: list[str]) -> list[str]:
     return [call for call in called if call in {ALONE, TOLERANT, IDLE}]
 
 
-@pytest.mark.parametrize("code", [1, 77, 99])
+@pytest.mark.parametrize("code", chosen([1, 77, 99]))
 def test_a_failure_in_the_fresh_root_fails_it(tmp_path: Path, code: int) -> None:
     """Also that there can be no root: a release that was never built on a fresh machine is not proven."""
     result, output, called = ci(tmp_path, f"exit {code}")
@@ -119,7 +122,7 @@ def test_a_failure_with_the_older_python_fails_it(tmp_path: Path) -> None:
     assert ALONE not in called
 
 
-@pytest.mark.parametrize("step", CHECKS)
+@pytest.mark.parametrize("step", chosen(CHECKS))
 def test_a_check_that_fails_fails_it(tmp_path: Path, step: str) -> None:
     """It ends long before the tests that run beside it, which end first."""
     result, output, called = ci(tmp_path, "exit 0", own=f'case $call in "{step}"*) echo "the reason"; exit 3 ;; esac')
@@ -127,7 +130,7 @@ def test_a_check_that_fails_fails_it(tmp_path: Path, step: str) -> None:
     assert {SHARED, ALONE} <= set(called) and HOSTS not in called
 
 
-@pytest.mark.parametrize("step", [SHARED, ALONE, TOLERANT, IDLE])
+@pytest.mark.parametrize("step", chosen([SHARED, ALONE, TOLERANT, IDLE]))
 def test_a_test_that_fails_fails_it(tmp_path: Path, step: str) -> None:
     # The step fails when the last check has ended, however slow this machine is.
     ended = tmp_path / "ended"
@@ -202,12 +205,13 @@ def test_what_is_required_is_installed() -> None:
         assert set(languages.PACKAGES[language].split()) <= set(installed[1].split()), language
 
 
-@pytest.mark.parametrize("code", [1, 99])
+@pytest.mark.parametrize("code", chosen([1, 99]))
 def test_a_failure_on_the_hosts_fails_it(tmp_path: Path, code: int) -> None:
     result, _, called = ci(tmp_path, "exit 0", hosts=f"exit {code}")
     assert result == code and called[-1] == IDLE and HOSTS in called
 
 
+@needs_root
 def test_guests_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
     """With what these leave of the CPUs, and no longer when they are over; the oldest and the newest in a lane."""
     alone, guest, edge, policies = (tmp_path / name for name in ("alone", "guest", "edge", "policies"))
@@ -232,6 +236,7 @@ def test_guests_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path)
     assert sorted(parts, key=output.index) == list(parts)
 
 
+@needs_root
 def test_the_package_is_tested_beside_tests_that_it_does_not_disturb(tmp_path: Path) -> None:
     """With the lowest priority, until these tests are over."""
     tests, package, nice = (tmp_path / name for name in ("tests", "package", "nice"))
@@ -243,6 +248,7 @@ def test_the_package_is_tested_beside_tests_that_it_does_not_disturb(tmp_path: P
     assert int(nice.read_text()) == min(os.nice(0) + 19, 19)
 
 
+@needs_root
 def test_the_package_is_built_behind_the_checks_and_no_longer_waits_when_other_tests_do(tmp_path: Path) -> None:
     alone, fetch, over, policies = (tmp_path / name for name in ("alone", "fetch", "over", "policies"))
     policy = f"chrt --pid $$ >> {policies}"
@@ -258,7 +264,7 @@ def test_the_package_is_built_behind_the_checks_and_no_longer_waits_when_other_t
 
 @pytest.mark.parametrize(
     ("guests", "code", "said"),
-    [
+    chosen([
         ('[ "$1" = --fetch ] || exit 3', 3, ""),
         ('[ "$4" != shared ] || exit 3', 3, ""),
         ('[ "$4" != alone ] || exit 3', 3, ""),
@@ -266,7 +272,7 @@ def test_the_package_is_built_behind_the_checks_and_no_longer_waits_when_other_t
         ("kill -9 $PPID", 1, ""),
         ("exit 77", 0, "NOT TESTED: capture of credentials by fentry and by kprobe"),
         ('[ "$#" = 1 ] || [ "$1" = --timeout ] || exit 77', 0, "NOT TESTED: the oldest and the newest kernel"),
-    ],
+    ]),
 )  # fmt: skip
 def test_a_failure_in_a_guest_fails_it(tmp_path: Path, guests: str, code: int, said: str) -> None:
     result, output, _ = ci(tmp_path, "exit 0", guests=guests)

@@ -17,6 +17,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.sampling import chosen
+
 HERE = Path(__file__).parent
 
 #: A root with a shell and little else, in place of debootstrap's.
@@ -28,6 +30,7 @@ import fresh
 fresh.CACHE = Path(sys.argv[2])
 fresh.cached_root = lambda suite, max_age_days, archive=Path(sys.argv[3]): archive
 fresh.configure = lambda root: None
+fresh.PATIENCE_S = 1
 fresh.copy_checkout = lambda target: target.mkdir(parents=True)
 sys.argv = ["fresh", *sys.argv[4:]]
 sys.exit(fresh.main())
@@ -76,8 +79,7 @@ def command(cache: Path, archive: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-c", DRIVER, str(HERE), str(cache), str(archive), *arguments]
 
 
-@pytest.mark.parametrize("code", [0, 3])
-@pytest.mark.programs
+@pytest.mark.parametrize("code", chosen([0, 3]))
 def test_the_exit_code_comes_back(archive: Path, cache: Path, code: int) -> None:
     done = subprocess.run(
         command(cache, archive, "--", "sh", "-c", f"[ -d /proc/self ] && [ -e /dev/null ] && exit {code}; exit 90"),
@@ -86,8 +88,7 @@ def test_the_exit_code_comes_back(archive: Path, cache: Path, code: int) -> None
     assert done.returncode == code, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.programs
+@pytest.mark.parametrize("number", chosen([signal.SIGINT, signal.SIGTERM]))
 @pytest.mark.slow
 def test_started_processes_end_with_the_run(archive: Path, cache: Path, number: int) -> None:
     """Also a process in a session of its own, as an instance may be."""
@@ -110,7 +111,6 @@ def test_started_processes_end_with_the_run(archive: Path, cache: Path, number: 
                 continue
 
 
-@pytest.mark.programs
 def test_remains_of_a_killed_run_are_removed_by_the_next(archive: Path, cache: Path) -> None:
     abandoned = cache / "run-trixie-left" / "root"
     abandoned.mkdir(parents=True)
@@ -118,7 +118,6 @@ def test_remains_of_a_killed_run_are_removed_by_the_next(archive: Path, cache: P
     assert done.returncode == 0 and not abandoned.exists()
 
 
-@pytest.mark.programs
 def test_without_root_the_run_fails_with_a_message(tmp_path: Path) -> None:
     done = subprocess.run(
         [HERE / "run", "--python", "/no/such/python"], capture_output=True, text=True, cwd=tmp_path, timeout=60

@@ -31,6 +31,7 @@ from tests.docs.blocks import Block, all_blocks
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
 from tests.live.harness import CHECKOUT, Daemon
 from tests.private_root import entering
+from tests.sampling import chosen
 from tests.waiting import eventually
 
 #: What a block may take, until its end or, if it runs until it is stopped, until it prints something.
@@ -399,8 +400,7 @@ def test_who_killed(place: Daemon) -> None:
     assert re.search(killed, found, re.MULTILINE), found
 
 
-@pytest.mark.programs
-@pytest.mark.parametrize("name", [path.name for path in sorted((CHECKOUT / "examples").glob("*.py"))])
+@pytest.mark.parametrize("name", chosen((path.name for path in sorted((CHECKOUT / "examples").glob("*.py"))), 3))
 def test_an_example_says_how_to_use_it(name: str) -> None:
     done = subprocess.run(
         [sys.executable, CHECKOUT / "examples" / name, "--help"],

@@ -13,12 +13,13 @@
  *   leaderexit MS                the leader thread ends at once, another thread lives MS
  *   vfork MS                     a vfork child that runs "sleep MS"
  *   reuse N                      N processes with one pid, one after another (clone3 set_tid); each runs "nop"
- *   pidns MS                     a child in a new pid namespace sleeps MS
+ *   pidns MS                     a child in a new pid namespace runs "sleep MS"
  *   emptyargv MS                 runs "sleep" with an empty argument list (MS from the environment)
  *   sleep MS | nop
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sched.h>
 #include <pthread.h>
 #include <sched.h>
@@ -312,11 +313,17 @@ static int do_reuse(int count, char **arguments)
 
 static int do_pidns(int count, char **arguments)
 {
-	if (unshare(CLONE_NEWPID))
+	int begun[2];
+	char nothing;
+	if (unshare(CLONE_NEWPID) || pipe2(begun, O_CLOEXEC))
 		die("unshare");
 	pid_t pid = fork();
 	if (!pid)
 		run("sleep", arguments[0]);
+	/* Its exec closes the other end. Without this, a busy machine would run it after the line is read. */
+	close(begun[1]);
+	if (read(begun[0], &nothing, 1))
+		die("pidns");
 	say("pidns", pid, getpid());
 	waitpid(pid, NULL, 0);
 	return 0;

@@ -46,12 +46,21 @@ class Runner:
     """
 
     def __init__(self, directory: Path) -> None:
-        # A single thread can be forked, and the tests drop privileges in processes with one.
-        environment = dict(os.environ, OPENBLAS_NUM_THREADS="1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.mutants.warm"], cwd=directory, env=environment, text=True, bufsize=1,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        self._directory = directory
+        self._started: subprocess.Popen[str] | None = None
+
+    @property
+    def _process(self) -> subprocess.Popen[str]:
+        """The process, which starts with the first run."""
+        if self._started is None:
+            # A single thread can be forked, and the tests drop privileges in processes with one.
+            environment = dict(os.environ, OPENBLAS_NUM_THREADS="1")
+            self._started = subprocess.Popen(
+                [sys.executable, "-m", "tests.mutants.warm"], cwd=self._directory, env=environment, text=True,
+                bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+        return self._started
 
     def run(self, arguments: Sequence[str], environment: Mapping[str, str], limit_s: float) -> int:
         """Run pytest in a process group of its own; return its exit code, -1 if it takes longer than the limit."""
@@ -66,9 +75,10 @@ class Runner:
 
     def close(self) -> None:
         """End the process, and what it has started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
+        if self._started is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._started.pid, signal.SIGKILL)
+            self._started.communicate()
 
 
 def _run(arguments: list[str], environment: dict[str, str]) -> int:

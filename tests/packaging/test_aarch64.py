@@ -13,6 +13,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline.bpf import build
+from tests.sampling import chosen
 
 EM_BPF = 247
 
@@ -62,9 +63,8 @@ def types(section: bytes) -> tuple[list[bytes], list[int]]:
     return sorted(names), sorted(others)
 
 
-@pytest.mark.programs
 @pytest.mark.slow
-@pytest.mark.parametrize(("source", "suffix"), [each for each in build.OBJECTS if each[1] != ".old.bpf.o"])
+@pytest.mark.parametrize(("source", "suffix"), chosen(each for each in build.OBJECTS if each[1] != ".old.bpf.o"))
 def test_a_build_for_aarch64_has_the_contents_of_the_shipped_object(
     source: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: Callable[[str], NoReturn]
 ) -> None:

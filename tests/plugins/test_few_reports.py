@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.sampling import times
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,19 +38,19 @@ def test_passes_against_expectation(): pass
 """
 
 
-@pytest.mark.programs
 def test_the_controller_learns_the_same_of_each_test(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").touch()
     (tmp_path / "test_it.py").write_text(TESTS)
 
     def summary(*arguments: str) -> tuple[int, set[str], str]:
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "-n", "1", *arguments, tmp_path]
-        ended = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "-p", "xdist", *arguments, tmp_path]
+        environment = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         lines = re.findall(r"^(?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) .*$", ended.stdout, re.MULTILINE)
         # The line fills its width with "=", so its length varies with the time that it states.
         counts = re.sub(r" in \d.*", "", ended.stdout.splitlines()[-1]).strip("= ")
         return ended.returncode, set(lines), counts
 
-    plain, few = summary(), summary("-p", "tests.plugins.few_reports")
+    plain, few = summary("-n", str(times(1, 0))), summary("-n", "1", "-p", "tests.plugins.few_reports")
     assert few == plain
     assert plain[0] == 1 and "3 errors" in plain[2] and len(plain[1]) == 5 + 2 + 3 + 1 + 1 + 1 + 1
