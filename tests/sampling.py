@@ -72,22 +72,6 @@ def by_seed(cases: Sequence[_T], count: int) -> list[_T]:
     return [cases[number] for number in sorted(numbers)]
 
 
-def is_quick() -> bool:
-    """Return whether this is a quick run, for a test that has a smaller form of the same question for it."""
-    return os.environ.get(VARIABLE) == "quick"
-
-
-def quick_cases(cases: Sequence[_T], count: int) -> Sequence[_T]:
-    """Return all cases for `parametrize`, or in a quick run `count` of them, at random.
-
-    Each worker of a run has to collect the same tests, so the choice depends on the run.
-    """
-    if not is_quick() or count >= len(cases):
-        return cases
-    chance = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
-    return [cases[number] for number in sorted(chance.sample(range(len(cases)), count))]
-
-
 def load_profile() -> None:
     """Make the level apply to tests that name no number, too.
 

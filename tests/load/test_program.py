@@ -19,7 +19,7 @@ from pipeline.load.measuring import kernel_forks
 from pipeline.load.program import Bounded, Load
 from pipeline.load.scenarios import SCENARIOS, Settings, effective_capabilities
 from pipeline.records.declared import KIND_EXIT, KIND_FORK
-from tests.sampling import quick_cases
+from tests.sampling import chosen
 from tests.waiting import until
 
 WORKERS = 2
@@ -52,7 +52,7 @@ def nothing_is_left(comm: str, seconds: float = 60) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", quick_cases(list(SCENARIOS), 4))
+@pytest.mark.parametrize("name", chosen(list(SCENARIOS), 4))
 def test_it_reports_what_it_made(name: str) -> None:
     if not can(name):
         pytest.skip("needs privileges")
@@ -112,7 +112,7 @@ def test_a_full_log_ends_it() -> None:
     assert made.is_full and 0 < len(made.records) <= 8300
 
 
-@pytest.mark.parametrize("name", quick_cases(["forks", "build", "deep", "daemons", "mix"], 1))
+@pytest.mark.parametrize("name", chosen(["forks", "build", "deep", "daemons", "mix"], 1))
 @pytest.mark.slow
 def test_a_stop_ends_all_its_processes(name: str) -> None:
     with Load(Settings(name, None, 60, WORKERS)) as load:
@@ -122,7 +122,7 @@ def test_a_stop_ends_all_its_processes(name: str) -> None:
     assert nothing_is_left(load.comm, 0)
 
 
-@pytest.mark.parametrize("name", quick_cases(["forks", "deep", "daemons", "mix"], 1))
+@pytest.mark.parametrize("name", chosen(["forks", "deep", "daemons", "mix"], 1))
 def test_nothing_outlives_a_killed_program(name: str) -> None:
     with Load(Settings(name, None, 60, WORKERS)) as load:
         load.begin()
@@ -145,7 +145,7 @@ with Load(Settings("mix", 500, 60, 2)) as load:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", quick_cases([signal.SIGKILL, signal.SIGINT, signal.SIGTERM], 1))
+@pytest.mark.parametrize("number", chosen([signal.SIGKILL, signal.SIGINT, signal.SIGTERM], 1))
 def test_nothing_outlives_the_caller(number: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", CALLER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as caller:
         assert caller.stdout is not None

@@ -23,6 +23,7 @@ from tests.resolver.applier_world import flag
 from tests.resolver.apply.full_arenas import full
 from tests.resolver.apply.stepped_change import AFTER_NS, CASES, OPTIONS, stepping
 from tests.resolver.story import BOOT_ID, BOOT_UNIX_NS, Event, checked, instance, sampled, task_of
+from tests.sampling import chosen
 from tests.shm.writer.stepped import put_state
 
 CRED, SID, COMM = declared.KIND_CRED, declared.KIND_SID, declared.KIND_COMM
@@ -249,7 +250,7 @@ def test_no_reader_sees_a_change_without_its_mark(w: World, kind: int) -> None:
         assert w.proc(3).uid == uid and w.limits(3) == (500, found.time)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", chosen(CASES))
 def test_a_successor_publishes_a_change_wherever_its_predecessor_was_killed(directory: Path, case: str) -> None:
     """It gets the record again, and the row may have the facts of the change already."""
     try:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import ProclineError
 from pipeline.shm.reader.table import ProcessTable
-from tests.sampling import quick_cases, times
+from tests.sampling import chosen, times
 from tests.shm.handmade import Tables
 
 ROOT = Path(__file__).parents[3]
@@ -82,7 +82,7 @@ print("done")
 
 
 @pytest.mark.parametrize(
-    "read", quick_cases(["resolve", "resolve_many", "fields", "ancestor_pids_many", "images", "children"], 2)
+    "read", chosen(["resolve", "resolve_many", "fields", "ancestor_pids_many", "images", "children"], 2)
 )
 def test_a_wrong_number_of_rows_leads_to_none_that_is_not_mapped(shm_dir: Path, read: str) -> None:
     tables = Tables(shm_dir)

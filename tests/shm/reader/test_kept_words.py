@@ -15,7 +15,7 @@ from pipeline.errors import BusyError
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer.segments import SEGMENTS
-from tests.sampling import quick_cases, some, times
+from tests.sampling import chosen, some, times
 from tests.shm.handmade import Tables
 from tests.shm.table_host import Host, make_writer
 from tests.shm.writer.stepped import OPTIONS, SCENARIOS, trace_of
@@ -293,9 +293,8 @@ def test_answers_are_those_of_the_rows_at_any_time(shm_dir: Path, rows: int, see
 
 @pytest.mark.parametrize(
     "name",
-    quick_cases(
-        [name if name == "fork-evicts" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS], 3
-    ),
+    # A quick run chooses the same one for tests/shm/writer/test_takeover.py, so a writer is stepped once.
+    chosen(name if name == "fork-evicts" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS),
 )
 def test_a_kill_after_any_store_and_a_take_over(shm_dir: Path, name: str, kept: Path) -> None:
     """A reader with kept words sees the state before or after the operation, and that of the rows after a take-over."""

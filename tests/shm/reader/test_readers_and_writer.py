@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import BusyError, StaleError
 from pipeline.shm.reader.table import ProcessTable
-from tests.sampling import quick_cases, times
+from tests.sampling import chosen, times
 
 #: How long readers read.
 SECONDS = str(times(30, 3) / 10)
@@ -261,7 +261,7 @@ def test_children_are_complete_without_a_retention(shm_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("pids", "rows"),
     # The index is always read for a list, or only after a row was freed. The links of large tables are kept.
-    quick_cases([(4096, 200), (65536, 200), (4096, 8192)], 1),
+    chosen([(4096, 200), (65536, 200), (4096, 8192)], 1),
 )
 def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Path, pids: int, rows: int) -> None:
     """Each read is checked: the row against its checksum, its arguments against its name, and single words against

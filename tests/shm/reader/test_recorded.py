@@ -20,7 +20,7 @@ from pipeline.shm.reader.table import ProcessTable
 from pipeline.sources.recording.file import RecordingWriter
 from tests.resolver.story import BOOT_ID, Story, message_of
 from tests.resolver.story import Event as Record
-from tests.sampling import quick_cases
+from tests.sampling import chosen
 
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 SECOND = 10**9
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_recording_is_named(tmp_path: Path, recording: Path) -
         (missing, ConfigError, f"cannot read the recording {missing}"),
         (tmp_path, ConfigError, f"cannot read the recording {tmp_path}"),
     ]  # fmt: skip
-    for file, error, said in quick_cases(cases, 2):
+    for file, error, said in chosen(cases, 2):
         with pytest.raises(error, match=said):
             ProcessTable.open(file)
     for wrong in (5, None, True, b"x"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.shm.layout import layout
-from tests.sampling import quick_cases
+from tests.sampling import chosen
 from tests.shm.handmade import Tables
 
 ROOT = str(Path(__file__).parents[3])
@@ -93,7 +93,7 @@ def run(program: str, *arguments: str | Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "look"), quick_cases([(name, look) for name, looks in TOUCHES.items() for look in looks], 4)
+    ("name", "look"), chosen([(name, look) for name, looks in TOUCHES.items() for look in looks], 4)
 )
 def test_a_file_that_is_cut_short_is_an_error(tables: Tables, name: str, look: str) -> None:
     with run(LOOKS, tables.directory, look) as reader:

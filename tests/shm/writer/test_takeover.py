@@ -25,7 +25,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.writer import segments
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.segments import SEGMENTS
-from tests.sampling import examples, quick_cases, some, times
+from tests.sampling import chosen, examples, some, times
 from tests.shm import _inside
 from tests.shm.table_host import Host, Process, make_writer
 from tests.shm.writer.stepped import OPTIONS, SCENARIOS, Trace, put_state, trace_of
@@ -68,7 +68,7 @@ def is_one_of(found: Process | None, before: Process | None, after: Process | No
 
 @pytest.mark.parametrize(
     "name",
-    quick_cases([name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS], 3),
+    chosen(name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS),
 )
 def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str, kept: Path) -> None:
     """Every state that a kill in an operation can leave: sound tables, and each process as before or after it."""
