@@ -23,6 +23,7 @@ TESTS = (
 SELECTION = "not programs and not slow and not live and not alone and not vm"
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_pages_of_64_kib(tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
     """In a quick run, one of TESTS."""

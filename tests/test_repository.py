@@ -83,7 +83,7 @@ def test_the_oldest_python_is_the_same_everywhere() -> None:
     assert project["tool"]["ruff"]["target-version"] == "py" + oldest.replace(".", "")
     assert project["tool"]["mypy"]["python_version"] == oldest
     for name, text in (
-        ("script/setup", f"sys.version_info >= ({oldest.replace('.', ', ')})"),
+        ("script/setup", f"sys.version_info < ({oldest.replace('.', ', ')})"),
         ("script/setup", f'needs="Python {oldest} or newer'),
         ("script/lock", f"\nlock {oldest} requirements/host.txt"),
         ("packaging/build.py", f'\nPYTHONS = ("{oldest}", '),

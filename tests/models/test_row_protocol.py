@@ -42,7 +42,7 @@ KEPT_MUTATIONS = {
 }
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.programs, pytest.mark.slow]
 
 
 def check(

@@ -200,6 +200,7 @@ def test_d():
 STEPS = [(str(Path(TEST).parent),)]
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "stage", "outcome", "by"),
@@ -224,6 +225,7 @@ def test_what_becomes_of_a_mutant(
     assert (copy.root / MODULE).read_bytes() == (runs.ROOT / MODULE).read_bytes()
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_a_test_that_fails_without_a_mutant_is_left_out(copy: Copy) -> None:
     test = copy.root / TEST

@@ -66,6 +66,7 @@ def is_one_of(found: Process | None, before: Process | None, after: Process | No
     return reused and found is None
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "name",
     chosen(name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS),
@@ -109,6 +110,7 @@ def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str, k
         assert torn_states
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_commit_killed_after_any_store_is_the_old_one_or_the_new_one(shm_dir: Path, kept: Path) -> None:
     try:
