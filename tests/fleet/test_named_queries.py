@@ -243,6 +243,8 @@ def test_sql_cannot_write_and_cannot_read_other_files(fleet: Fleet, tmp_path: Pa
     before = {path: path.stat().st_mtime_ns for path in fleet.root.rglob("*")}
     places = (tmp_path / "out", fleet.root / "events" / "out", fleet.root / "programs" / "out.parquet")
     for attack, place in itertools.product(ATTACKS, places):
+        if place is not places[0] and "OUT" not in attack:
+            continue
         sql = attack.replace("OUT", str(place)).replace("STORE", str(fleet.root))
         try:
             list(fleet.opened.query(sql))
