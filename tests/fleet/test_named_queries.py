@@ -269,7 +269,7 @@ def test_a_question_that_takes_too_long_ends(fleet: Fleet) -> None:
 
 
 def test_a_question_that_needs_too_much_memory_ends(fleet: Fleet) -> None:
-    with OpenStore(fleet.root, memory_bytes=128 << 20) as opened, pytest.raises(QueryError, match="memory"):
+    with OpenStore(fleet.root, memory_bytes=32 << 20) as opened, pytest.raises(QueryError, match="memory"):
         list(opened.query("SELECT list(repeat('x', 1000) || range) FROM range(1000000)"))
 
 
