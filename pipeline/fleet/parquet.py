@@ -106,11 +106,15 @@ def load_spool(db: duckdb.DuckDBPyConnection, spool: Path, now_ns: int, line_max
     """Read the spooled events into the table `batch`; returns its days with their numbers of events."""
     columns = ", ".join(f"{quoted(name)}: {text(kind)}" for name, kind in SPOOLED.items())
     earliest, latest = now_ns - PAST_DAYS * _DAY_NS, now_ns + FUTURE_DAYS * _DAY_NS
+    # DuckDB computes a column of a subquery once. It would compute an alias of the same SELECT again for each use.
+    spooled = (
+        f"SELECT *, {_NAMES} AS names FROM read_json({text(spool)}, format = 'newline_delimited', "
+        f"columns = {{{columns}}}, maximum_object_size = {line_max_bytes})"
+    )
     db.execute(
-        f"CREATE OR REPLACE TEMP TABLE batch AS SELECT *, {_NAMES} AS names, {_CHAIN} AS chain, strftime("
+        f"CREATE OR REPLACE TEMP TABLE batch AS SELECT * EXCLUDE (names), {_CHAIN} AS chain, strftime("
         f"make_timestamp(CASE WHEN time_ns BETWEEN {earliest} AND {latest} THEN time_ns ELSE {now_ns} END // 1000), "
-        f"'%Y-%m-%d') AS day FROM read_json({text(spool)}, format = 'newline_delimited', columns = {{{columns}}}, "
-        f"maximum_object_size = {line_max_bytes})"
+        f"'%Y-%m-%d') AS day FROM ({spooled})"
     )
     return db.execute("SELECT day, count(*) FROM batch GROUP BY day ORDER BY day").fetchall()
 

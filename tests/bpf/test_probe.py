@@ -219,11 +219,19 @@ def test_without_capabilities_attach_kinds_are_unknown(monkeypatch: pytest.Monke
     assert found["attach tp_btf"].hint
 
 
+@pytest.fixture
+def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To load and attach programs takes a hundred times as long as to read what these tests are about."""
+    monkeypatch.setattr(host, "missing_capabilities", lambda: ["CAP_BPF"])
+
+
+@pytest.mark.usefixtures("nothing_loaded")
 def test_no_type_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(host, "BTF", tmp_path / "none")
     assert by_name()["btf"].ok is False
 
 
+@pytest.mark.usefixtures("nothing_loaded")
 @pytest.mark.parametrize(
     ("text", "ok"),
     [("[none] integrity confidentiality", True), ("none [integrity] confidentiality", True),

@@ -26,7 +26,7 @@ class PolledHost:
         while not self._is_over:
             with self.host.lock:
                 self.host.resolver.do_work()
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     def step(self, count: int, *, commit: bool = True) -> None:
         with self.host.lock:

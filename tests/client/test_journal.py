@@ -29,6 +29,7 @@ from pipeline.bus.stream.messages import TOPICS
 from pipeline.errors import FrameError
 from pipeline.resolver.daemon.answering import Answering
 from pipeline.resolver.stream.journal_writer import JournalWriter
+from tests.sampling import times
 from tests.stream_host import Host, MiniResolver, now_boot_ns
 from tests.waiting import until
 
@@ -84,7 +85,7 @@ def test_a_subscriber_that_was_too_slow_reads_from_the_journal_what_it_missed(di
     subscriber = subscribe(host, receive_hwm=1)
     with subscriber:
         begin = host.resolver.encoder.order
-        for _ in range(400):
+        for _ in range(times(400, 200)):
             host.step(10)
         assert host.resolver.publisher.unsent > 0
         events = read_to(subscriber, host)
@@ -118,7 +119,7 @@ def test_whichever_messages_are_lost_the_events_come_in_order(host: Host, topics
 
         subscriber._reader.tracker.feed = lose  # type: ignore[method-assign]
         events: list[Any] = []
-        for step in range(150):
+        for step in range(times(150, 60)):
             host.step(chance.randrange(1, 12))
             host.resolver.publisher.loss({"exec": step + 1}, now_boot_ns())
             host.resolver.publisher._beaten_ns = 0 if step % 7 == 0 else now_boot_ns()
@@ -163,7 +164,7 @@ def test_a_filter_of_the_publisher_loses_nothing_and_recovers_in_order(host: Hos
             narrow._reader.tracker.feed = lose  # type: ignore[method-assign]
             expected: list[Any] = []
             found: list[Any] = []
-            for step in range(100):
+            for step in range(times(100, 40)):
                 losses += 1
                 host.resolver.publisher.loss({"exec": losses}, now_boot_ns())
                 host.step(chance.randrange(1, 12))
@@ -230,7 +231,7 @@ def test_a_killed_resolver_costs_a_subscriber_nothing(directory: Path) -> None:
     events: list[Any] = []
     chance = random.Random(5)
     with subscriber:
-        for round_ in range(8):
+        for round_ in range(times(8, 4)):
             host.step(60)
             before = len(host.story.events)
             host.step(40, commit=False)
@@ -362,7 +363,7 @@ def test_what_the_journal_no_longer_holds_is_one_gap_and_then_a_snapshot(directo
         host.step(50)
         read_to(first, host)
         position = first.position
-    for _ in range(200):
+    for _ in range(times(200, 120)):
         host.step(40)
     with subscribe(host, resume=position, snapshot=True) as second:
         host.step(10)
@@ -391,7 +392,7 @@ def test_a_damaged_journal_harms_nobody(directory: Path, damage: str) -> None:
         host.step(50)
         read_to(first, host)
         position = first.position
-    for _ in range(40):
+    for _ in range(times(40, 15)):
         host.step(40)
     file = directory / paths.STREAM_DIR / NAME
     chance = random.Random(damage)

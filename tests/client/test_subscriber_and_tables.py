@@ -132,7 +132,7 @@ def keep_polling(host: Host, seconds: float) -> None:
     while time.monotonic() < deadline and not host.is_over:
         with host.lock:
             host.resolver.do_work()
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def iter_for(subscriber: Subscriber, seconds: float) -> list[dict[str, Any]]:

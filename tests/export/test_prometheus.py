@@ -28,6 +28,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.layout.layout import counter_of
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
+from tests.sampling import times
 from tests.waiting import until
 
 MONITORING = Path(__file__).parents[2] / "packaging/monitoring"
@@ -283,7 +284,7 @@ def test_a_commit_is_read_completely_or_not_at_all(directory: Path, tables: Tabl
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        for _ in range(2000):
+        for _ in range(times(2000, 500)):
             figures = read_figures(directory)
             assert figures is not None and figures.counters["frames"] == figures.counters["late"]
     finally:

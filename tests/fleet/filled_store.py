@@ -6,11 +6,14 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from pipeline.fleet import store as store_module
 from pipeline.fleet.named_queries import ask
 from pipeline.fleet.open_store import OpenStore
-from pipeline.fleet.store import MERGE_FILES, Store
+from pipeline.fleet.store import Store
 from tests.fleet.traffic import NS, SimulatedHost, split
+from tests.sampling import times
 
 NOW_NS = time.time_ns()
 
@@ -32,15 +35,16 @@ class Fleet:
         self.web_1, self.web_2, self.db = self.hosts = hosts
         self.deep: list[int] = []
         self._happen()
-        with Store(root) as store:
-            parts = [list(split(host.sent(), 7)) for host in hosts]
+        merge_files = times(store_module.MERGE_FILES, 2)
+        with Store(root) as store, mock.patch.object(store_module, "MERGE_FILES", merge_files):
+            parts = [list(split(host.sent(), times(7, 20))) for host in hosts]
             # More files than are merged at once; the messages of all hosts arrive in turn.
             for at in range(max(map(len, parts))):
                 for part in parts:
                     for message in part[at : at + 1]:
                         store.add(*message)
                 store.commit(NOW_NS)
-            assert store.totals.batches > MERGE_FILES and store.tidy(NOW_NS)
+            assert store.totals.batches > merge_files and store.tidy(NOW_NS)
             assert store.totals.refused == 0
             store.add(
                 *self.web_2.gap("proc.exec", sum(execs(self.web_2).values()) + 1, 70, NOW_NS - 9 * NS, NOW_NS - 8 * NS)

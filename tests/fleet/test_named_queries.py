@@ -243,6 +243,8 @@ def test_sql_cannot_write_and_cannot_read_other_files(fleet: Fleet, tmp_path: Pa
     before = {path: path.stat().st_mtime_ns for path in fleet.root.rglob("*")}
     places = (tmp_path / "out", fleet.root / "events" / "out", fleet.root / "programs" / "out.parquet")
     for attack, place in itertools.product(ATTACKS, places):
+        if place is not places[0] and "OUT" not in attack:
+            continue
         sql = attack.replace("OUT", str(place)).replace("STORE", str(fleet.root))
         try:
             list(fleet.opened.query(sql))
@@ -267,7 +269,7 @@ def test_a_question_that_takes_too_long_ends(fleet: Fleet) -> None:
 
 
 def test_a_question_that_needs_too_much_memory_ends(fleet: Fleet) -> None:
-    with OpenStore(fleet.root, memory_bytes=128 << 20) as opened, pytest.raises(QueryError, match="memory"):
+    with OpenStore(fleet.root, memory_bytes=32 << 20) as opened, pytest.raises(QueryError, match="memory"):
         list(opened.query("SELECT list(repeat('x', 1000) || range) FROM range(1000000)"))
 
 

@@ -16,7 +16,7 @@ from pipeline.forward.figures import Figures
 from pipeline.forward.memory import MemoryQueue, Queue
 from pipeline.forward.spool import Spool
 from tests.forward.world import BOOT, batch
-from tests.sampling import some
+from tests.sampling import some, times
 
 MIB = 1 << 20
 Make = Callable[[int], tuple[Queue, Figures]]
@@ -187,7 +187,7 @@ def test_every_torn_length_of_a_file_is_survived(tmp_path: Path) -> None:
     spool.close()
     [file] = segments(tmp_path)
     whole = file.read_bytes()
-    for length in some(range(len(whole)), 100):
+    for length in some(range(len(whole)), times(100, 40)):
         for other in segments(tmp_path):
             other.unlink()
         file.write_bytes(whole[:length])

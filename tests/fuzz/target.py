@@ -32,11 +32,14 @@ class Target:
     check: Check
     is_cheap: bool = True
 
-    def corpus(self) -> list[bytes]:
-        """Return the inputs that are kept, and the seeds."""
+    def kept(self) -> list[bytes]:
+        """Return the inputs that once found something."""
         file = CORPUS / f"{self.name}.hex"
-        kept = [bytes.fromhex(line) for line in file.read_text().split()] if file.exists() else []
-        return [*self.seeds(), *kept]
+        return [bytes.fromhex(line) for line in file.read_text().split()] if file.exists() else []
+
+    def corpus(self) -> list[bytes]:
+        """Return the seeds and the inputs that are kept."""
+        return [*self.seeds(), *self.kept()]
 
 
 class Rewritten:

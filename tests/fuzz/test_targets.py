@@ -12,14 +12,15 @@ from tests.fuzz.mutate import mutate
 from tests.fuzz.tables import change, check_segments
 from tests.fuzz.target import CORPUS, Target
 from tests.fuzz.targets import TARGETS
-from tests.sampling import examples
+from tests.sampling import examples, some, times
 
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
 @every_target
 def test_inputs_that_are_kept_are_decoded(target: Target) -> None:
-    for data in target.corpus():
+    seeds = target.seeds()
+    for data in [*some(seeds, times(len(seeds), 40)), *target.kept()]:
         target.check(data)
 
 

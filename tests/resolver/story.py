@@ -431,7 +431,7 @@ def costs_of(tables: TableWriter, row: int) -> dict[str, object]:
     """What the process of a row has used; None where the row does not have it."""
     if not tables.hot_view()[row]["known"] & layout.KNOWN_COST:
         return dict.fromkeys(layout.COSTS.names)
-    return {name: tables.costs_view()[row][name].item() for name in layout.COSTS.names}
+    return dict(zip(layout.COSTS.names, tables.costs_view()[row].item(), strict=True))
 
 
 #: Fields that differ between two tables with the same history, or that `dump` shows in another form.
@@ -458,9 +458,9 @@ def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
     for row in used:
         assert hot[row]["row_seq"] % 2 == 0, f"row {row} was left open"
         values: dict[str, object] = {
-            name: column[row][name].item()
+            name: value
             for column, dtype in ((hot, layout.HOT), (cold, layout.COLD))
-            for name in dtype.names
+            for name, value in zip(dtype.names, column[row].item(), strict=True)
             if name not in _PRIVATE
         }
         values |= costs_of(tables, row)

@@ -457,17 +457,13 @@ def take(made):
 
 def unpack(message):
     """Read a body with the general msgpack library; bin values become text as this stream defines it."""
-
-    def as_text(value):
-        if isinstance(value, bytes):
-            return text(value)
-        if isinstance(value, dict):
-            return {key: as_text(item) for key, item in value.items()}
-        return [as_text(item) for item in value] if isinstance(value, list) else value
-
-    unpacker = msgpack.Unpacker(raw=False, max_buffer_size=1 << 28)
+    unpacker = msgpack.Unpacker(
+        raw=False, max_buffer_size=1 << 28,
+        object_hook=lambda found: {key: text(item) if type(item) is bytes else item for key, item in found.items()},
+        list_hook=lambda found: [text(item) if type(item) is bytes else item for item in found],
+    )  # fmt: skip
     unpacker.feed(bytes(message.body))
-    events = [as_text(event) for event in unpacker]
+    events = list(unpacker)
     assert len(events) == message.count
     assert [event["seq"] for event in events] == list(range(message.first, message.first + message.count))
     return events

@@ -24,9 +24,10 @@ from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import BOOT_ID, Story, apply_frame, frame_of, instance, make_tables
+from tests.sampling import times
 from tests.shm.handmade import Tables
 
-TIMES = 50
+TIMES = times(50, 20)
 
 
 class _Allocated(ctypes.Structure):

@@ -37,7 +37,7 @@ class Tables:
         self.costs = self._make("costs", layout.COSTS, rows * layout.COSTS.itemsize)
         self.arenas = {name: self._make(name, np.dtype("u1"), arena_bytes) for name in ("names", "args", "envs")}
         self.arena_next = dict.fromkeys(self.arenas, 16)
-        raw = np.memmap(directory / "control", np.uint8, "r+")
+        raw = self._map("control", np.dtype("u1"), size)
         self.commits = [
             raw[commit_offset + i * commit_bytes :][: layout.COMMIT.itemsize].view(layout.COMMIT) for i in (0, 1)
         ]
@@ -67,14 +67,18 @@ class Tables:
         self.heartbeat()
         header["layout_version"] = layout.LAYOUT_VERSION
 
-    def _make(self, name: str, dtype: np.dtype, size: int) -> np.memmap:
+    def _make(self, name: str, dtype: np.dtype, size: int) -> np.ndarray:
         path = self.directory / name
         path.unlink(missing_ok=True)  # never in place: a reader may have the file mapped
         path.touch()
         os.truncate(path, size)  # a page that no test touches is not allocated
-        return np.memmap(path, dtype, "r+", shape=(size // dtype.itemsize,))
+        return self._map(name, dtype, size)
 
-    def _part(self, name: str) -> np.memmap:
+    def _map(self, name: str, dtype: np.dtype, size: int) -> np.ndarray:
+        """Map a file as a plain array: a `memmap` runs code of Python for each field that is read or set."""
+        return np.asarray(np.memmap(self.directory / name, dtype, "r+", shape=(size // dtype.itemsize,)))
+
+    def _part(self, name: str) -> np.ndarray:
         return self.hot if name in layout.HOT.names else self.cold if name in layout.COLD.names else self.costs
 
     def heartbeat(self, age_s: float = -3600) -> None:

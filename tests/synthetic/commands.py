@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,8 @@ class Command:
     comm: bytes
 
 
-def make_commands(variants: int, args_bytes: int | None, envs_bytes: int) -> list[Command]:
+@functools.cache
+def make_commands(variants: int, args_bytes: int | None, envs_bytes: int) -> tuple[Command, ...]:
     """Return `variants` different commands.
 
     Args:
@@ -82,4 +84,4 @@ def make_commands(variants: int, args_bytes: int | None, envs_bytes: int) -> lis
         row["envc"] = envs.count(b"\0")
         strings = path.encode() + name.encode() + args + envs
         made.append(Command(row, strings, path.rpartition("/")[2].encode()[:15]))
-    return made
+    return tuple(made)

@@ -28,9 +28,9 @@ def _in_time_order(frames: list[Frame]) -> list[tuple[np.void, np.void | None]]:
 
 
 def test_same_arguments_make_the_same_bytes_and_another_seed_others() -> None:
-    first = make_storm(2, 500, 7)
-    assert first == make_storm(2, 500, 7)
-    assert first != make_storm(2, 500, 8)
+    first = make_storm(2, 200, 7)
+    assert first == make_storm(2, 200, 7)
+    assert first != make_storm(2, 200, 8)
 
 
 @settings(max_examples=examples(15), deadline=None)

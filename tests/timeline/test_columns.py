@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.timeline.columns import COSTS, IMAGES_MAX, STRINGS_BYTES_MAX, Image, Process, _Strings, columns
+from tests.sampling import times
 from tests.timeline.processes import BEGIN_NS, HOSTILE, MS, build, failed, killed, process
 
 
@@ -119,11 +120,11 @@ def test_all_text_together_is_bounded() -> None:
 
 @pytest.mark.slow
 def test_a_page_of_20_000_processes_stays_small() -> None:
-    processes = build(5000)
+    processes = build(times(5000, 1500))
     for number, each in enumerate(processes):
         each.entry["argv"] = ["cc1", f"{number}", "-I/usr/include/some/long/directory" * 40]
     size = len(json.dumps(columns(processes, BEGIN_NS, BEGIN_NS + 10**12), separators=(",", ":")))
-    assert len(processes) >= 20_000 and size < 5_000_000
+    assert len(processes) >= times(20_000, 6000) and size < times(5_000_000, 3_200_000)
     assert size > STRINGS_BYTES_MAX, "the bound was reached"
 
 

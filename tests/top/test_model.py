@@ -137,7 +137,8 @@ def test_facts_of_processes_that_are_gone_are_forgotten(host: Host, monkeypatch:
 
 
 def test_long_arguments_are_cut(host: Host) -> None:
-    host.start(50, "date " + "x" * 100_000, parent=40)
+    argv = b"date", b"x" * 100_000
+    host.start(50, "date", parent=40, args_ref=host.tables.strings("args", *argv), argc=len(argv))
     model = host.model(is_tree=False)
     assert len(model.subject(3).facts.command.plain) < 5000
     assert S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pipeline.errors import TooOldError
@@ -94,10 +95,12 @@ def test_the_number_of_groups_is_bounded(host: Host) -> None:
     names = iter(range(10**6))
     rates = Rates("user", lambda *_: f"name {next(names)}")
     rates.count(model.reading.numbers, model.reading.rows, 1)
-    for number in range(GROUPS_MAX + 50):
-        row = model.reading.rows[:1].copy()
-        row["flags"], row["start_boot_ns"], row["uid"] = 0, number + 2, number
-        rates.count(model.reading.numbers[:1], row, number + 2)
+    rows = model.reading.rows[:1].repeat(GROUPS_MAX + 50)
+    rows["flags"], rows["uid"] = 0, np.arange(len(rows))
+    rows["start_boot_ns"] = rows["uid"] + 2
+    for begin in range(0, len(rows), 50):
+        some = rows[begin : begin + 50]
+        rates.count(model.reading.numbers[:1].repeat(len(some)), some, int(some["start_boot_ns"][-1]))
     assert len(rates.groups) == GROUPS_MAX
 
 

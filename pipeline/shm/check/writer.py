@@ -87,17 +87,12 @@ def _check_lists(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
     for row in ancestors:
         if not refs[row]:
             yield Violation("16 lists", row, f"row {row} is in the ancestor list, but nothing refers to it")
-    for row in np.flatnonzero(used).tolist():
-        ended = hot["exit_boot_ns"][row] != 0
-        is_head = bool(hot["flags"][row] & layout.ROW_HEAD)
-        listed = bool(status[row] & (STATUS_QUEUED | STATUS_PARKED))
-        if ended != listed:
-            yield Violation("16 lists", int(row), f"row {row}: ended is {ended}, listed is {listed}")
-        wanted = STATUS_USED
-        if is_head:
-            wanted |= STATUS_EXITED if ended else STATUS_LIVE
-        if int(status[row]) & ~_OTHER_BITS != wanted:
-            yield Violation("16 lists", int(row), f"row {row}: status is {status[row]}, expected {wanted}")
+    ended, listed = hot["exit_boot_ns"] != 0, status & (STATUS_QUEUED | STATUS_PARKED) != 0
+    for row in np.flatnonzero(used & (ended != listed)).tolist():
+        yield Violation("16 lists", row, f"row {row}: ended is {ended[row]}, listed is {listed[row]}")
+    wanted = STATUS_USED | np.where(hot["flags"] & layout.ROW_HEAD, np.where(ended, STATUS_EXITED, STATUS_LIVE), 0)
+    for row in np.flatnonzero(used & (status & ~np.uint8(_OTHER_BITS) != wanted)).tolist():
+        yield Violation("16 lists", row, f"row {row}: status is {status[row]}, expected {wanted[row]}")
 
 
 def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:

@@ -37,7 +37,7 @@ from pipeline.bus.stream.journal import (
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.resolver.stream.journal_writer import JournalWriter
 from tests.bus import _inside
-from tests.sampling import examples
+from tests.sampling import examples, times
 
 BOOT = bytes(range(16))
 GOLDEN = Path(__file__).with_name("golden") / "journal.bin"
@@ -233,7 +233,7 @@ def test_a_ring_holds_the_newest_blocks_over_laps_and_writers(directory: Path, s
             assert sum(len(made.bodies[key]) for key in found) > (
                 0 if lap == 0 else made.writer.geometry.ring_bytes // 2
             )
-            for topic, first in made.chance.sample(found, 20):
+            for topic, first in made.chance.sample(found, times(20, 5)):
                 following = [1 << 60] * len(TOPICS)
                 following[topic] = first
                 reader.seek(7, following, 1 << topic)

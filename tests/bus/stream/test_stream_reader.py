@@ -25,6 +25,7 @@ from pipeline.errors import AccessError, ClosedError, ConfigError, FrameError, N
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
 from tests.bus.publishers import bind_publisher
+from tests.sampling import times
 
 BOOT = bytes(range(16))
 FORK, EXEC, EXIT = 0, 1, 2
@@ -120,7 +121,7 @@ def test_everything_after_the_welcome_comes(instance: Instance) -> None:
     thread = threading.Thread(target=load)
     thread.start()
     try:
-        for _ in range(10):
+        for _ in range(times(10, 4)):
             with reader(instance.path, "exec") as made:
                 events = read_until(made, 3)
                 assert [event["seq"] for event in events] == [

@@ -50,7 +50,7 @@ def test_config_refuses_settings_that_run_refuses(procline: Command, key: str, v
 
 @pytest.mark.parametrize(
     "text",
-    ["x = " + "[" * 5000 + "]" * 5000, "a." * 5000 + "b = 1", "[" + "a." * 5000 + "b]\nx = 1", "x = " + "{a=" * 5000,
+    ["x = " + "[" * 5000 + "]" * 5000, "a." * 2000 + "b = 1", "[" + "a." * 2000 + "b]\nx = 1", "x = " + "{a=" * 5000,
      "tables.pid_capacity = " + "1" * 5000, "x = " + "[" * 100 + "]" * 100],
 )  # fmt: skip
 def test_a_file_that_cannot_be_settings_is_one_line(procline: Command, tmp_path: Path, text: str) -> None:

@@ -22,9 +22,12 @@ from pipeline.shm.reader.table import ProcessTable
 from tests.resolver.applier_world import World, flag
 from tests.resolver.resolver_world import check_children_of, high, world
 from tests.resolver.story import BOOT_ID, Event, Story, apply_frame, instance, make_tables, message_of_columns
+from tests.sampling import times
 from tests.shm import _inside
 
-LIVE = 65_536
+LIVE = times(65_536, 8_192)
+#: The distance of their pids, so that they have all pids of the kernel, and 16 bits do not distinguish them.
+PIDS_APART = 62 * (65_536 // LIVE)
 
 
 @pytest.fixture
@@ -184,8 +187,8 @@ def test_65536_live_identities_do_not_collide() -> None:
         )
         applier, story = Applier(tables), Story()
         story.begin(1, inode=10)
-        # Spread over the kernel's pids, so that 16 bits do not distinguish them; many also share their start tick.
-        pids = np.arange(LIVE, dtype=np.uint32) * 62 + 64
+        # Many share their start tick, too.
+        pids = np.arange(LIVE, dtype=np.uint32) * PIDS_APART + 64
         starts = story.now + 2_000 * np.arange(1, LIVE + 1, dtype=np.uint64)
         apply_frame(applier, decode_frame(forks(story.fork(1, 2), pids, starts)))
         assert tables.heads_live == LIVE

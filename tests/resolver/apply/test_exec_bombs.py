@@ -21,6 +21,7 @@ from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.applier_world import World
 from tests.resolver.story import Reading, Story, apply_frame, checked, dump, enter_init, frame_of, instance, make_tables
+from tests.sampling import times
 
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 
@@ -272,7 +273,7 @@ def test_an_image_that_took_the_place_of_the_forks_did_not_run_before() -> None:
 
 # -- limits of a chain -------------------------------------------------------------------------------------------------
 
-EXECS = 10_000
+EXECS = times(10_000, 2500)
 
 
 def test_ten_thousand_execs_of_the_same_are_one_image(w: World) -> None:

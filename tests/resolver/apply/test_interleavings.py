@@ -36,7 +36,7 @@ from tests.resolver.story import (
     instance,
     make_tables,
 )
-from tests.sampling import examples
+from tests.sampling import examples, times
 
 RINGS = 3
 
@@ -331,7 +331,10 @@ def check_history(process: Process, rows: dict) -> None:
 def test_a_long_random_story(seed):
     rng = np.random.default_rng(seed)
     letters = np.array(list(LETTERS))
-    ops = [(str(rng.choice(letters)), int(rng.integers(1 << 16)), int(rng.integers(1 << 16))) for _ in range(2000)]
+    ops = [
+        (str(rng.choice(letters)), int(rng.integers(1 << 16)), int(rng.integers(1 << 16)))
+        for _ in range(times(2000, 600))
+    ]
     story = tell(ops)
     model = Model()
     process = story.processes[1]

@@ -48,7 +48,7 @@ from tests.resolver.stream_rows import (
     take,
     unpack,
 )  # fmt: skip
-from tests.sampling import examples
+from tests.sampling import examples, times
 
 ALL = 0xFF
 FILE_FIELDS = tuple(field.name for field in DECLARED_FILE_FIELDS)
@@ -421,7 +421,7 @@ def test_a_successor_publishes_an_event_that_resembles_one_of_its_predecessor(
 
 #: Encodes on one CPU while a thread on another releases bodies.
 RELEASING = """
-import os, queue, threading
+import os, queue, sys, threading
 import numpy as np
 from pipeline.resolver.stream._encoder import Encoder
 from tests.resolver import _inside
@@ -446,7 +446,7 @@ with tables() as writer:
     events = (*columns, times)
     thread = threading.Thread(target=release)
     thread.start()
-    for _ in range(100):
+    for _ in range(int(sys.argv[1])):
         _inside.add_many(made, writer, *events)
         taken.put(made.take())
     taken.put(None)
@@ -457,8 +457,8 @@ with tables() as writer:
 def test_a_thread_releases_bodies_while_another_encodes() -> None:
     """In a process of its own: memory that two messages share is usually released twice, which ends the process."""
     done = subprocess.run(
-        [sys.executable, "-c", RELEASING], cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=60,
-        check=False,
+        [sys.executable, "-c", RELEASING, str(times(100, 25))], cwd=Path(__file__).parents[3], capture_output=True,
+        text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

@@ -29,6 +29,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.names import ssh
 from tests.resolver.applier_world import World
 from tests.resolver.story import instance
+from tests.sampling import times
 
 ENVIRON = b"USER=alice\0SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0"
 
@@ -444,10 +445,10 @@ def test_the_work_of_a_login_does_not_depend_on_the_size_of_the_tables(w: World)
 
     work(0)
     small = work(1)
-    for tgid in range(5_000, 8_000):
+    for tgid in range(5_000, times(8_000, 5_600)):
         w.fork(1, tgid)
         w.exec(tgid, b"/bin/ls")
-    for number in range(2, 500):
+    for number in range(2, times(500, 150)):
         log_in(w, number)
     w.sessions.run()
     assert work(501) == small and small[1] == 0, "and sshd is examined once"
@@ -483,13 +484,14 @@ def test_sessions_of_one_user_do_not_displace_those_of_others(w: World, monkeypa
     monkeypatch.setattr(kept_sessions, "SHARES_MAX", 100)
     sshd(w, 3)
     bobs = [log_in(w, number, uid=1001) for number in range(10)]
-    for number in range(10, 500):
+    count = times(500, 200)
+    for number in range(10, count):
         log_in(w, number, uid=1000)
         w.sessions.run()
-    assert len(w.sessions.kept) == 100 and w.tables.counter("sessions_evicted") == 400
+    assert len(w.sessions.kept) == 100 and w.tables.counter("sessions_evicted") == count - 100
     assert all(ssh.session(str(w.directory), w.proc(tgid).user_session) for tgid in bobs)
     # As long as there is room, one user can use all of it.
-    assert sum(w.proc(100 + number).user_session in w.sessions.kept for number in range(10, 500)) == 90
+    assert sum(w.proc(100 + number).user_session in w.sessions.kept for number in range(10, count)) == 90
 
 
 def test_logins_wait_in_a_bounded_queue_with_room_for_each_user(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -549,8 +551,9 @@ def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.
     """As many as a batch can have. The work that delays the batch is bounded, in Python calls."""
     sshd(w, 3)
     calls = Counter[str]()
+    count = times(2700, 1100)
     monkeypatch.setattr(w.sessions, "_finish", lambda login, finish=w.sessions._finish: finish(login))
-    for number in range(2700):
+    for number in range(count):
         log_in(w, number, uid=1000 + number % 2)
         if number % 512 == 511:
             assert w.sessions._begun <= sessions.LOGINS_PER_BATCH
@@ -563,19 +566,20 @@ def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.
     assert calls["call"] < 64 * 150
     w.sessions.run()
     assert w.sessions.sshd.decisions == 1
-    numbers = {w.proc(100 + number).user_session for number in range(2700)}
-    assert len(numbers) == 2700 and 0 not in numbers
+    numbers = {w.proc(100 + number).user_session for number in range(count)}
+    assert len(numbers) == count and 0 not in numbers
 
 
 def test_forged_sshds_never_get_as_far_as_python(w: World) -> None:
     called: list[int] = []
     w.applier.followups.watch_logins(lambda row, parent: bool(called.append(row)))
     sshd(w, 3, uid=1000)  # root's file, but a user's process
-    for tgid in range(100, 1100):
+    tgids = range(100, 100 + times(1000, 300))
+    for tgid in tgids:
         w.fork(3, tgid)
         w.exec(tgid, b"/bin/true", envs=CLIENT)
-    assert not called and w.tables.counter("sessions_refused") == 1000
-    assert {w.proc(tgid).user_session for tgid in range(100, 1100)} == {0}
+    assert not called and w.tables.counter("sessions_refused") == len(tgids)
+    assert {w.proc(tgid).user_session for tgid in tgids} == {0}
 
 
 def test_the_sshd_of_a_container_is_refused_and_counted(w: World) -> None:

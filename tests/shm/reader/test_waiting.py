@@ -352,35 +352,33 @@ def test_a_pause_between_searches_ends_with_the_time(
 
 
 def test_the_search_agrees_with_the_links(tables: Tables, table: ProcessTable) -> None:
-    """Random forests, against a search that follows each link upwards."""
+    """Random forests, against the ancestors that each process has had from its fork on."""
     generator = np.random.default_rng(7)
     rows: list[int] = []
-    above: dict[int, tuple[int, int]] = {}
+    # By their creators, by their parents, and by any of both.
+    ancestors: dict[int, tuple[set[int], set[int], set[int]]] = {0: (set(), set(), set())}
     for pid in range(100, 300):
         creator = rows[int(generator.integers(len(rows)))] if rows and generator.random() < 0.9 else 0
         parent = rows[int(generator.integers(len(rows)))] if rows and generator.random() < 0.3 else creator
         links = {name: tables.link(row) if row else 0 for name, row in (("creator", creator), ("parent", parent))}
         row = tables.row(pid, **links, exit_boot_ns=int(generator.random() < 0.8) * 10**9)
-        above[row] = creator, parent
+        by_creator, by_parent = {creator} | ancestors[creator][0], {parent} | ancestors[parent][1]
+        by_any = {creator, parent} | ancestors[creator][2] | ancestors[parent][2]
+        ancestors[row] = by_creator, by_parent, by_any
         rows.append(row)
-
-    def descends(row: int, root: int, *fields: int) -> bool:
-        """Whether a row is below another by its creator (0), its parent (1), or any of both."""
-        links = [above[row][field] for field in fields or (0, 1)]
-        return any(each == root or descends(each, root, *fields) for each in links if each)
 
     for root in rows[:40]:
         entry = table.image(tables.link(root))
         assert entry is not None
         processes, alive = table._tree(entry)
-        expected = {row for row in rows if descends(row, root)}
+        expected = {row for row in rows if root in ancestors[row][2]}
         links = np.frombuffer(processes, np.uint64).reshape(-1, PROCESS_BYTES // 8)[:, 1]
         assert set(links.tolist()) == {tables.link(row) for row in expected}
         living = {tables.link(row) for row in expected if not tables.hot["exit_boot_ns"][row]}
         assert alive in living if living else alive == 0
         for by, field in (("creator", 0), ("parent", 1)):
             found = entry.descendants(by=by, exited=True)
-            assert {each.row for each in found} == {row for row in rows if descends(row, root, field)}
+            assert {each.row for each in found} == {row for row in rows if root in ancestors[row][field]}
             assert [each.row for each in entry.descendants(by=by)] == [each.row for each in found if not each.is_exited]
 
 

@@ -29,7 +29,7 @@ from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer import segments
 from pipeline.shm.writer._writer import TableWriter, row_check
 from pipeline.shm.writer.declared import LINEAGE_EPOCH
-from tests.sampling import examples
+from tests.sampling import examples, times
 from tests.shm import _inside
 from tests.shm.table_host import Host, make_writer
 
@@ -329,22 +329,23 @@ def test_a_chain_of_images_is_capped_and_marked(shm_dir: Path) -> None:
 @pytest.mark.slow
 def test_ceiling_of_rows_with_70000_processes(shm_dir: Path) -> None:
     """Live processes are never evicted; one process above the ceiling is refused and counted."""
+    count = times(70_000, 20_000)
     with make_writer(
-        shm_dir, row_capacity=70_001, pid_capacity=80_000, chunk_rows=4096, args_bytes=8 << 20, checked=False
+        shm_dir, row_capacity=count + 1, pid_capacity=80_000, chunk_rows=4096, args_bytes=8 << 20, checked=False
     ) as writer:
         host = Host(writer)
-        for pid in range(1, 70_001):
+        for pid in range(1, count + 1):
             assert host.fork(0, pid)
-        assert writer.rows_used == writer.heads_live == 70_000
-        assert writer.hot_view().shape == (70_001,)
-        assert host.fork(0, 70_001) == 0
+        assert writer.rows_used == writer.heads_live == count
+        assert writer.hot_view().shape == (count + 1,)
+        assert host.fork(0, count + 1) == 0
         assert writer.counter("table_full") == 1
         assert host.exec(5, b"x", b"x") == 0
         host.exit(77)
-        assert host.fork(0, 70_001)
+        assert host.fork(0, count + 1)
         assert writer.py_head(77) == 0
         assert writer.counter("evictions") == 1
-        assert len(set(writer.index_view()[1:].nonzero()[0].tolist())) == 70_000
+        assert len(set(writer.index_view()[1:].nonzero()[0].tolist())) == count
         validate_tables(writer)
 
 
@@ -495,7 +496,7 @@ def test_a_lineage_follows_changes_of_all_ancestors(shm_dir: Path, seed: int) ->
         for pid in range(1, 500):
             host.fork(max(0, pid - random.choice((1, 1, 1, 2, 40))), pid)
         epochs = writer.lineage_epoch
-        for number in range(150):
+        for number in range(times(150, 60)):
             pid = random.randrange(1, 500)
             row = writer.py_head(pid)
             change = random.choice(("move", "move", "end", "flag", "exec", "fork", "nothing"))
@@ -514,7 +515,7 @@ def test_a_lineage_follows_changes_of_all_ancestors(shm_dir: Path, seed: int) ->
                 host.fork(pid, 500 + number)
             rows = [writer.py_head(random.choice((pid, 499, random.randrange(1, 500)))) for _ in range(9)]
             assert [_inside.lineage(writer, row) for row in rows] == [walked_lineage(writer, row) for row in rows]
-            if number % 10 == 0:
+            if number % times(10, 30) == 0:
                 validate_tables(writer)
         assert writer.lineage_epoch > epochs
         validate_tables(writer)
