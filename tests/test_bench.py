@@ -135,13 +135,13 @@ def test_a_live_bench_runs(name: str, live_kernel: None) -> None:
     report_of(name, LIVE[name])
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
         *chosen(name for name in REPLAYED if name not in {"readers_hammer", "fleet"}),
-        pytest.param("fleet", marks=pytest.mark.programs),  # a server
+        pytest.param("fleet", marks=pytest.mark.expensive),  # a server
     ],
 )
 def test_a_bench_that_replays_runs(name: str) -> None:
@@ -149,7 +149,7 @@ def test_a_bench_that_replays_runs(name: str) -> None:
     assert bool(report["curves"]) == name.startswith("growth_")
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_hammered_rows_are_whole_and_live_pids_are_there() -> None:
     """Four readers against the real apply, on tables with checksums. On a busy machine few reads overlap a write."""
@@ -185,7 +185,7 @@ def plots(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("PYTHONPATH", str(modules))
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_one_report_of_several_benches_is_written(plots: None, tmp_path: Path) -> None:
     """In a quick run, of one bench."""
@@ -201,7 +201,7 @@ def test_one_report_of_several_benches_is_written(plots: None, tmp_path: Path) -
         assert (tmp_path / f"{curve}.svg").read_text().rstrip().endswith("</svg>")
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(plots: None, tmp_path: Path) -> None:
     """One of them rejects the option of the other one."""

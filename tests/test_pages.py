@@ -20,10 +20,10 @@ TESTS = (
     "tests/sources/ring", "tests/shm/writer/test_writer.py", "tests/shm/reader/test_shrinking_files.py",
     "tests/bus/stream/test_journal.py",
 )  # fmt: skip
-SELECTION = "not programs and not slow and not live and not alone and not vm"
+SELECTION = "not expensive and not slow and not live and not alone and not vm"
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_pages_of_64_kib(tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
     """In a quick run, one of TESTS."""

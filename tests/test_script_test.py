@@ -12,7 +12,7 @@ from tests import sampling
 
 ROOT = Path(__file__).parent.parent
 SHARED = "level= -n auto --dist worksteal -m not alone and not vm"
-QUICK = "level=quick -n auto --dist worksteal -p tests.plugins.few_programs -m not live and not alone and not vm"
+QUICK = "level=quick -n auto --dist worksteal -p tests.plugins.few_expensive -m not live and not alone and not vm"
 ALONE = "level= -n 0 -m alone and not vm"
 
 

@@ -110,6 +110,7 @@ def test_a_wheel_has_the_programs_of_its_machine(
     assert newer and found == newer | {f"{name}{suffix}" for name in features.OLD_NAMES if suffix}
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", chosen(COMPILERS))
 def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, compiler: str, tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_a_build_stops_at_such_a_fault(
     assert "incompatible-pointer-types" in done.stdout + done.stderr
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoReturn]) -> None:
     """The core is built with gcc; clang finds other mistakes."""
@@ -307,7 +308,7 @@ def clone(tmp_path: Path, modules: Path) -> Clone:
     return Clone(tmp_path / "clone", modules)
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     """If the environment is first in PATH, its own interpreter is found, which must not count as another one."""
@@ -325,7 +326,7 @@ def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     assert home and not home[1].startswith(str(clone.root))
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_changed_source_is_compiled_without_installing_again(clone: Clone) -> None:
     """By the real pip, except in a quick run."""
@@ -369,7 +370,7 @@ def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path
     assert clone.marker.exists()
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_tools_are_added_and_stay(clone: Clone) -> None:
     first = clone.setup("--host")
@@ -388,6 +389,7 @@ def test_tools_are_added_and_stay(clone: Clone) -> None:
         clone.marker.touch()
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_tests_of_a_new_checkout_are_compiled_where_tools_are(clone: Clone) -> None:
     """Else the first run of the tests would do it in each of its processes."""

@@ -32,6 +32,7 @@ def compiler(missing: Callable[[str], NoReturn]) -> None:
         missing(str(error))
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_build_in_another_directory_has_the_same_bytes(compiler: None, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
@@ -43,6 +44,7 @@ def test_a_build_in_another_directory_has_the_same_bytes(compiler: None, tmp_pat
         assert output.read_bytes() == build.object_path(source, suffix).read_bytes(), source
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_the_program_that_contributing_shows_compiles(compiler: None, tmp_path: Path) -> None:
     page = (SCRIPT.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -56,6 +58,7 @@ def test_the_program_that_contributing_shows_compiles(compiler: None, tmp_path: 
         assert b"pl_on_renamed" in (tmp_path / "out.o").read_bytes(), suffix
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "bpf"

@@ -156,6 +156,7 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path, missing: Callable[[
     made.close()
 
 
+@pytest.mark.expensive
 def test_a_press_completes_commands_options_and_topics(terminal: Terminal) -> None:
     for keys, arguments in chosen(COMPLETED.items(), 2):
         assert terminal.called(f"procline {keys}\t") == arguments

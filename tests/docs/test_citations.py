@@ -48,12 +48,14 @@ MADE_UP = [
 ]  # fmt: skip
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_every_citation_leads_somewhere() -> None:
     lost = [each for each in all_citations() if leads_nowhere(each)]
     assert not lost, "\n".join(f"{each.file}:{each.line}: {each.kind} {each.target}" for each in lost)
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_each_kind_of_citation_is_found() -> None:
     """An expression that no longer matches anything would make the test above pass."""

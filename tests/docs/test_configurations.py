@@ -126,7 +126,7 @@ def test_each_kind_is_found() -> None:
 
 
 @pytest.mark.parametrize("block", CONFIGURATIONS, ids=lambda block: f"{Path(block.page).name}:{block.line}")
-@pytest.mark.programs
+@pytest.mark.expensive
 def test_it_is_accepted(block: Block, tmp_path: Path, missing: Missing) -> None:
     found = program_of(block)
     assert found is not None
@@ -144,7 +144,7 @@ def test_it_is_accepted(block: Block, tmp_path: Path, missing: Missing) -> None:
         ("json", "{'x': 1}"),
     ],
 )
-@pytest.mark.programs
+@pytest.mark.expensive
 def test_a_wrong_one_is_found(language: str, text: str, tmp_path: Path, missing: Missing) -> None:
     block = Block("x.md", 1, language, text)
     found = program_of(block)
@@ -153,7 +153,7 @@ def test_a_wrong_one_is_found(language: str, text: str, tmp_path: Path, missing:
         found(block, tmp_path, missing)
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 def test_the_commands_that_prepare_a_fleet(tmp_path: Path, missing: Missing) -> None:
     """docs/operations.md: build the collection, install it, and copy the example, whose playbook Ansible accepts."""
     if not (ANSIBLE / "ansible-galaxy").exists():

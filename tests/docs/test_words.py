@@ -82,6 +82,7 @@ def is_about(row: RuledOut, file: str) -> bool:
     return file.startswith(row.files) and file not in row.allowed
 
 
+@pytest.mark.expensive
 def test_no_text_has_words_that_are_ruled_out() -> None:
     found = [
         f"{file}:{number}: write {row.instead} instead of what {row.expression!r} matches"

@@ -55,7 +55,7 @@ def test_all_blocks_are_known() -> None:
 
 
 @pytest.mark.parametrize("name", ["where", "SELECT", "hosts"])
-@pytest.mark.programs
+@pytest.mark.expensive
 def test_an_answer_is_as_shown(fleet: Fleet, root: PrivateRoot, name: str) -> None:
     block = blocks()[name]
     root.run("mkdir", "-p", str(Path(STORE).parent))
@@ -67,7 +67,7 @@ def test_an_answer_is_as_shown(fleet: Fleet, root: PrivateRoot, name: str) -> No
         assert "FAILURES" in done.stdout and "COLUMN_NAME" in done.stdout.upper()
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_the_documented_ingest_stores_events(
     root: PrivateRoot, tmp_path: Path, missing: Callable[[str], NoReturn]

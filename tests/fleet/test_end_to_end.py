@@ -19,7 +19,7 @@ from tests.nats_server import NatsServer
 from tests.nats_server import nats_server as nats_server
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_every_published_event_is_stored_once_whoever_is_killed(tmp_path: Path, nats_server: NatsServer) -> None:
     store = tmp_path / "store"

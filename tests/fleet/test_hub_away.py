@@ -23,7 +23,7 @@ from tests.forward.world import LIMIT_S, Command, Published, all_stored, begin, 
 from tests.nats_server import NatsServer, hub_and_leaf, nats_server, require_nats_server, source_from_leaf
 
 __all__ = ["host", "nats_server"]
-pytestmark = [pytest.mark.programs, pytest.mark.slow]
+pytestmark = [pytest.mark.expensive, pytest.mark.slow]
 
 AWAY_S = float(os.environ.get("PROCLINE_HUB_AWAY_S", "2"))
 #: Small enough to be full while the hub is away for the shortest time.

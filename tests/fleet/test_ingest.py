@@ -30,7 +30,7 @@ from tests.ports import free_port
 from tests.waiting import until
 
 #: Each test starts a server and the command.
-pytestmark = [pytest.mark.programs, pytest.mark.slow]
+pytestmark = [pytest.mark.expensive, pytest.mark.slow]
 
 LIMIT_S = 120.0
 

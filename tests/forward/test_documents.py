@@ -33,7 +33,7 @@ def test_all_blocks_are_known() -> None:
     assert len(run_by("tests/forward/test_documents.py")) == 2
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_the_first_commands_say_what_is_shown(nats_server: NatsServer) -> None:
     """The last one forwards until it is stopped. The server has another port, and the host another name."""
@@ -69,7 +69,7 @@ def test_the_first_commands_say_what_is_shown(nats_server: NatsServer) -> None:
             process.wait()
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_the_hub_fetches_from_the_leaf(tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
     """The program of the page, on a hub with another port; the leaf has the documented domain."""

@@ -32,7 +32,7 @@ from tests.ports import free_port
 from tests.sampling import examples
 
 __all__ = ["host", "nats_server"]
-pytestmark = [pytest.mark.programs, pytest.mark.slow]
+pytestmark = [pytest.mark.expensive, pytest.mark.slow]
 
 #: Events while server and forwarder are killed. The whole: PROCLINE_FORWARD_EVENTS=2000000, and --timeout 7200.
 EVENTS = int(os.environ.get("PROCLINE_FORWARD_EVENTS", "0")) or examples(20_000)

@@ -25,7 +25,7 @@ def seqs(events: list[dict[str, Any]], kind: str) -> list[int]:
     return [event["seq"] for event in events if event["event"] == kind]
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_all_events_are_in_the_file_and_a_restart_goes_on_behind_them(host: Published, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
@@ -51,7 +51,7 @@ def test_all_events_are_in_the_file_and_a_restart_goes_on_behind_them(host: Publ
     assert (file.stat().st_mode & 0o777) == 0o600
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_standard_output_and_another_format(host: Published, tmp_path: Path) -> None:
     command = Command(

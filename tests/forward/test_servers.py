@@ -174,7 +174,7 @@ def test_a_purged_stream_within_the_duplicate_window_does_not_stop_the_sender(na
     assert numbers(messages(nats_server)) == [4, 5, 6]
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_two_forwarders_of_one_host_store_each_event_once(nats_server: NatsServer) -> None:
     """For example while an operator starts a second one by mistake."""
@@ -212,7 +212,7 @@ def test_a_message_that_arrives_late_changes_nothing(nats_server: NatsServer) ->
     assert numbers(messages(nats_server)) == list(range(1, 10))
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 def test_a_server_that_stops_answering_is_left(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.forward.connection._ANSWER_LIMIT_S", 0.5)
 
@@ -239,7 +239,7 @@ def test_a_server_that_stops_answering_is_left(nats_server: NatsServer, monkeypa
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_check_and_create_stream(nats_server: NatsServer, command: Callable[..., Command]) -> None:
     forward = command("--to", nats_server.url)
@@ -262,7 +262,7 @@ def test_check_and_create_stream(nats_server: NatsServer, command: Callable[...,
     assert done.returncode == 2 and "--json is for --check" in done.stderr
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 def test_a_check_that_takes_long_shows_that_it_connects(
     nats_server: NatsServer, command: Callable[..., Command]
 ) -> None:
@@ -321,7 +321,7 @@ def tls_server(tmp_path: Path, missing: Callable[[str], NoReturn]) -> Iterator[N
         yield server
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_tls_with_certificates_of_both_sides(
     tls_server: NatsServer, tmp_path: Path, command: Callable[..., Command]
@@ -364,7 +364,7 @@ def test_no_word_is_sent_to_a_server_without_tls_if_it_is_wanted(
     assert seen == [b""]
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_credentials_files_and_the_permissions_that_a_host_needs(
     tmp_path: Path, missing: Callable[[str], NoReturn], command: Callable[..., Command]
@@ -404,7 +404,7 @@ def test_credentials_files_and_the_permissions_that_a_host_needs(
         assert numbers(messages(server, user_credentials=str(admin))) == [1, 2, 3]
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_key_alone_and_the_directory_of_systemds_credentials(
     tmp_path: Path, missing: Callable[[str], NoReturn], command: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
@@ -423,7 +423,7 @@ def test_a_key_alone_and_the_directory_of_systemds_credentials(
 # -- leaf nodes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_leaf_node_keeps_the_messages_while_the_hub_is_away(
     tmp_path: Path, missing: Callable[[str], NoReturn]

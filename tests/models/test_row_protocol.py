@@ -42,7 +42,7 @@ KEPT_MUTATIONS = {
 }
 
 
-pytestmark = [pytest.mark.programs, pytest.mark.slow]
+pytestmark = [pytest.mark.expensive, pytest.mark.slow]
 
 
 def check(

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.checkout_copy import ROOT
 from tests.mutants.bodies import functions, instrumented
 from tests.mutants.schemata import PACKAGES, body_places
@@ -161,6 +163,7 @@ def test_a_module_runs_as_before_or_with_one_mutant(tmp_path: Path) -> None:
         assert printed() == expected
 
 
+@pytest.mark.expensive
 def test_every_function_of_python_is_found() -> None:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):

@@ -128,6 +128,7 @@ def all_places() -> list[Place]:
     return list(places())
 
 
+@pytest.mark.expensive
 def test_equal_lines_of_a_module_are_different_mutants() -> None:
     keys = [place.key for place in all_places()]
     assert len(set(keys)) == len(keys) > 10_000
@@ -200,7 +201,7 @@ def test_d():
 STEPS = [(str(Path(TEST).parent),)]
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "stage", "outcome", "by"),
@@ -225,7 +226,7 @@ def test_what_becomes_of_a_mutant(
     assert (copy.root / MODULE).read_bytes() == (runs.ROOT / MODULE).read_bytes()
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_test_that_fails_without_a_mutant_is_left_out(copy: Copy) -> None:
     test = copy.root / TEST

@@ -98,7 +98,7 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
     trial.close()
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_what_becomes_of_a_mutant(trial: Trial, tmp_path: Path) -> None:
     assert trial.measure(time.monotonic() + 60)
@@ -114,7 +114,7 @@ def test_what_becomes_of_a_mutant(trial: Trial, tmp_path: Path) -> None:
         assert (result.outcome, result.by.rpartition("::")[2]) == outcomes[number], number
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_what_is_known_of_the_reach_is_kept(trial: Trial, tmp_path: Path) -> None:
     assert not trial.measure(0)

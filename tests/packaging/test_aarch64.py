@@ -63,6 +63,7 @@ def types(section: bytes) -> tuple[list[bytes], list[int]]:
     return sorted(names), sorted(others)
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "suffix"), chosen(each for each in build.OBJECTS if each[1] != ".old.bpf.o"))
 def test_a_build_for_aarch64_has_the_contents_of_the_shipped_object(

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.sampling import times
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +40,7 @@ def test_passes_against_expectation(): pass
 """
 
 
+@pytest.mark.expensive
 def test_the_controller_learns_the_same_of_each_test(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").touch()
     (tmp_path / "test_it.py").write_text(TESTS)

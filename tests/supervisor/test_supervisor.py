@@ -23,7 +23,7 @@ from pipeline.supervisor.vitals import read_vitals
 from tests.supervisor.run_supervisor import CHECK_S, HANG_S
 from tests.waiting import until
 
-pytestmark = [pytest.mark.programs, pytest.mark.slow]
+pytestmark = [pytest.mark.expensive, pytest.mark.slow]
 
 PROGRAM = Path(__file__).with_name("run_supervisor.py")
 TIMEOUT_S = 120

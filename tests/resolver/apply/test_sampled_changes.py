@@ -250,7 +250,7 @@ def test_no_reader_sees_a_change_without_its_mark(w: World, kind: int) -> None:
         assert w.proc(3).uid == uid and w.limits(3) == (500, found.time)
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.parametrize("case", chosen(CASES))
 def test_a_successor_publishes_a_change_wherever_its_predecessor_was_killed(directory: Path, case: str) -> None:
     """It gets the record again, and the row may have the facts of the change already."""

@@ -23,7 +23,7 @@ from pipeline.shm.reader.table import ProcessTable
 from tests.resolver.process_host import NAME, Shard, description, instance_directory
 from tests.resolver.story import Event, Story
 
-pytestmark = [pytest.mark.programs, pytest.mark.slow]
+pytestmark = [pytest.mark.expensive, pytest.mark.slow]
 SETTINGS: dict[str, Any] = {
     "args": Args(show="raw"), "contexts": Contexts(user_names="off", container_details="off"),
     "stream": Stream(journal_bytes=1 << 20), "supervision": Supervision(keep_tables=True),

@@ -527,7 +527,7 @@ with test_names.instance(directory / "run") as made, process_in(root) as tgid:
 """
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 @needs_root
 def test_memory_for_containers_with_large_files_is_bounded(tmp_path: Path) -> None:

@@ -322,6 +322,7 @@ def test_no_microsecond_of_a_time_is_lost(moment: datetime) -> None:
         assert unix_ns_of("at", moment) == seconds * 10**9 + moment.microsecond * 1000
 
 
+@pytest.mark.expensive
 def test_a_timestamp_of_pandas_keeps_its_nanoseconds() -> None:
     pd = pytest.importorskip("pandas")
     assert unix_ns_of("at", pd.Timestamp(BOOT_UNIX_NS + 123, tz="UTC")) == BOOT_UNIX_NS + 123

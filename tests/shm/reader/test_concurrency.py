@@ -93,6 +93,7 @@ def read_for(table: ProcessTable, seconds: float) -> Counter[str]:
     return seen
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_readers_right(shm_dir: Path) -> None:
     """Killed at random moments, also between the stores of one change; then its successor continues, several times."""

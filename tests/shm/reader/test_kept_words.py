@@ -291,7 +291,7 @@ def test_answers_are_those_of_the_rows_at_any_time(shm_dir: Path, rows: int, see
                 assert ask(table, pids) == rows_answer(table, pids)
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.parametrize(
     "name",
     # A quick run chooses the same one for tests/shm/writer/test_takeover.py, so a writer is stepped once.

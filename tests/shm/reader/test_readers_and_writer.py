@@ -257,7 +257,7 @@ def test_children_are_complete_without_a_retention(shm_dir: Path) -> None:
     assert calls > times(100, 10) and int(writer.stdout.read()) > 1000
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pids", "rows"),

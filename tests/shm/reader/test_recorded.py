@@ -61,7 +61,7 @@ def table(recording: Path) -> Iterator[ProcessTable]:
         yield table
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 def test_a_recording_answers_like_an_instance(table: ProcessTable, recording: Path) -> None:
     assert [entry.pid for entry in table] == [10, 12, 13] and len(table) == 3
     assert [entry.pid for entry in table.walk()] == [10, 11, 12, 13]
@@ -74,7 +74,7 @@ def test_a_recording_answers_like_an_instance(table: ProcessTable, recording: Pa
     assert 0 <= table.recorded_until_ns - (BOOT_UNIX_NS + 8 * SECOND) < SECOND
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 def test_it_is_as_of_a_time(table: ProcessTable) -> None:
     def at(seconds: float) -> datetime:
         return datetime.fromtimestamp(BOOT_UNIX_NS // SECOND, UTC) + timedelta(seconds=seconds)
@@ -91,7 +91,7 @@ def test_it_is_as_of_a_time(table: ProcessTable) -> None:
     assert make is not None and make.argv == ["make", "-j8"]
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_waiting_in_a_recording_takes_no_time(table: ProcessTable) -> None:
     ended = table.wait_exit(11)
@@ -109,7 +109,7 @@ def is_gone(directory: Path) -> bool:
     return not directory.parent.exists()
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_the_instance_ends_with_the_table(recording: Path) -> None:
     table = ProcessTable.open(recording)
@@ -124,7 +124,7 @@ def test_the_instance_ends_with_the_table(recording: Path) -> None:
         len(table)
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_table_that_is_dropped_ends_its_instance(recording: Path) -> None:
     directory = Path(ProcessTable.open(recording).directory)
@@ -133,7 +133,7 @@ def test_a_table_that_is_dropped_ends_its_instance(recording: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_nothing_is_left_of_a_killed_program(recording: Path, number: int) -> None:
     program = (
@@ -152,6 +152,7 @@ def test_nothing_is_left_of_a_killed_program(recording: Path, number: int) -> No
 # -- files that cannot be opened -----------------------------------------------------------------------------------
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_file_that_is_no_recording_is_named(tmp_path: Path, recording: Path) -> None:
     text, nothing, version, missing = (tmp_path / name for name in ("text", "nothing", "version", "missing"))
@@ -175,7 +176,7 @@ def test_a_file_that_is_no_recording_is_named(tmp_path: Path, recording: Path) -
             ProcessTable.open(wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_recording_that_is_cut_is_opened_only_on_request(tmp_path: Path, recording: Path) -> None:
     cut = tmp_path / "cut.rec"

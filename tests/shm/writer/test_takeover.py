@@ -66,7 +66,7 @@ def is_one_of(found: Process | None, before: Process | None, after: Process | No
     return reused and found is None
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.parametrize(
     "name",
     chosen(name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS),
@@ -110,7 +110,7 @@ def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str, k
         assert torn_states
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_commit_killed_after_any_store_is_the_old_one_or_the_new_one(shm_dir: Path, kept: Path) -> None:
     try:
@@ -168,6 +168,7 @@ while True:
 """
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_writers_killed_one_after_the_other_in_a_storm(shm_dir: Path) -> None:
     """Writers, each taking over from the one before, each killed (-9) at a random moment."""
@@ -587,6 +588,7 @@ with make_writer(Path(sys.argv[1]), row_capacity=50_000, chunk_rows=50_000) as w
 """
 
 
+@pytest.mark.expensive
 def test_a_take_over_of_many_rows_shows_signs_of_life(shm_dir: Path, tmp_path: Path) -> None:
     """With a clock that moves on by a second whenever it is read, its time is the number of the signs."""
     library = tmp_path / "clock.so"

@@ -271,7 +271,7 @@ def _check_whole(frame: Frame) -> None:
     assert (np.frombuffer(frame.blob, np.uint64) == np.repeat(fill, words)).all()
 
 
-@pytest.mark.programs
+@pytest.mark.expensive
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, request: pytest.FixtureRequest) -> None:

@@ -1,4 +1,4 @@
-"""Take only some of the tests marked `programs`, and others in each run. Loaded by `script/test --quick`.
+"""Take only some of the tests marked `expensive`, and others in each run. Loaded by `script/test --quick`.
 
 PROCLINE_TEST_SEED chooses them, so a run can be repeated.
 """
@@ -15,10 +15,10 @@ from tests.sampling import SEED, by_seed, examples
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Choose among those that other options have selected; at least one of them is taken."""
-    programs = [item for item in items if item.get_closest_marker("programs")]
-    chosen = by_seed(programs, examples(len(programs)))
-    config.hook.pytest_deselected(items=[item for item in programs if item not in chosen])
-    others = [item for item in items if item not in set(programs)]
+    expensive = [item for item in items if item.get_closest_marker("expensive")]
+    chosen = by_seed(expensive, examples(len(expensive)))
+    config.hook.pytest_deselected(items=[item for item in expensive if item not in chosen])
+    others = [item for item in items if item not in set(expensive)]
     # Some of them take half a minute, mostly waiting. Each worker begins with an equal part of the list.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     items[:] = others
