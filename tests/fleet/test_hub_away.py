@@ -86,6 +86,7 @@ def test_the_spool_keeps_what_is_made_while_the_hub_is_away(
     )
 
 
+@pytest.mark.expensive(seconds=45)
 def test_a_leaf_node_keeps_what_is_made_while_the_hub_is_away(
     host: Published, tmp_path: Path, missing: Callable[[str], NoReturn]
 ) -> None:

@@ -15,11 +15,12 @@ from tests.sampling import SEED, by_seed, examples
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Choose among those that other options have selected; at least one of them is taken."""
-    expensive = [item for item in items if item.get_closest_marker("expensive")]
-    chosen = by_seed(expensive, examples(len(expensive)))
+    expensive = {item: mark for item in items if (mark := item.get_closest_marker("expensive"))}
+    possible = [item for item, mark in expensive.items() if "seconds" not in mark.kwargs]
+    chosen = by_seed(possible, examples(len(possible)))
     config.hook.pytest_deselected(items=[item for item in expensive if item not in chosen])
-    others = [item for item in items if item not in set(expensive)]
-    # Some of them take half a minute, mostly waiting. Each worker begins with an equal part of the list.
+    others = [item for item in items if item not in expensive]
+    # Some of them wait for many seconds, so they come first. Each worker begins with an equal part of the list.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     items[:] = others
     for number, item in reversed(list(enumerate(chosen))):

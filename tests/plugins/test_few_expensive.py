@@ -22,6 +22,10 @@ def test_cheap(x): pass
 @pytest.mark.expensive
 @pytest.mark.parametrize("x", range(200))
 def test_expensive(x): pass
+
+@pytest.mark.expensive(seconds=60)
+@pytest.mark.parametrize("x", range(200))
+def test_long(x): pass
 """
 
 
