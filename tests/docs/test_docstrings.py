@@ -24,7 +24,9 @@ _EXAMPLES = dict(item for item in documented() if has_example(item[1]))
 
 @pytest.fixture(scope="module")
 def names() -> Iterator[dict[str, Any]]:
-    with example_host() as found:
+    with example_host() as found, pytest.MonkeyPatch.context() as patch:
+        # With the lowest priority, and other tests beside it, the host takes longer to answer than a user would wait.
+        patch.setitem(pipeline.Subscriber.__init__.__kwdefaults__, "connect_timeout", 50.0)
         yield found
 
 
