@@ -130,6 +130,7 @@ class Terminal:
         os.close(self._fd)
 
 
+@pytest.mark.expensive
 @pytest.mark.parametrize("shell", TESTED)
 def test_the_documented_line_of_a_shell(shell: str, tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
     if shutil.which(shell) is None:

@@ -356,6 +356,7 @@ def test_events_that_could_not_be_appended_before_a_daemon_ended_are_missed(dire
     host.resolver.close()
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_what_the_journal_no_longer_holds_is_one_gap_and_then_a_snapshot(directory: Path) -> None:
     host = Host(MiniResolver(directory, journal_bytes=1 << 20))

@@ -90,6 +90,7 @@ def follow_until(subscriber: Subscriber, follower: Follower, order: int, seconds
         follower.take(subscriber.read(0.2))
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_late_joiner_under_load_knows_every_process_and_hears_of_each_change_once(host: Host) -> None:
     host.step(500)
@@ -199,6 +200,7 @@ def test_topics_are_all_that_comes(host: Host) -> None:
         assert {event["event"] for event in events} == {"exit"}
 
 
+@pytest.mark.expensive(seconds=60)
 @pytest.mark.slow
 def test_after_a_gap_the_processes_are_listed_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_subscriber, "RESYNC_INTERVAL_S", 0.2)
@@ -281,6 +283,7 @@ def step_uncommitted(host: Host, count: int) -> None:
         host.step(count, commit=False)
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_the_processes_of_a_restarted_instance_are_listed_again(directory: Path) -> None:
     host = Host(MiniResolver(directory))

@@ -23,6 +23,7 @@ def running(host: SimulatedHost, path: str) -> int:
     return sum(process.alive and process.paths[-1:] == [path.encode()] for process in processes)
 
 
+@pytest.mark.expensive
 @pytest.mark.parametrize(
     "program", ["/usr/bin/curl", "bash", "ls", "/opt/new/agent", "sleep", "systemd", "sshd", "nothing"]
 )
@@ -238,6 +239,7 @@ ATTACKS = [
 ]  # fmt: skip
 
 
+@pytest.mark.expensive
 def test_sql_cannot_write_and_cannot_read_other_files(fleet: Fleet, tmp_path: Path) -> None:
     """One test for all statements: with one for each, several workers would make the store, which takes a second."""
     before = {path: path.stat().st_mtime_ns for path in fleet.root.rglob("*")}

@@ -151,6 +151,7 @@ def test_files_that_the_catalogue_does_not_name_are_removed(tmp_path: Path, host
     assert not left.exists() and stored(root) == before
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_small_files_are_merged_and_readers_of_the_old_list_can_finish(
     tmp_path: Path, host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
@@ -328,6 +329,7 @@ def test_times_and_counts_that_no_sum_can_hold_stop_nobody(tmp_path: Path, host:
             assert list(opened.query(f"SELECT * FROM {view}")) is not None
 
 
+@pytest.mark.expensive
 @pytest.mark.slow
 def test_a_message_that_cannot_be_stored_is_refused_alone(
     tmp_path: Path, host: SimulatedHost, monkeypatch: pytest.MonkeyPatch

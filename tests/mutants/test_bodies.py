@@ -177,6 +177,7 @@ def test_every_function_of_python_is_found() -> None:
             ast.parse(instrumented(source, ".py", "", 1))
 
 
+@pytest.mark.expensive
 def test_mutants_have_keys_of_their_own() -> None:
     keys = [place.key for place in body_places()]
     assert len(set(keys)) == len(keys) > 2000

@@ -77,6 +77,7 @@ def test_exit_codes_are_those_of_the_command(pages: dict[str, str]) -> None:
     assert codes | {0} == {int(code) for code in listed}
 
 
+@pytest.mark.expensive
 def test_pages_are_correct_roff(pages: dict[str, str], missing: Callable[[str], NoReturn]) -> None:
     if shutil.which("groff") is None:
         missing("groff is not installed")

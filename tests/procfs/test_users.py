@@ -308,6 +308,7 @@ def test_only_names_of_mapped_ids_are_kept(root: Path) -> None:
     assert found is not None and found.user == {0: "u0"} and not found.is_cut
 
 
+@pytest.mark.expensive
 @needs_root
 def test_the_owner_is_the_user_that_made_the_outermost_namespace() -> None:
     """Names are read only from namespaces that root created."""

@@ -54,6 +54,7 @@ def test_one_busy_moment_changes_nothing(tmp_path: Path) -> None:
     assert [host.pass_time(share) for share in shares] == [1] * 5
 
 
+@pytest.mark.expensive
 def test_the_number_halves_after_a_long_quiet_time(tmp_path: Path) -> None:
     host = Host(tmp_path, most=2)
     for _ in range(1 + BUSY_TIMES):

@@ -206,6 +206,7 @@ def test_a_process_without_executable_is_not_entered(w: World) -> None:
     assert w.resolver.resolve_from_procfs(high(8), 0, None) is None
 
 
+@pytest.mark.expensive
 def test_a_full_table_is_reported() -> None:
     with world(rows=1024) as w:
         for number in range(3, 1026):

@@ -38,6 +38,7 @@ def small_tables(directory: Path) -> TableWriter:
     return tables
 
 
+@pytest.mark.expensive
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, times(12, 2)))])
 def test_readers_find_only_live_processes(directory: Path, seed: int) -> None:
     rng = random.Random(seed)

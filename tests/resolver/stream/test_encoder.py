@@ -454,6 +454,7 @@ with tables() as writer:
 """
 
 
+@pytest.mark.expensive
 def test_a_thread_releases_bodies_while_another_encodes() -> None:
     """In a process of its own: memory that two messages share is usually released twice, which ends the process."""
     done = subprocess.run(

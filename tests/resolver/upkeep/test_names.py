@@ -365,6 +365,7 @@ def test_one_users_containers_do_not_push_out_those_of_others(tmp_path: Path) ->
         assert made.writer.counter("names_evicted") > 0 and made.writer.counter("names_refused") > 0
 
 
+@pytest.mark.expensive
 def test_all_containers_together_are_bounded(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         many = {number: f"{number:040}" for number in range(1000)}
