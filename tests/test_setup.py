@@ -138,7 +138,7 @@ MISTAKE = """
 
 @pytest.fixture
 def faulty(tmp_path: Path) -> Path:
-    """A checkout whose only module has MISTAKE. The module that Cython makes for all others seems to be compiled."""
+    """A checkout with one module, which has MISTAKE. An empty file stands for the code that all modules share."""
     library = Path(f"build/lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}/pipeline")
     for directory in ("pipeline", library):
         (tmp_path / directory).mkdir(parents=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,17 @@ class Follower:
         return {int(entity.split("-")[1], 16): images for entity, images in self.live.items()}
 
 
-def follow_until(subscriber: Subscriber, follower: Follower, order: int, seconds: float = 60.0) -> None:
+def follow_until(
+    subscriber: Subscriber,
+    follower: Follower,
+    order: int,
+    seconds: float = 60.0,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
     deadline = time.monotonic() + seconds
     while (follower.order < order or follower.is_unsure) and time.monotonic() < deadline:
         follower.take(subscriber.read(0.2))
+        meanwhile()
 
 
 @pytest.mark.expensive
@@ -245,21 +252,19 @@ def test_over_a_resolver_that_is_killed_each_event_comes_once(directory: Path) -
     with subscriber:
         follower.take(subscriber.read(1))
 
-        def follow(*, is_committed: bool) -> None:
-            order, publisher, deadline = host.resolver.encoder.order, host.resolver.publisher, time.monotonic() + 60
-            while (follower.order < order or follower.is_unsure) and time.monotonic() < deadline:
-                follower.take(subscriber.read(0.2))
-                if is_committed:
-                    host.resolver.do_work()  # as a daemon does, which sends heartbeats
-            assert follower.order >= order, (follower.order, order, publisher.unsent, subscriber.repeats)
+        def follow(meanwhile: Callable[[], object] = lambda: None) -> None:
+            order = host.resolver.encoder.order
+            follow_until(subscriber, follower, order, meanwhile=meanwhile)
+            unsent = host.resolver.publisher.unsent
+            assert follower.order >= order, (follower.order, order, unsent, subscriber.repeats)
 
         for _ in range(4):
             step(host, 60)
-            follow(is_committed=True)
+            follow(host.resolver.do_work)  # as a daemon does, which sends heartbeats and commits
             # The resolver dies after it has published the next step but not committed it; the events are applied again.
             before = len(host.story.events)
             step_uncommitted(host, 40)
-            follow(is_committed=False)
+            follow()
             host.resolver.close(kill=True)
             host.resolver = MiniResolver(directory)
             deadline = time.monotonic() + 60
@@ -269,7 +274,7 @@ def test_over_a_resolver_that_is_killed_each_event_comes_once(directory: Path) -
                 assert time.monotonic() < deadline
             host.resolver.apply(host.story.events[before:])
             step(host, 30)
-            follow(is_committed=True)
+            follow(host.resolver.do_work)
         assert subscriber.missed == 0 and subscriber.repeats > 0
         assert follower.lists == 1
         pids = follower.pids()

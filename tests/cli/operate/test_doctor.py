@@ -119,6 +119,7 @@ def attach_kinds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return probe.Finding(f"attach {kind}", not is_refused, "rejected" if is_refused else "works")
 
         monkeypatch.setattr(probe, "findings", REAL_FINDINGS)
+        monkeypatch.setattr(probe.host, "missing_capabilities", list)
         monkeypatch.setattr(probe, "attach_kind", attach_kind)
         monkeypatch.setattr(probe, "programs", lambda: probe.Finding("programs", True, "the newer set"))
 
