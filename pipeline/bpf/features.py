@@ -64,6 +64,24 @@ def share_buffers(program_fd: int) -> bool:
     return "PREEMPT_RT" in os.uname().version and syscall.info_bytes(program_fd) < misses.COUNTING_INFO_BYTES
 
 
+def is_split(function: str) -> bool:
+    """Return whether the compiler divided a kernel function: callers in the same file may call only its second part.
+
+    A program on the function would miss these calls. gcc names the second part ``FUNCTION.part.0``. True if unknown.
+    """
+    part = f" {function}.part.".encode()
+    kept = b""
+    try:
+        with Path("/proc/kallsyms").open("rb", buffering=0) as symbols:
+            while read := symbols.read(1 << 20):  # of 5 MB
+                if part in kept + read:
+                    return True
+                kept = read[-len(part) :]
+    except OSError:
+        return True
+    return not kept
+
+
 def is_forced() -> bool:
     """Return whether the environment selects the older set."""
     return os.environ.get(FORCE) in {"old", *(f"old-{machine}" for machine in OLD_MACHINES)}

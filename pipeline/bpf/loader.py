@@ -55,8 +55,9 @@ class TierKind:
             without verification of its own programs. Empty: no trial is needed.
         compat: the program for 32-bit system calls, if they need one of their own.
         by_name_only: the tier costs processes that it does not record; "auto" never selects it.
-        instead: programs that need a function which not every kernel has, each with those that record the same
-            elsewhere. Where the first is attached, the others are detached.
+        instead: programs that need functions which not every kernel has, with those that record the same elsewhere.
+            Where all of the first are attached, the others are detached.
+        whole: programs by the function that must not be divided (`features.is_split`) if they are to be used.
     """
 
     name: str
@@ -66,7 +67,8 @@ class TierKind:
     trial: str = ""
     compat: str = ""
     by_name_only: bool = False
-    instead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    instead: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    whole: Mapping[str, str] = field(default_factory=dict)
 
 
 _NAMES = "changes of name and cgroup"
@@ -99,7 +101,7 @@ CALLS = TierKind(
     "fentry",
     "calls of ptrace and setrlimit, and seals of tracing libraries' memfds",
     "pl_ptrace_traceme",
-    instead={"pl_ptrace_attach": ("pl_ptrace_link",)},
+    instead={("pl_ptrace_attach",): ("pl_ptrace_link",)},
 )
 
 
@@ -110,10 +112,33 @@ def _changes(method: str) -> str:
 #: Detail of a tier that `auto` never selects.
 _BY_NAME = "only if capture.credentials names it"
 
+#: Functions that run only when a process acquires or releases a terminal, instead of those that run in every ioctl of a
+#: terminal and when one is opened.
+_TERMINALS: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("pl_tty_set", "pl_tty_release"): ("pl_tty_ioctl", "pl_tty_open")
+}
+_WHOLE = {"disassociate_ctty": "pl_tty_release"}
+
 #: Alternatives, best first; at most one is used. Keys are the values of `capture.credentials`.
 CREDENTIALS = {
-    "fentry": TierKind("cred_fentry", "fexit", _changes("fentry"), "pl_commit_creds", "pl_try_fentry"),
-    "kprobe": TierKind("cred_kprobe", "kretprobe", _changes("kprobe"), "pl_commit_creds", "pl_try_kprobe"),
+    "fentry": TierKind(
+        "cred_fentry",
+        "fexit",
+        _changes("fentry"),
+        "pl_commit_creds",
+        "pl_try_fentry",
+        instead=_TERMINALS,
+        whole=_WHOLE,
+    ),
+    "kprobe": TierKind(
+        "cred_kprobe",
+        "kretprobe",
+        _changes("kprobe"),
+        "pl_commit_creds",
+        "pl_try_kprobe",
+        instead=_TERMINALS,
+        whole=_WHOLE,
+    ),
     "sampled": TierKind("cred_sampled", "iter", _changes("sampled")),
     "syscalls": TierKind(
         "cred_syscalls",
@@ -357,7 +382,6 @@ class Capture:
         return self._show_hangups(tiers, changes.result(), is_on_signal=not unwanted)
 
     def _load_tier(self, kind: TierKind, unwanted: Collection[str] = ()) -> Tier:
-        left_out: list[str] = []
         if self.lacks and kind.name not in features.OLD_NAMES:
             return Tier(kind.name, kind.attach_kind, False, "not among the programs for older kernels")
         assert self._core is not None
@@ -368,6 +392,7 @@ class Capture:
                 self._try(kind.trial)
             except LoadError as error:
                 return Tier(kind.name, kind.attach_kind, False, str(error))
+        left_out = [program for function, program in kind.whole.items() if features.is_split(function)]
         while True:
             one: libbpf.TierObject | None = None
             try:
@@ -389,10 +414,14 @@ class Capture:
         self._tier_objects.append(one)
         if kind.attach_kind == "iter":
             (self._iter_links[kind.name],) = one.link_fds
-        replaced = [other for name, others in kind.instead.items() if one.is_attached(name) for other in others]
+        replaced: list[str] = []
+        for names, others in kind.instead.items():
+            if all(one.is_attached(name) for name in names):
+                replaced += others
+            left_out = [name for name in left_out if name not in names]
         for name in replaced:
             one.detach(name)
-        lacking = [name for name in left_out if name not in (*kind.instead, *replaced)]
+        lacking = [name for name in left_out if name not in replaced]
         missing = f"; this kernel has no attach point for {', '.join(lacking)}" if lacking else ""
         return Tier(kind.name, kind.attach_kind, True, kind.records + missing)
 

@@ -173,6 +173,19 @@ def test_a_terminal_is_acquired_and_released(tier: Tier, actor: Actor) -> None:
     assert record.kind == SID and record.task["tty"] == b""
 
 
+def test_an_ioctl_that_changes_no_process_runs_no_program(tier: Tier, actor: Actor) -> None:
+    """Except where the compiler divided a function of the kernel that only runs when a terminal is released."""
+    (method,) = in_force(tier.capture)
+    if method == "cred_syscalls":
+        pytest.skip("every system call runs a program of this method")
+    actor.do("import termios; master, slave = os.openpty()")
+    with run_time_measured():
+        before = {program.name: program.runs for program in tier.capture.programs}
+        actor.do("for _ in range(100): termios.tcgetattr(slave)")
+        ran = {program.name for program in tier.capture.programs if program.runs - before[program.name] >= 100}
+    assert ran == ({"pl_tty_ioctl"} if features.is_split("disassociate_ctty") else set())
+
+
 def test_a_member_of_a_session_releases_the_terminal(tier: Tier, actor: Actor) -> None:
     leader = actor.join_session()
     (record,) = tier.during(actor, "fcntl.ioctl(slave, termios.TIOCNOTTY)")
@@ -442,20 +455,21 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
 
 
 @pytest.mark.parametrize(
-    ("place", "other", "attached", "lacks"),
+    ("place", "other", "better", "attached", "lacks"),
     [
-        ("sched_process_exec", "sched_process_exit", {"pl_two"}, False),
-        ("no_such_tracepoint", "sched_process_exit", {"pl_one"}, False),
-        ("sched_process_exec", "no_such_tracepoint", {"pl_two"}, False),
-        ("no_such_tracepoint", "no_such_either", set(), True),
+        ("sched_process_exec", "sched_process_exit", ("pl_two",), {"pl_two"}, False),
+        ("no_such_tracepoint", "sched_process_exit", ("pl_two",), {"pl_one"}, False),
+        ("sched_process_exec", "no_such_tracepoint", ("pl_two",), {"pl_two"}, False),
+        ("no_such_tracepoint", "no_such_either", ("pl_two",), set(), True),
+        ("sched_process_exec", "sched_process_exit", ("pl_two", "pl_absent"), {"pl_one", "pl_two"}, False),
     ],
 )
 def test_of_programs_that_record_the_same_the_better_one_is_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], place: str, other: str,
-    attached: set[str], lacks: bool,
+    better: tuple[str, ...], attached: set[str], lacks: bool,
 ) -> None:  # fmt: skip
     use_objects_with_two(monkeypatch, tmp_path, missing, other, place, "pl_two")
-    kind = loader.TierKind("two", "tp_btf", "something", "pl_none", instead={"pl_two": ("pl_one",)})
+    kind = loader.TierKind("two", "tp_btf", "something", "pl_none", instead={better: ("pl_one",)})
     monkeypatch.setattr(loader, "TIERS", (kind, *loader.TIERS))
     with Capture(ring_bytes=4096, credentials="off") as capture:
         tier = next(tier for tier in capture.tiers if tier.name == "two")
@@ -463,6 +477,21 @@ def test_of_programs_that_record_the_same_the_better_one_is_used(
         assert "pl_two" not in tier.detail
         two = ("pl_one", "pl_two")
         assert {name for one in capture._tier_objects for name in two if one.is_attached(name)} == attached
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_a_program_on_a_divided_function_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], is_split: bool
+) -> None:
+    use_objects_with_two(monkeypatch, tmp_path, missing, "sched_process_exec", "sched_process_exit", "pl_two")
+    monkeypatch.setattr(features, "is_split", lambda function: is_split and function == "divided")
+    kind = loader.TierKind(
+        "two", "tp_btf", "something", "pl_one", instead={("pl_two",): ("pl_one",)}, whole={"divided": "pl_two"}
+    )
+    monkeypatch.setattr(loader, "TIERS", (kind, *loader.TIERS))
+    with Capture(ring_bytes=4096, credentials="off") as capture:
+        attached = {name for one in capture._tier_objects for name in ("pl_one", "pl_two") if one.is_attached(name)}
+    assert attached == ({"pl_one"} if is_split else {"pl_two"})
 
 
 @pytest.mark.parametrize(("place", "finds"), [("sched_process_exec", True), ("no_such_tracepoint", False)])

@@ -65,6 +65,16 @@ def test_the_older_set_is_that_of_the_machine(
     assert features.is_forced() == (forced in {"old", "old-aarch64"})
 
 
+def test_a_function_that_the_compiler_divided() -> None:
+    """gcc divides hundreds of functions of a kernel; the name of each second part says whose it is."""
+    names = [line.split()[2] for line in Path("/proc/kallsyms").read_text().splitlines()]
+    divided = [name.partition(".part.")[0] for name in names if ".part." in name and not name.startswith("__pfx_")]
+    if not divided:
+        pytest.skip("NOT TESTED: the compiler of this kernel divided no function")
+    assert features.is_split(divided[0]) and features.is_split(divided[-1])
+    assert not features.is_split(divided[0][:-1]) and not features.is_split("no_such_function")
+
+
 def test_only_x86_64_needs_no_atomic_operations_that_return_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """There, and nowhere else, the barrier after a reservation can be an addition whose result is not used."""
     use(monkeypatch, "x86_64")

@@ -37,7 +37,8 @@ static __always_inline bool pl_differ_session(const struct pl_pid *entry, const 
 	       *(const u64 *)(entry->tty + 8) != *(const u64 *)(task->tty + 8);
 }
 
-static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 kind)
+/* `releases`: the process is about to lose its terminal. */
+static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 kind, bool releases)
 {
 	struct pl_settings *settings = pl_get_settings();
 	struct pl_change_scratch *buf;
@@ -51,6 +52,8 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 		return;
 	header = &buf->record.header;
 	entry = pl_fill_known(header, &buf->record.task, pl_any_task(task), PL_UNTYPED, false);
+	if (releases)
+		__builtin_memset(buf->record.task.tty, 0, sizeof(buf->record.task.tty));
 	if (entry) {
 		if (pl_differ_cred(entry, &buf->record.task))
 			kind = PL_KIND_CRED;
@@ -76,18 +79,33 @@ static __noinline __attribute__((unused)) void pl_cred_changed(u32 index)
 	if (PL_GET(task, pid) != PL_GET(task, tgid) || PL_GET(task, flags) & (PF_KTHREAD | PF_EXITING) ||
 	    BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return;
-	pl_record_change(index, task, PL_KIND_CRED);
+	pl_record_change(index, task, PL_KIND_CRED, false);
 }
 
-/* Session, group, terminal or namespaces of the process of `task` may have changed: all of its threads share them. */
-static __noinline void pl_session_changed(u32 index, struct task_struct *task)
+/* What all threads of the process of `task` share may change. */
+static __always_inline void pl_process_changed(u32 index, struct task_struct *task, bool releases)
 {
 	struct task_struct *leader = PL_GET(task, group_leader);
 
 	if (PL_GET(task, flags) & (PF_KTHREAD | PF_EXITING))
 		return;
 	/* A leader that has ended has no namespaces; then this thread is used. */
-	pl_record_change(index, PL_GET(leader, flags) & PF_EXITING ? task : leader, PL_KIND_SID);
+	pl_record_change(index, PL_GET(leader, flags) & PF_EXITING ? task : leader, PL_KIND_SID, releases);
+}
+
+/* Session, group, terminal or namespaces of the process of `task` may have changed. */
+static __noinline void pl_session_changed(u32 index, struct task_struct *task)
+{
+	pl_process_changed(index, task, false);
+}
+
+/* disassociate_ctty(on_exit) begins. A process that does not exit releases its terminal (TIOCNOTTY), which it has until
+ * this function or its caller has cleared it. If the leader of a session does this, its record stands for the session.
+ */
+static __always_inline __attribute__((unused)) void pl_before_release(u32 index, int on_exit)
+{
+	if (!on_exit)
+		pl_process_changed(index, pl_current(), true);
 }
 
 /* setsid() or setpgid() called change_pid() for `task`. setpgid() does not move the leader of a session, so a leader

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Changes of credentials and session, seen in the kernel functions that make them. Attach kind: fexit, and fentry for
- * one program. It costs time only in those functions. The tier needs pl_commit_creds; the loader skips any other
+ * two programs. It costs time only in those functions. The tier needs pl_commit_creds; the loader skips any other
  * program if this kernel lacks its function or has inlined it.
  *
  * Trampolines can be preempted, so each program has a buffer of its own (no program interrupts itself). */
 #include "program.bpf.h"
-#define PL_CHANGE_BUFFERS 8
+#define PL_CHANGE_BUFFERS 10
 #include "change.bpf.h"
 
 /* Every change of credentials ends here, always for the current thread. */
@@ -47,7 +47,24 @@ int pl_clear_tty(void *ctx)
 	return 0;
 }
 
-/* long tty_jobctrl_ioctl(tty, real_tty, file, unsigned int command, arg). Every ioctl of every terminal passes here,
+/* The leader of a session acquires a terminal: it opens it, or calls ioctl(TIOCSCTTY). */
+SEC("fexit/__proc_set_tty")
+int pl_tty_set(void *ctx)
+{
+	pl_session_changed(8, pl_current());
+	return 0;
+}
+
+SEC("fentry/disassociate_ctty")
+int pl_tty_release(u64 *ctx)
+{
+	pl_before_release(9, (int)ctx[0]);
+	return 0;
+}
+
+/* For kernels without those two functions (loader.py).
+ *
+ * long tty_jobctrl_ioctl(tty, real_tty, file, unsigned int command, arg). Every ioctl of every terminal passes here,
  * such as those by which shells read and change its settings. */
 SEC("fexit/tty_jobctrl_ioctl")
 int pl_tty_ioctl(u64 *ctx)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Changes of credentials and session, seen as the kernel functions that make them return. Attach kind: kretprobe, for
- * kernels without trampolines; kprobe for one program. Like cred_fentry.bpf.c, but the arguments of functions that
+ * kernels without trampolines; kprobe for some programs. Like cred_fentry.bpf.c, but the arguments of functions that
  * return are no longer there. */
 #include "program.bpf.h"
 /* Programs of this kind run with preemption disabled and never interrupt each other on the same CPU. */
@@ -31,6 +31,8 @@ PL_AFTER_CRED(pl_commit_creds, commit_creds)
 PL_AFTER_CRED(pl_set_loginuid, audit_set_loginuid)
 PL_AFTER_CRED(pl_switch_ns, switch_task_namespaces)
 PL_AFTER_SESSION(pl_clear_tty, proc_clear_tty) /* the end of setsid() */
+PL_AFTER_SESSION(pl_tty_set, __proc_set_tty)
+/* For kernels without __proc_set_tty() or disassociate_ctty(): pl_tty_release. */
 PL_AFTER_SESSION(pl_tty_ioctl, tty_jobctrl_ioctl)
 PL_AFTER_SESSION(pl_tty_open, tty_open_proc_set_tty)
 
@@ -45,6 +47,13 @@ static __always_inline void *pl_first_argument(void *ctx)
 	if (bpf_core_field_exists(arm64->orig_x0))
 		return (void *)BPF_CORE_READ(arm64, regs[0]);
 	return NULL;
+}
+
+SEC("kprobe/disassociate_ctty")
+int pl_tty_release(void *ctx)
+{
+	pl_before_release(0, (long)pl_first_argument(ctx));
+	return 0;
 }
 
 SEC("kprobe/tty_ldisc_hangup")
