@@ -34,6 +34,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
+# Debian has nats-server, sshd and others in a directory that only root's PATH contains.
+os.environ["PATH"] = os.environ.get("PATH", os.defpath) + ":/usr/sbin"
+
 # A failed expectation of a scenario shows the values that it compared. This precedes any import of these modules.
 pytest.register_assert_rewrite(
     "tests.resolver.api.scenario_happens", "tests.resolver.api.scenario_checks", "tests.resolver.api.keyed"
