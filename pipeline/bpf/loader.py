@@ -112,11 +112,10 @@ def _changes(method: str) -> str:
 #: Detail of a tier that `auto` never selects.
 _BY_NAME = "only if capture.credentials names it"
 
+_ON_IOCTL = "pl_tty_ioctl"
 #: Functions that run only when a process acquires or releases a terminal, instead of those that run in every ioctl of a
 #: terminal and when one is opened.
-_TERMINALS: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    ("pl_tty_set", "pl_tty_release"): ("pl_tty_ioctl", "pl_tty_open")
-}
+_TERMINALS: Mapping[tuple[str, ...], tuple[str, ...]] = {("pl_tty_set", "pl_tty_release"): (_ON_IOCTL, "pl_tty_open")}
 _WHOLE = {"disassociate_ctty": "pl_tty_release"}
 
 #: Alternatives, best first; at most one is used. Keys are the values of `capture.credentials`.
@@ -423,7 +422,8 @@ class Capture:
             one.detach(name)
         lacking = [name for name in left_out if name not in replaced]
         missing = f"; this kernel has no attach point for {', '.join(lacking)}" if lacking else ""
-        return Tier(kind.name, kind.attach_kind, True, kind.records + missing)
+        cost = "; each ioctl of a terminal runs a program" if one.is_attached(_ON_IOCTL) else ""
+        return Tier(kind.name, kind.attach_kind, True, kind.records + cost + missing)
 
     def _show_hangups(
         self, tiers: list[Tier], changes: list[Tier], *, is_on_signal: bool

@@ -183,7 +183,10 @@ def test_an_ioctl_that_changes_no_process_runs_no_program(tier: Tier, actor: Act
         before = {program.name: program.runs for program in tier.capture.programs}
         actor.do("for _ in range(100): termios.tcgetattr(slave)")
         ran = {program.name for program in tier.capture.programs if program.runs - before[program.name] >= 100}
-    assert ran == ({"pl_tty_ioctl"} if features.is_split("disassociate_ctty") else set())
+    is_split = features.is_split("disassociate_ctty")
+    assert ran == ({"pl_tty_ioctl"} if is_split else set())
+    (detail,) = [one.detail for one in tier.capture.tiers if one.name == method]
+    assert ("each ioctl of a terminal runs a program" in detail) == is_split
 
 
 def test_a_member_of_a_session_releases_the_terminal(tier: Tier, actor: Actor) -> None:
