@@ -112,13 +112,19 @@ def test_a_process_that_rewrites_its_arguments_keeps_those_of_its_exec() -> None
 
 
 def seen_fork(shell: subprocess.Popen[str], table: ProcessTable) -> tuple[int, Entry]:
-    """Let the process fork until a fork is seen: other tests can fill the small rings, and then it is lost."""
+    """Let the process fork until a fork is recorded as a whole; returns the child.
+
+    Other tests can fill the small rings. Then a fork is lost, or only its header is recorded. A header does not say
+    which program forked, so the resolver cannot notice that an exec of the parent was lost: it reads only the child.
+    """
     for _ in range(20):
         child = int(tell(shell, "fork"))
         found = table.resolve(child, wait_ms=60_000)
-        if found is not None:
+        # Only a whole record names the creator. An entry without one comes from a header or from another event.
+        if found is not None and found.creator_pid is not None:
+            assert found.creator_pid == shell.pid
             return child, found
-    raise AssertionError("none of 20 forks was seen")
+    raise AssertionError("none of 20 forks was recorded as a whole")
 
 
 def _losses(daemon: Daemon) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import check_children_of
-from tests.resolver.story import Event, instance, task_of
+from tests.resolver.story import Event, head_only, instance, task_of
 from tests.resolver.story_world import StoryWorld
 
 
@@ -194,6 +194,24 @@ def test_a_fork_after_a_lost_exec_is_marked_for_any_source_of_the_image(w: World
     assert w.head(6).path == w.head(4).path == b"/bin/lost"
     w.do(w.story.fork(6, 8))
     assert (w.head(8).path, w.has(w.head(8), "PARENT_MISSING")) == (b"/bin/lost", False)
+
+
+def test_a_fork_of_which_only_the_header_was_recorded_shows_no_lost_exec(w: World) -> None:
+    """A header does not say which program forked. Only the child is read, and the next whole fork shows the loss."""
+    snapshotted(w, 4)
+    w.story.exec(4, b"/bin/lost", inode=456)
+    w.do(head_only(w.story.fork(4, 5)))
+    row = w.head(5)
+    assert w.has(row, "HEAD_ONLY") and row.path is None, "the parent's path may be wrong"
+    assert not row.known & layout.KNOWN_CREATOR
+    assert [tgid for tgid, _ in w.applier.take_wanted()] == [5]
+    assert w.survey(5, b"/bin/lost", source=layout.SOURCE_PROCFS) == _applier.COMPLETED
+    assert (w.head(5).path, w.head(4).path) == (b"/bin/lost", b"/bin/agent")
+    assert w.read.counter("inode_error_fork_parent_missing") == 0
+    w.do(w.story.fork(4, 6))
+    assert w.has(w.head(6), "PARENT_MISSING") and w.head(6).known & layout.KNOWN_CREATOR
+    assert {tgid for tgid, _ in w.applier.take_wanted()} == {4, 6}
+    assert w.read.counter("inode_error_fork_parent_missing") == 1
 
 
 @pytest.mark.parametrize("stat_inode", [0, 123, 9999], ids=["iterator", "proc", "overlay"])
