@@ -495,6 +495,9 @@ class Subscriber(Generic[Yielded]):
         if self._wants_snapshot and self._reader.tracker.stale and not self._reader.tracker.held:
             now = time.monotonic()
             if now >= self._synced_s + RESYNC_INTERVAL_S:
+                # A gap is reported at the end of its group, which may not have arrived. This list includes what is
+                # missing, and no other list follows, so the gap must be reported before it.
+                events += cast("list[Event]", self._reader.tracker.take_notes())
                 events += self._resync(now)
         return events
 

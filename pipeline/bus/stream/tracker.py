@@ -416,7 +416,7 @@ class Tracker:
 
     def flush(self) -> list[Fields]:
         """Return the events of an incomplete group. Its other messages will not arrive."""
-        events, self._notes = self._notes, []
+        events = self.take_notes()
         if len(self._open) == 1:
             events += self._open[0][1]
         elif self._open:
@@ -426,6 +426,14 @@ class Tracker:
             events += merged
         self._open.clear()
         return events
+
+    def take_notes(self) -> list[Fields]:
+        """Return the "missed" and "unwatched" events that wait for the end of their group, and forget them.
+
+        The owner calls this before it clears `stale`. Otherwise a gap would be reported after what repairs it.
+        """
+        notes, self._notes = self._notes, []
+        return notes
 
     def _number(self, number: int, header: Header, events: list[Fields]) -> None:
         last = self.last[number]

@@ -47,6 +47,8 @@ _PEER_MESSAGE_MAX_BYTES = 4096
 _REJOIN_NS = 400_000_000
 #: ... and for further subscribers after the first topics are complete.
 _REJOIN_SETTLE_NS = 50_000_000
+#: The longest time between two questions that counts as waiting. Nobody can reconnect while the successor gets no CPU.
+_REJOIN_TURN_NS = 50_000_000
 #: How long the last messages may take, when the daemon ends.
 LINGER_MS = 500
 
@@ -173,13 +175,14 @@ class Publisher:
         #: By topic, the number that comes next: earlier events were sent, or nobody subscribed to them.
         self._next = self._settled_next()
         self._lost: dict[str, int] = {}
-        self._started_ns = now_boot_ns()
         self._covered_ns = 0
+        self._awaited_ns = 0
+        self._asked_ns: int | None = None
         self.journal = journal
         #: Topics whose events the journal has, without a gap, since its last block.
         self._whole = 0
         if journal is not None:
-            encoder.kept_mask = self._whole = journal.kept(self._started_ns)
+            encoder.kept_mask = self._whole = journal.kept(now_boot_ns())
             self._begin_journal(journal)
         self._is_awaiting = encoder.former_mask != 0
         self.socket = bus.socket(zmq.XPUB, send_hwm=send_hwm, receive_hwm=SUBSCRIPTIONS_PER_CALL)
@@ -337,13 +340,19 @@ class Publisher:
 
         Until then the successor applies nothing. The kernel's rings hold the events; if the successor published them
         now, every subscriber would miss them.
+
+        The wait begins with the first call, because a start can take long, and no subscriber is noticed during it. Call
+        `do_work` between two calls.
         """
         if not self._is_awaiting:
             return False
+        if self._asked_ns is not None:
+            self._awaited_ns += min(now_boot_ns - self._asked_ns, _REJOIN_TURN_NS)
+        self._asked_ns = now_boot_ns
         if self.encoder.former_mask & ~self.encoder.subscribed_mask == 0:
             self._covered_ns = self._covered_ns or now_boot_ns
             self._is_awaiting = now_boot_ns - self._covered_ns < _REJOIN_SETTLE_NS
-        if now_boot_ns - self._started_ns >= _REJOIN_NS:
+        if self._awaited_ns >= _REJOIN_NS:
             self._is_awaiting = False
         return self._is_awaiting
 

@@ -22,6 +22,7 @@ from pipeline.bus.stream import stream_reader
 from pipeline.bus.stream.messages import WELCOME_PREFIX, Header, StreamVersionError
 from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.errors import AccessError, ClosedError, ConfigError, FrameError, NotRunningError
+from pipeline.resolver.stream import publisher
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
 from tests.bus.publishers import bind_publisher
@@ -194,7 +195,8 @@ def test_a_filter_makes_no_gap_and_a_heartbeat_shows_a_lost_tail(path: Path) -> 
     instance.stop()
 
 
-def test_a_successor_continues_the_stream_without_gap_or_repeat(path: Path) -> None:
+def test_a_successor_continues_the_stream_without_gap_or_repeat(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "_REJOIN_NS", 10**12)  # not the subject here
     first = Instance(path)
     with reader(path) as made:
         first.send(FORK, EXEC, entity_id="a")

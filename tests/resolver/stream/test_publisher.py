@@ -404,6 +404,28 @@ def test_a_successor_waits_for_the_subscribers_that_there_were(directory: Path, 
         instance.close()
 
 
+def test_a_successor_without_cpu_time_does_not_count_that_as_waiting(directory: Path, peers: zmq.Context) -> None:
+    with tables() as writer:
+        instance = Instance(writer, directory)
+        socket = subscriber(peers, instance, b"proc.exec")
+        instance.until(lambda: instance.encoder.topics_mask == 0b10)
+        committed = instance.encoder.sequences()
+        instance.bus.close()
+        instance.encoder = Encoder(BOOT)
+        instance.encoder.restore(committed)
+        instance.bus = Bus()
+        instance.publisher = instance.make(takeovers=2)
+        now = now_boot_ns() + 10**10  # the rest of its start took that long
+        assert instance.publisher.is_awaiting(now)
+        assert instance.publisher.is_awaiting(now + 10**10)  # and then it got no CPU
+        # A SUB socket repeats its subscriptions when its owner reads from it.
+        instance.until(lambda: not socket.poll(0) and instance.encoder.topics_mask == 0b10)
+        assert instance.publisher.is_awaiting(now + 2 * 10**10)
+        assert not instance.publisher.is_awaiting(now + 3 * 10**10), "all are there"
+        socket.close()
+        instance.close()
+
+
 def test_the_socket_has_the_mode_that_was_asked_for(directory: Path) -> None:
     before = os.umask(0o027)
     try:
