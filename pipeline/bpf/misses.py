@@ -34,14 +34,14 @@ from pipeline.records.declared import (
 )  # fmt: skip
 
 #: Kind of the records that a program makes, by its name. Programs that are not listed run for events of which few make
-#: a record (signals, wake-ups, writes), or record calls, which are no records of a ring. Their skipped runs are counted
-#: together, as `runs_skipped`: docs/sources.md.
+#: a record (signals, wake-ups, writes; exits, for the release of a terminal), or record calls, which are no records of
+#: a ring. Their skipped runs are counted together, as `runs_skipped`: docs/sources.md.
 KINDS = {
     "pl_on_fork": KIND_FORK, "pl_on_exec": KIND_EXEC, "pl_on_exit": KIND_EXIT, "pl_commit_creds": KIND_CRED,
     "pl_set_loginuid": KIND_CRED, "pl_on_rename": KIND_COMM, "pl_on_cgroup": KIND_CGROUP, "pl_on_mkdir": KIND_CGROUP,
     "pl_change_pid": KIND_SID, "pl_move_pid": KIND_SID, "pl_clear_tty": KIND_SID, "pl_tty_ioctl": KIND_SID,
-    "pl_tty_open": KIND_SID, "pl_tty_set": KIND_SID, "pl_tty_release": KIND_SID, "pl_tty_hangup": KIND_SID,
-    "pl_switch_ns": KIND_SID, "pl_on_capable": KIND_CAPS,
+    "pl_tty_open": KIND_SID, "pl_tty_set": KIND_SID, "pl_tty_hangup": KIND_SID, "pl_switch_ns": KIND_SID,
+    "pl_on_capable": KIND_CAPS,
     # After single system calls, cred_syscalls.bpf.c. Only a call that fails makes no record.
     **dict.fromkeys(
         (

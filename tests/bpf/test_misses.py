@@ -122,7 +122,8 @@ def test_every_program_has_its_kind() -> None:
     kinds = {"cred": declared.KIND_CRED, "session": declared.KIND_SID, "setpgid": declared.KIND_SID}
     calls = {f"pl_{call}": kinds[what] for call, what in after.items() if what in kinds}
     assert len(calls) == 13 and {name: misses.KINDS.get(name) for name in calls} == calls
-    assert names - {"pl_on_signal", "pl_on_wakeup"} == set(misses.KINDS) - calls.keys(), "these two make no records"
+    others = {"pl_on_signal", "pl_on_wakeup", "pl_tty_release"}
+    assert names - others == set(misses.KINDS) - calls.keys(), "few runs of these make a record, or none"
     of = {
         "fork": "pl_on_fork", "exec": "pl_on_exec", "exit": "pl_on_exit", "comm": "pl_on_rename",
         "cgroup": "pl_on_cgroup", "cred": "pl_commit_creds", "sid": "pl_change_pid", "caps": "pl_on_capable",
@@ -171,7 +172,9 @@ def test_the_probes_of_a_capture_are_asked(live_kernel: None) -> None:
         assert {"pl_commit_creds", "pl_switch_ns"} <= names
         watch = misses.Misses(capture.program_fds, capture.link_fds, capture.fds.shared)
         if COUNTS_EVERY_SKIP:
-            assert sorted(str(kind) for _, kind in watch._probes) == sorted(str(misses.KINDS[name]) for name in names)
+            assert sorted(str(kind) for _, kind in watch._probes) == sorted(
+                str(misses.KINDS.get(name)) for name in names
+            )
     finally:
         capture.close()
 
