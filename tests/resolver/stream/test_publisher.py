@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zmq
 
@@ -44,6 +45,13 @@ class Instance:
     def make(self, **options) -> Publisher:
         settings = {"boot": BOOT, "boot_unix_ns": BOOT_UNIX_NS, "epoch": 5, "takeovers": 1, "host": "here"} | options
         return Publisher(self.encoder, self.bus, self.path, **settings)
+
+    def succeed(self, committed: np.ndarray, takeovers: int) -> None:
+        """Become a successor that continues with these numbers; the former one must be closed."""
+        self.encoder = Encoder(BOOT)
+        self.encoder.restore(committed)
+        self.bus = Bus()
+        self.publisher = self.make(takeovers=takeovers)
 
     def events(self, count: int, topic: int = FORK) -> None:
         for _ in range(count):
@@ -383,10 +391,7 @@ def test_a_successor_waits_for_the_subscribers_that_there_were(directory: Path, 
         instance.until(lambda: instance.encoder.topics_mask == 0b110)
         committed = instance.encoder.sequences()
         instance.bus.close()
-        instance.encoder = Encoder(BOOT)
-        instance.encoder.restore(committed)
-        instance.bus = Bus()
-        instance.publisher = instance.make(takeovers=2)
+        instance.succeed(committed, takeovers=2)
         assert instance.publisher.is_awaiting(now_boot_ns())
         # A SUB socket repeats its subscriptions when its owner reads from it, which a reader does all the time.
         instance.until(lambda: socket.poll(0) or not instance.publisher.is_awaiting(now_boot_ns()))
@@ -394,10 +399,7 @@ def test_a_successor_waits_for_the_subscribers_that_there_were(directory: Path, 
         socket.close()
         instance.close()
         # No peer comes back: the wait ends.
-        instance.encoder = Encoder(BOOT)
-        instance.encoder.restore(committed)
-        instance.bus = Bus()
-        instance.publisher = instance.make(takeovers=3)
+        instance.succeed(committed, takeovers=3)
         begin = now_boot_ns()
         instance.until(lambda: not instance.publisher.is_awaiting(now_boot_ns()))
         assert 0.2e9 < now_boot_ns() - begin < 2e9
@@ -411,10 +413,7 @@ def test_a_successor_without_cpu_time_does_not_count_that_as_waiting(directory: 
         instance.until(lambda: instance.encoder.topics_mask == 0b10)
         committed = instance.encoder.sequences()
         instance.bus.close()
-        instance.encoder = Encoder(BOOT)
-        instance.encoder.restore(committed)
-        instance.bus = Bus()
-        instance.publisher = instance.make(takeovers=2)
+        instance.succeed(committed, takeovers=2)
         now = now_boot_ns() + 10**10  # the rest of its start took that long
         assert instance.publisher.is_awaiting(now)
         assert instance.publisher.is_awaiting(now + 10**10)  # and then it got no CPU
