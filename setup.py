@@ -38,7 +38,7 @@ SHARED = "pipeline._cython"
 #: BPF objects for older kernels by machine, as in pipeline/bpf/features.py: three quarters of a megabyte each.
 OLD_OBJECTS = {"x86_64": "*.old.bpf.o", "aarch64": "*.old.aarch64.bpf.o"}
 
-#: Less is enough for a test of whether everything compiles and works: -O0 takes a quarter of the time.
+#: Less is enough for a test of whether everything compiles and works: -O0 takes a third of the time.
 OPTIMIZATION = os.environ.get("PROCLINE_OPTIMIZATION", "-O2")
 
 #: Errors by default in gcc 14 or clang 19. Older compilers only warn about these faults, or do not know the option.
