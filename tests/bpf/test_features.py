@@ -66,7 +66,7 @@ def test_the_older_set_is_that_of_the_machine(
 
 
 def test_a_function_that_the_compiler_divided() -> None:
-    """gcc divides hundreds of functions of a kernel; the name of each second part says whose it is."""
+    """A kernel has hundreds of second parts, and the name of each begins with that of its function."""
     names = [line.split()[2] for line in Path("/proc/kallsyms").read_text().splitlines()]
     divided = [name.partition(".part.")[0] for name in names if ".part." in name and not name.startswith("__pfx_")]
     if not divided:
