@@ -551,9 +551,10 @@ def test_a_short_command_is_known_by_its_record(live_kernel: None, tmp_path: Pat
         assert daemon.stat()["counters"]["sessions_unread"] == unread
         assert not any(event["envs"] for event in told)
         assert all(not event["envs_truncated"] and event["envc"] is None for event in told), "nothing is kept of one"
-        # The names alone can be in the arguments of other processes.
+        # The names alone can be in the arguments of other processes, also in a script that sets such variables.
         names = ("SSH_CONNECTION", "SSH_CLIENT", variable)
-        hidden = [secret.encode(), *(f"{name}{end}".encode() for name in names for end in "=\0")]
+        values = ("SSH_CONNECTION=192.0.2.7", "SSH_CLIENT=192.0.2.7", f"{variable}=")
+        hidden = [each.encode() for each in (secret, *values, *(f"{name}\0" for name in names))]
         for path in daemon.directory.rglob("*"):
             content = path.read_bytes() if path.is_file() else b""
             assert not any(each in content for each in hidden)
