@@ -10,6 +10,7 @@
  *   memory MB      touched
  *   write FILE MB  written and synchronised
  *   read FILE      read from storage
+ *   first          from now on the first thread gets a CPU before the others, where this is permitted
  *   sleep N        N times
  *   exec           a thread runs this program again with the remaining acts
  *   kill           prints, and then kills itself with SIGKILL
@@ -17,6 +18,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,6 +161,10 @@ int main(int argc, char **argv)
 			store(file, number());
 		} else if (!strcmp(act, "read")) {
 			fetch(*acts++);
+		} else if (!strcmp(act, "first")) {
+			struct sched_param least = { .sched_priority = 1 };
+
+			sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &least);
 		} else if (!strcmp(act, "sleep")) {
 			for (long i = number(); i; i--)
 				usleep(100);
