@@ -56,17 +56,18 @@ def ci(
     user: int = 0,
     has_older: bool = True,
     has_emulator: bool = True,
+    apt: str = "",
     is_idle: bool = False,
 ) -> tuple[int, str, list[str]]:
     """Run .ci/run with everything that it calls replaced; return its code, its output, and what it called.
 
-    Each script of the checkout runs `own`, with its name and arguments in `$call`. Without `guests` the machine is one
-    that can have none. Only with `is_idle` the priorities are those of .ci/run; then a script may wait for minutes
-    on a busy machine.
+    Each script of the checkout runs `own`, with its name and arguments in `$call`. With `apt` the packages of the tests
+    are missing, and `apt-get install` runs that. Without `guests` the machine is one that can have none. Only with
+    `is_idle` the priorities are those of .ci/run; then a script may wait for minutes on a busy machine.
     """
     called = directory / "called"
     tools = directory / "tools"
-    absent = "" if has_emulator else "exit 1"
+    absent = f"*qemu*) {'' if has_emulator else 'exit 1'} ;; *clang-19*) {'exit 1' if apt else ''} ;;"
     for path, body in {
         directory / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
         directory / "tests/hosts/run": f'[ "$1" != --fetch ] || {{ {fetch}; }}\necho "hosts $*" >> {called}\n{hosts}',
@@ -76,10 +77,10 @@ def ci(
         tools / "id": f"echo {user}",
         directory / "tests/vm/run": guests,
         directory / "tests/vm/kernels": guests,
-        tools / "apt-get": f"exit {0 if has_emulator else 100}",
+        tools / "apt-get": f'[ "$1" = install ] || exit 0\n{apt or f"exit {0 if has_emulator else 100}"}',
         tools / "chrt": '[ "$1" != --idle ] || { shift 2; exec "$@"; }',
         tools / "uname": "echo x86_64" if guests else "echo none",
-        tools / "dpkg-query": f'shift 3; case $* in *qemu*) {absent} ;; esac; printf " %s install ok installed " "$@"',
+        tools / "dpkg-query": f'shift 3; case $* in {absent} esac; printf " %s install ok installed " "$@"',
         tools / "python3.12": f"exit {0 if has_older else 1}",
     }.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,11 +199,24 @@ def test_the_tests_follow(tmp_path: Path) -> None:
 def test_what_is_required_is_installed() -> None:
     """Otherwise the tests of subscribers in other languages would fail, or never run."""
     text = (ROOT / ".ci" / "run").read_text()
-    installed = re.search(r'^packages="(.*)"$', text, re.MULTILINE)
+    installed = " ".join(re.findall(r'^(?:first|packages)="(.*)"$', text, re.MULTILINE)).split()
     required = re.search(r'PROCLINE_REQUIRE_LANGUAGES="(.*?)"', text)
-    assert installed and required
+    assert "gcc" in installed and required
     for language in required[1].split():
-        assert set(languages.PACKAGES[language].split()) <= set(installed[1].split()), language
+        assert set(languages.PACKAGES[language].split()) <= set(installed), language
+
+
+def test_packages_of_the_tests_are_installed_beside_the_set_up(tmp_path: Path) -> None:
+    setup, packages = tmp_path / "setup-began", tmp_path / "packages"
+    own = f'[ "$call" != "setup " ] || {{ {MEET.format(setup, packages)}; }}'
+    result, output, called = ci(tmp_path, "exit 0", own=own, apt=f'echo "apt $*"; {MEET.format(packages, setup)}')
+    assert result == 0 and "ci: installing clang-19" in output and set(called) >= OWN
+
+
+def test_packages_of_the_tests_that_cannot_be_installed_fail_it(tmp_path: Path) -> None:
+    result, output, called = ci(tmp_path, "exit 0", apt="exit 100")
+    assert result == 1 and "packages of the tests cannot be installed" in output
+    assert not [call for call in called if call.startswith("test ")]
 
 
 @pytest.mark.parametrize("code", chosen([1, 99]))
