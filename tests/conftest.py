@@ -16,6 +16,7 @@ from typing import NoReturn
 import pytest
 
 from tests import sampling
+from tests.actor import Actors
 
 sampling.load_profile()
 
@@ -98,6 +99,13 @@ def _missing(reason: str) -> NoReturn:
     if os.environ.get("PROCLINE_REQUIRE_LIVE") == "1":
         pytest.fail(f"PROCLINE_REQUIRE_LIVE=1, but {reason}", pytrace=False)
     pytest.skip(f"not on this host: {reason}")
+
+
+@pytest.fixture(scope="module")
+def actors() -> Iterator[Actors]:
+    """Makes processes that execute statements on demand."""
+    with Actors() as making:
+        yield making
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline.bpf.loader import Capture
-from tests.actor import Actor
+from tests.actor import Actor, Actors
 from tests.bpf.ring_reader import RING_BYTES, Reader
 from tests.bpf.tiers import ALL, Tier
 from tests.hierarchy import named_hierarchy
@@ -73,6 +73,6 @@ def tier(request: pytest.FixtureRequest, live_kernel: None) -> Iterator[Tier]:
 
 
 @pytest.fixture
-def actor() -> Iterator[Actor]:
-    with Actor() as running:
+def actor(actors: Actors) -> Iterator[Actor]:
+    with actors() as running:
         yield running

@@ -20,7 +20,7 @@ from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records import declared
 from tests import older_programs
-from tests.actor import Actor
+from tests.actor import Actor, Actors
 from tests.bpf.copied_objects import use_copied_objects
 from tests.bpf.ring_reader import RING_BYTES, Reader
 from tests.bpf.run_time import run_time_measured
@@ -149,17 +149,17 @@ def test_an_exec_record_has_the_change_of_the_exec(tier: Tier, tmp_path: Path) -
     assert [int(r.task["euid"]) for r in records] == [0, 1051, 1051]
 
 
-def test_sessions_and_groups(tier: Tier, actor: Actor) -> None:
+def test_sessions_and_groups(tier: Tier, actors: Actors, actor: Actor) -> None:
     (record,) = tier.during(actor, "os.setpgid(0, 0)")
     assert (record.kind, record.task["pgid"], record.task["sid"]) == (SID, actor.pid, os.getsid(0))
-    with Actor() as other:
+    with actors() as other:
         (record,) = tier.during(other, "os.setsid()")
         assert (record.kind, record.task["pgid"], record.task["sid"]) == (SID, other.pid, other.pid)
         entry = tier.pids.get(other.pid)
         assert entry is not None and (entry["sid"], entry["pgid"]) == (other.pid, other.pid)
         failing = "try:\n    os.setsid()\nexcept PermissionError:\n    pass\nelse:\n    raise RuntimeError"
         assert tier.during(other, failing) == []
-    with Actor() as third:
+    with actors() as third:
         (record,) = tier.during(third, "in_thread(os.setsid)")
         assert (record.header["tid"], record.task["sid"]) == (third.pid, third.pid)
 

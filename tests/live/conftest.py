@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.actor import Actor
+from tests.actor import Actor, Actors
 from tests.live.harness import Daemon, build_workload
 from tests.live.ssh_server import PROGRAM, UID, USER, Server, change_users
 from tests.live.watch import Watch
@@ -42,9 +42,9 @@ envs_bytes = 4096
 
 
 @pytest.fixture
-def actor(watch: Watch) -> Iterator[Actor]:
+def actor(actors: Actors, watch: Watch) -> Iterator[Actor]:
     """A process that is in the tables of the module's own `watch`."""
-    with Actor() as running:
+    with actors() as running:
         eventually(lambda: watch.table.resolve(running.pid) is not None)
         yield running
 

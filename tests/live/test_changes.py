@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.errors import StaleError
 from tests import compat
-from tests.actor import Actor
+from tests.actor import Actor, Actors
 from tests.hierarchy import cgroup_v2_root, named_hierarchy, remove_cgroup
 from tests.linux import SKIPPED_KINDS
 from tests.live.agreement import assert_agrees
@@ -245,11 +245,11 @@ def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
         os.kill(pid, 9)
 
 
-def test_a_terminal_that_another_session_acquires(watch: Watch, actor: Actor) -> None:
+def test_a_terminal_that_another_session_acquires(watch: Watch, actors: Actors, actor: Actor) -> None:
     actor.do(SESSION)
     (leader,) = children(actor.pid)
     (member,) = children(leader)
-    with Actor() as thief:
+    with actors() as thief:
         eventually(lambda: have_terminals(watch, leader, member))
         (name,) = {str(p.readlink()) for p in Path(f"/proc/{leader}/fd").iterdir() if "/pts/" in str(p.readlink())}
         thief.do("os.setsid(); import fcntl, termios")
@@ -565,23 +565,23 @@ def repairs(watch: Watch) -> dict[str, Any]:
     return {"lost": stat["lost"], "repairs": stat["repairs"], **looks}
 
 
-def test_after_a_storm_of_changes_the_table_equals_proc(watch: Watch, cgroup: Path, v1: Path) -> None:
+def test_after_a_storm_of_changes_the_table_equals_proc(watch: Watch, actors: Actors, cgroup: Path, v1: Path) -> None:
     assert CGROUPS is not None
     groups = [str(CGROUPS), str(cgroup)]
     others = [str(v1), str(v1 / "docker" / CONTAINER), str(v1 / "docker" / CONTAINER[::-1])]
     for other in others[1:]:
         Path(other).mkdir(parents=True)
-    actors = [Actor() for _ in range(11)]
+    changing = [actors() for _ in range(11)]
     try:
-        for actor in actors:
+        for actor in changing:
             actor.do(STORM)
         before = repairs(watch)
         starters = [subprocess.Popen(["sleep", "30"]) for _ in range(3)]
-        for actor in actors:
+        for actor in changing:
             actor.start(f"storm(3, {groups}, {others})")
-        for actor in actors:
+        for actor in changing:
             actor.finish()
-        made = sum(int(Path(f"/proc/{actor.pid}/comm").read_text().strip().removeprefix("made")) for actor in actors)
+        made = sum(int(Path(f"/proc/{actor.pid}/comm").read_text().strip().removeprefix("made")) for actor in changing)
         assert made > 300
         # The compared table results from events only: no repair from /proc has corrected it in the meantime, unless the
         # kernel skipped events, which are counted.
@@ -593,5 +593,5 @@ def test_after_a_storm_of_changes_the_table_equals_proc(watch: Watch, cgroup: Pa
             starter.kill()
             starter.wait()
     finally:
-        for actor in actors:
+        for actor in changing:
             actor.close()
