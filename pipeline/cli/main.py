@@ -14,6 +14,9 @@ TYPE_CHECKING = False  # as `typing.TYPE_CHECKING`, without that module
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: So many new objects begin a run of the garbage collector; Python's own number is 2000 or less.
+_NEW_OBJECTS = 10_000
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
@@ -29,13 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run() -> None:
     """Run the command line of this process and exit.
 
-    A command that reads the tables ends soon, so it runs without the garbage collector. At its end the objects are not
-    destroyed one by one, because the kernel frees the memory at once. Both together save a fifth of the CPU time of
-    `procline resolve`.
+    A command that reads the tables ends soon, so it runs without the garbage collector. For the others it runs less
+    often, because it would search what the imports make again and again. At the end the objects are not destroyed one
+    by one, because the kernel frees the memory at once. Together this saves a fifth to a third of the CPU time of a
+    command.
     """
-    if not catching_up.reads_tables(sys.argv[1:]):
-        sys.exit(main())
-    gc.disable()
+    if catching_up.reads_tables(sys.argv[1:]):
+        gc.disable()
+    else:
+        gc.set_threshold(_NEW_OBJECTS)
     code = main()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

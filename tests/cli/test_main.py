@@ -299,13 +299,17 @@ def test_the_beginning_of_the_output_can_be_read() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("command", ["resolve 1", "wait --timeout 0"])
 @pytest.mark.parametrize(("closed", "errors"), [("", 1), ("2>&-", 0), (">&-", 1)])
-def test_a_look_up_ends_with_its_exit_code_and_its_message(runtime: Path, closed: str, errors: int) -> None:
+def test_a_command_ends_with_its_exit_code_and_its_message(
+    runtime: Path, command: str, closed: str, errors: int
+) -> None:
     """It ends the process itself, without the interpreter."""
-    command = f"{sys.executable} -m pipeline.cli.main resolve 1 --name nobody {closed}"
+    command = f"{sys.executable} -m pipeline.cli.main {command} --name nobody {closed}"
     environment = {**os.environ, "PROCLINE_RUNTIME_DIR": str(runtime)}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment)
-    assert (done.returncode, done.stdout, done.stderr.count("is not running")) == (3, "", errors)
+    message = done.stderr.count("is not running")
+    assert (done.returncode, done.stdout, message) == (3, "", errors)
 
 
 def test_a_look_up_imports_little() -> None:
