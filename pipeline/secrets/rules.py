@@ -10,7 +10,7 @@ import functools
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import re2  # type: ignore[import-untyped]  # the wheel ships no stubs
@@ -85,7 +85,8 @@ def options() -> re2.Options:
 @functools.cache
 def load_rules() -> Rules:
     """Return the rules of ``scrub_rules.toml``, which are read and compiled once; nothing may change them."""
-    rules = tomllib.loads(files("pipeline.secrets").joinpath("scrub_rules.toml").read_text(encoding="utf-8"))
+    # Not with importlib.resources, which imports as much as the rest of a small process together.
+    rules = tomllib.loads(Path(__file__).with_name("scrub_rules.toml").read_text(encoding="utf-8"))
     programs: dict[bytes, list[Program]] = {}
     for entry in rules["program"]:
         program = Program(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -24,7 +24,7 @@ def page(columns: Mapping[str, Any], *, title: str, version: str, left_out: int 
         version: of Procline.
         left_out: processes that are not in `columns`, because the timeline has a limit.
     """
-    own = files(__package__)
+    own = Path(__file__).parent
     count, from_ns = len(columns["pid"]), int(columns["from_ns"])
     failed = sum(columns["failed"])
     summary = (

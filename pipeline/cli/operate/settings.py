@@ -52,7 +52,6 @@ def check(settings: Config, origins: Mapping[str, str] | None = None) -> None:
         ConfigError: as `load`.
         UnsupportedError: as `load`.
     """
-    from pipeline.bus import auth
     from pipeline.secrets.scrub import Scrubber
     from pipeline.sources.recording.file import Recording
     from pipeline.supervisor import metrics
@@ -70,6 +69,8 @@ def check(settings: Config, origins: Mapping[str, str] | None = None) -> None:
             ("args.custom_sensitive_patterns", patterns, lambda: Scrubber((), patterns)),
         ]
     if stream.tcp_endpoint:
+        from pipeline.bus import auth  # deferred: it imports ZeroMQ
+
         checks += [
             ("stream.curve_secret_key_file", stream.curve_secret_key_file,
              lambda: auth.load_key_pair(Path(stream.curve_secret_key_file))),
