@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import click
 
-from pipeline import paths
+from pipeline import paths, trust
 from pipeline.cli import common
 from pipeline.errors import (
     AccessError,
@@ -22,6 +23,7 @@ from pipeline.errors import (
 from pipeline.host import failed_start, instances, processes
 from pipeline.host.boot import now_boot_ns
 from pipeline.screen.progress import Progress
+from pipeline.shm.layout import control_header
 
 #: How often the state of the instance is read.
 _STATE_S = 0.02
@@ -137,12 +139,11 @@ def behind(name: str) -> int:
         AccessError: this user may not read the tables.
     """
     from pipeline import ProcessTable
-    from pipeline.shm.layout import layout
 
     try:
         with ProcessTable.attach(name) as table:
             view, _, behind_ns = table.status()
-            return behind_ns if view.state == layout.STATE_READY and view.writer_lives() is not False else 0
+            return behind_ns if view.state == control_header.STATE_READY and view.writer_lives() is not False else 0
     except (NotRunningError, StaleError, LayoutError):
         return 0
 
@@ -154,21 +155,21 @@ def is_ready(directory: Path) -> bool:
         AccessError: this user may not read the tables.
         UntrustedError: another user could have created the instance's directory.
     """
-    from pipeline.shm.layout import layout
-    from pipeline.supervisor.vitals import read_vitals
-
+    file = directory / paths.CONTROL
     try:
-        vitals = read_vitals(directory)
-    except NotADirectoryError:
+        file.stat()  # without the file, it does not matter whose the directory is
+        with os.fdopen(trust.open_file(file), "rb") as opened:
+            control = control_header.read_header(opened.read(control_header.CONTROL_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except PermissionError:
         raise AccessError(
-            f"you do not have permission to read {directory / paths.CONTROL}: run as root or as a member of its group",
-            path=str(directory / paths.CONTROL),
+            f"you do not have permission to read {file}: run as root or as a member of its group",
+            path=str(file),
         ) from None
-    if vitals is None or vitals.state != layout.STATE_READY:
+    if control is None or control.state != control_header.STATE_READY:
         return False
-    return now_boot_ns() - vitals.heartbeat_boot_ns < instances.FRESH_NS and not _is_orphaned(directory)
+    return now_boot_ns() - control.heartbeat_boot_ns < instances.FRESH_NS and not _is_orphaned(directory)
 
 
 def _is_orphaned(directory: Path) -> bool:

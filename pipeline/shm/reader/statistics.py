@@ -1,23 +1,32 @@
-"""What an instance has done and holds: the result of `ProcessTable.stats`."""
+"""What an instance has done and holds: the result of `ProcessTable.stats`. It is read without numpy."""
 
 from __future__ import annotations
 
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from pipeline.errors import LayoutError
 from pipeline.host import processes, retention, sampling_interval
 from pipeline.records.declared import KIND_NAMES
-from pipeline.shm.layout import layout
+from pipeline.shm.layout.declared import COMMIT_LAYOUT, CONTROL_LAYOUT, COUNTERS, STATE_NAMES, TOPICS
 from pipeline.shm.reader.horizon import horizon
 
 if TYPE_CHECKING:
     from pipeline.host.processes import WorkerUsage
     from pipeline.shm.reader._reader import TableReader
+
+_ARENAS = ("names", "args", "envs")
+#: Fields of CONTROL and of COMMIT, in the order in which they lie there.
+_HEADER = (
+    "writer_tgid", "epoch", "row_capacity", "rows_allocated", "state",
+    *(f"{arena}_{what}_bytes" for what in ("capacity", "allocated") for arena in _ARENAS),
+    "boot_unix_ns", "takeovers", "ready_boot_ns",
+)  # fmt: skip
+_COMMIT = (
+    "watermark_boot_ns", "heads_live", "heads_exited", "rows_used", *(f"{arena}_used_bytes" for arena in _ARENAS),
+)  # fmt: skip
 
 
 class ImageCounts(TypedDict):
@@ -61,11 +70,11 @@ class Stats(TypedDict):
 def statistics(table: TableReader) -> Stats:
     """Implement `ProcessTable.stats`."""
     view, commit_bytes, behind_ns = table.status()
-    header = np.frombuffer(view.header(), layout.CONTROL)[0]
+    header = dict(zip(_HEADER, CONTROL_LAYOUT.struct(*_HEADER).unpack_from(view.header()), strict=True))
     commit = _commit_of(commit_bytes)
     readers, readers_complete = table.count_readers()
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    counters = dict(zip(layout.COUNTERS, map(int, commit["counters"]), strict=False))
+    counters = dict(zip(COUNTERS, commit.counters, strict=False))
     by_kind = {
         what: {kind: counters.pop(f"{what}_{kind}") for kind in KIND_NAMES if kind != "none"}
         for what in ("events", "lost")
@@ -73,17 +82,17 @@ def statistics(table: TableReader) -> Stats:
     counters.pop("events_none")
     # Losses of a source that reports only that something was lost, not what.
     by_kind["lost"]["unknown"] = counters.pop("lost_none")
-    watermark = int(commit["watermark_boot_ns"])
-    began_ns = int(header["ready_boot_ns"])
+    watermark = commit.numbers["watermark_boot_ns"]
+    began_ns = header["ready_boot_ns"]
     kept_s = retention.read(Path(table.directory))
     reach = horizon(table.directory)
     return {
         "instance": table.instance,
-        "state": layout.STATE_NAMES[int(header["state"])],
-        "epoch": int(header["epoch"]),
-        "takeovers": int(header["takeovers"]),
-        "writer_pid": int(header["writer_tgid"]),
-        "started_ns": began_ns + int(header["boot_unix_ns"]) if began_ns else None,
+        "state": STATE_NAMES[header["state"]],
+        "epoch": header["epoch"],
+        "takeovers": header["takeovers"],
+        "writer_pid": header["writer_tgid"],
+        "started_ns": began_ns + header["boot_unix_ns"] if began_ns else None,
         "retention_s": None if kept_s is None or math.isinf(kept_s) else kept_s,
         "complete_from_ns": None if reach is None else reach.time_ns,
         "sampling_interval_s": sampling_interval.read(Path(table.directory)),
@@ -94,9 +103,9 @@ def statistics(table: TableReader) -> Stats:
         "late": counters.pop("late"),
         "frames": counters.pop("frames"),
         "entries": {
-            "live": int(commit["heads_live"]),
-            "exited": int(commit["heads_exited"]),
-            "images": int(commit["rows_used"]),
+            "live": commit.numbers["heads_live"],
+            "exited": commit.numbers["heads_exited"],
+            "images": commit.numbers["rows_used"],
         },
         "watermark_lag_ns": max(0, now - watermark) if watermark else None,
         "repairs": counters.pop("repairs"),
@@ -104,34 +113,44 @@ def statistics(table: TableReader) -> Stats:
         "readers": readers,
         "readers_complete": readers_complete,
         "processes": processes.measure(Path(table.directory)),
-        "memory": _memory(header, commit),
-        "stream": dict(zip(layout.TOPICS, map(int, commit["topic_seq"]), strict=False)),
+        "memory": _memory(header, commit.numbers),
+        "stream": dict(zip(TOPICS, commit.topic_seq, strict=False)),
         "counters": counters,
     }
 
 
-def _commit_of(data: bytes | None) -> np.void:
+class _Commit(NamedTuple):
+    """A commit: the fields of _COMMIT, and two lists of numbers."""
+
+    numbers: dict[str, int]
+    topic_seq: tuple[int, ...]
+    counters: tuple[int, ...]
+
+
+def _commit_of(data: bytes | None) -> _Commit:
     """Return the fields of a commit; all are 0 if there is none yet."""
-    data = data or bytes(layout.COMMIT.itemsize)
-    if len(data) < layout.COMMIT.itemsize:
+    data = data or bytes(COMMIT_LAYOUT.size)
+    if len(data) < COMMIT_LAYOUT.size:
         raise LayoutError(
             "a commit in the control segment is too short: damaged; stop the instance, remove the directory and start"
             " it again",
-            expected=layout.COMMIT.itemsize,
+            expected=COMMIT_LAYOUT.size,
             found=len(data),
         )
-    return cast("np.void", np.frombuffer(data, layout.COMMIT, 1)[0])
+    values = COMMIT_LAYOUT.struct(*_COMMIT, "topic_seq", "counters").unpack_from(data)
+    topics, counters = len(_COMMIT), len(_COMMIT) + COMMIT_LAYOUT.fields["topic_seq"].count
+    return _Commit(dict(zip(_COMMIT, values, strict=False)), values[topics:counters], values[counters:])
 
 
-def _memory(header: np.void, commit: np.void) -> dict[str, int]:
+def _memory(header: dict[str, int], commit: dict[str, int]) -> dict[str, int]:
     """Return how much of the rows and of the arenas is used, allocated, and possible."""
     return {
-        "rows_used": int(commit["rows_used"]),
-        "rows_allocated": int(header["rows_allocated"]),
-        "rows_capacity": int(header["row_capacity"]),
+        "rows_used": commit["rows_used"],
+        "rows_allocated": header["rows_allocated"],
+        "rows_capacity": header["row_capacity"],
         **{
-            f"{arena}_{what}_bytes": int((commit if what == "used" else header)[f"{arena}_{what}_bytes"])
-            for arena in ("names", "args", "envs")
+            f"{arena}_{what}_bytes": (commit if what == "used" else header)[f"{arena}_{what}_bytes"]
+            for arena in _ARENAS
             for what in ("used", "allocated", "capacity")
         },
     }
