@@ -3,7 +3,7 @@
     scenarios   what can be made, and which privileges that needs
     program     the compiled program that makes the processes (programs/*.c), and how it is started and ended
     truth       what the program recorded, and the comparison with the events of a subscriber
-    listening   the subscriber, a process of its own
+    listening   the subscriber, a process of its own; listener starts it, and reads what it has kept
     instance    an instance that runs already, or one that is started for the test
     measuring   CPU time, memory, ring fill, facts about the host; the benches use it too
     run         one round: load, subscriber and measurements together

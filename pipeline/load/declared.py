@@ -1,11 +1,12 @@
-"""What a load and the program that makes it agree on, declared once: the limit of workers, and the log of the program.
+"""What the processes of a load agree on, declared once: limits, the log of the program, what the subscriber has seen.
 
-``script/generate`` writes the C header `programs/log.h` from this module; `truth` reads the log with it. Only the two
-sides of one run use the layout, so it may change at any time.
+``script/generate`` writes the C header `programs/log.h` from this module; `truth` reads the log with it. Only the
+processes of one run use the layouts, so they may change at any time.
 """
 
 from __future__ import annotations
 
+from pipeline.records.declared import KIND_CRED, KIND_EXEC, KIND_EXIT, KIND_FORK
 from pipeline.records.declaring import Layout
 
 WORKERS_MAX = 64  #: processes that make a load side by side
@@ -13,6 +14,8 @@ LOG_HEADER_BYTES = 4096  #: where the records begin; the room before them is res
 
 # LOG_RECORD.kind is KIND_FORK, KIND_EXEC, KIND_EXIT or KIND_CRED, or:
 KIND_THREAD = 255  #: threads, which are no events of the stream
+#: Kinds that are events of the stream.
+KINDS = {"fork": KIND_FORK, "exec": KIND_EXEC, "exit": KIND_EXIT, "cred": KIND_CRED}
 
 LOG_HEADER_LAYOUT = Layout(
     "LOG_HEADER", "pl_log_header", 80,
@@ -49,5 +52,20 @@ LOG_RECORD_LAYOUT = Layout(
     """,
 )  # fmt: skip
 
-#: Layouts by the name of their C struct, without ``pl_``.
+SEEN_LAYOUT = Layout(
+    "SEEN", "", 32,
+    """
+    One event as the subscriber kept it. No C code reads it.
+    """,
+    """
+    time_ns   u8  ns (boot)  of the event
+    delay_ns  i8  ns         from then until it came
+    pid       u4  -          of the process
+    about     u4  -          as in LOG_RECORD; 0xffffffff: unknown
+    kind      u4  -          KIND_*
+    is_other  u4  bool       the process executed another program than that of the load
+    """,
+)  # fmt: skip
+
+#: Layouts of the C code by the name of their C struct, without ``pl_``.
 LAYOUTS = {layout.c_name[3:]: layout for layout in (LOG_HEADER_LAYOUT, LOG_RECORD_LAYOUT)}

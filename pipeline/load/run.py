@@ -12,23 +12,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import BehindError, UnsupportedError
 from pipeline.host import processes, tiers
 from pipeline.host.boot import now_boot_ns
 from pipeline.load import measuring, truth
+from pipeline.load.declared import KINDS
 from pipeline.load.instance import attach
-from pipeline.load.listening import Listener
+from pipeline.load.listener import Listener
 from pipeline.load.program import Bounded, Load, program
 from pipeline.load.scenarios import Settings, check, cpu_list
 from pipeline.screen.progress import Show, silent
 from pipeline.shm.reader.statistics import Stats
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.version import __version__
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 #: Raised when a field changes its meaning or is removed.
 FORMAT = 1
@@ -327,6 +330,6 @@ def _table_latency(probe: str) -> dict[str, Any]:
 def _subscriber_latency(seen: npt.NDArray[np.void]) -> dict[str, Any]:
     return {
         name: _percentiles(seen["delay_ns"][seen["kind"] == kind] / 1000)
-        for name, kind in truth.KINDS.items()
+        for name, kind in KINDS.items()
         if np.any(seen["kind"] == kind)
     }

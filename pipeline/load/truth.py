@@ -10,21 +10,25 @@ from __future__ import annotations
 import mmap
 import os
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.load.declared import KIND_THREAD, LOG_HEADER_BYTES, LOG_HEADER_LAYOUT, LOG_RECORD_LAYOUT
-from pipeline.records.declared import KIND_CRED, KIND_EXEC, KIND_EXIT, KIND_FORK
+from pipeline.load.declared import (
+    KIND_THREAD,
+    KINDS,
+    LOG_HEADER_BYTES,
+    LOG_HEADER_LAYOUT,
+    LOG_RECORD_LAYOUT,
+    SEEN_LAYOUT,
+)
+from pipeline.records.declared import KIND_CRED, KIND_FORK
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 RECORD = np.dtype(LOG_RECORD_LAYOUT.dtype())
-#: One event as the subscriber kept it: `about` has the meaning of RECORD's, 0xffffffff: unknown.
-SEEN = np.dtype(
-    [("time_ns", "<u8"), ("delay_ns", "<i8"), ("pid", "<u4"), ("about", "<u4"), ("kind", "<u4"), ("is_other", "<u4")]
-)
-#: Kinds that are events of the stream.
-KINDS = {"fork": KIND_FORK, "exec": KIND_EXEC, "exit": KIND_EXIT, "cred": KIND_CRED}
-UNKNOWN = 0xFFFFFFFF
+SEEN = np.dtype(SEEN_LAYOUT.dtype())
 
 #: What `Log` reads of the header.
 _HEADER = LOG_HEADER_LAYOUT.struct(

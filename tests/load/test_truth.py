@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.load import truth
-from pipeline.load.declared import KIND_THREAD
+from pipeline.load.declared import KIND_THREAD, KINDS
 from pipeline.load.truth import RECORD, SEEN
 from pipeline.records.declared import KIND_COUNT, KIND_CRED, KIND_EXEC, KIND_EXIT, KIND_FORK
 
@@ -57,7 +57,7 @@ def test_all_is_seen() -> None:
 def test_each_lost_event_is_counted_by_kind() -> None:
     for left in range(len(EVENTS)):
         result = truth.compare(LIFE, np.delete(EVENTS, left))
-        kind = next(name for name, number in truth.KINDS.items() if number == EVENTS["kind"][left])
+        kind = next(name for name, number in KINDS.items() if number == EVENTS["kind"][left])
         assert faults(result) == {"lost": {kind: 1}}
         assert result.examples
 
