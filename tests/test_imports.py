@@ -310,6 +310,24 @@ NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futur
         ("import pipeline.resolver.daemon.main", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "click"}),
         ("import pipeline.supervisor", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "zmq", "click", "numpy"}),
         ("import pipeline.bpf.loader, pipeline.supervisor", NOT_IN_DAEMON | {"zmq", "numpy"}),
+        # What the supervisor does with its settings before it starts anything.
+        (
+            "from pipeline.cli.operate import settings; from pipeline.config.schema import Config; "
+            "settings.check(Config())",
+            NOT_IN_DAEMON | {"zmq", "numpy", "importlib.resources"},
+        ),
+        # The rest belongs to commands that run often, or that others wait for.
+        (
+            "from pipeline.cli.operate import wait; from pathlib import Path; wait.is_ready(Path('/nowhere'))",
+            DAEMON_ONLY | {"numpy", "zmq", "msgpack", "logging", "pipeline.supervisor"},
+        ),
+        ("import pipeline.cli.operate.stat, pipeline.shm.reader.statistics", DAEMON_ONLY | {"numpy", "zmq", "logging"}),
+        (
+            "import pipeline.load.listening, pipeline.client.subscriber",
+            DAEMON_ONLY | {"numpy", "click", "rich", "argparse", "logging"},
+        ),
+        # This is for type checkers, and costs as much as a package of its own.
+        ("import pipeline.top.model, pipeline.load.run, pipeline.procfs.proc_reader", {"numpy.typing"}),
     ],
 )
 def test_little_is_imported(code: str, not_needed: set[str]) -> None:

@@ -12,12 +12,15 @@ import time
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline import paths, trust
 from pipeline.shm.layout import layout
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _ATTEMPTS = 16
 _COMMIT_INDEX = layout.CONTROL_LAYOUT.offset("commit_index")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.screen import processes as shown
 from pipeline.screen.lines import Line
@@ -24,7 +23,10 @@ from pipeline.shm.names.signals import signal_name
 from pipeline.top.facts import Facts
 from pipeline.top.processes import Processes
 
-Keys: TypeAlias = npt.NDArray[np.generic]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Keys: TypeAlias = "npt.NDArray[np.generic]"
 
 #: How long a new process, or a new image, stands out.
 RECENT_NS = 2_000_000_000

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.export.text import printable
@@ -18,6 +17,8 @@ from pipeline.shm.layout.entry_types import EntryFields
 from pipeline.top.processes import Processes
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pipeline.shm.reader._entry import Entry
 
 #: Above this number of remembered processes, those that are no longer shown are dropped.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import BusyError, LayoutError, NotRunningError, ProclineError, StaleError
 from pipeline.shm.layout import layout
@@ -16,6 +15,8 @@ from pipeline.shm.reader.table import ProcessTable
 from pipeline.top.figures import FigureReader, Figures
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pipeline.shm.reader._entry import Entry
 
 #: How often a missing instance is looked for.

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.export.text import printable
@@ -24,6 +23,8 @@ from pipeline.top.processes import Mask, Processes, processes_at
 from pipeline.top.rates import Rates
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pipeline.shm.reader._entry import Entry
 
 #: How long ended processes stay on the screen: the choices, in seconds.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.top.processes import Mask, Numbers, Processes, arranged
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 #: The tree shows this many ended processes without children of each family, the last ones to end.
 ENDED_SHOWN = 8

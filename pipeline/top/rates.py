@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.shm.layout.declared import ROW_IS_EXEC, ROW_REPLACED, ROW_SCRIPT
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 #: Readings that a sparkline shows.
 HISTORY = 60

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pipeline.shm.writer._writer import TableWriter
 
 ARENAS = ("names", "args", "envs")
