@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 from msgspec import Meta
 
-from pipeline.config.schema import Config, Section, Value, hints_of, settings
+from pipeline.config.schema import Config, Section, Value, hints_of, values
 from pipeline.errors import ConfigError
 from pipeline.spelling import similar
 
@@ -94,10 +94,11 @@ def load_with_origins(
             _put(merged, key, value)
             origins[key] = "command line"
     try:
-        config = msgspec.convert(merged, Config)
+        # The first conversion reads the types of all sections, for which a start without settings need not wait.
+        config = msgspec.convert(merged, Config) if merged else Config()
     except msgspec.ValidationError as error:
         raise _explain(error, merged, origins) from None
-    for key, value, _ in settings(config):
+    for key, value in values(config):
         _check_text(key, value, origins.get(key, "settings"))
     return config, origins
 
@@ -230,7 +231,7 @@ def _explain(
 def _unknown(section: str, name: str) -> str:
     fields = _get(Config(), section).__struct_fields__
     # The section may be wrong or missing.
-    known = {key: key.rpartition(".")[2] for key, _, _ in settings(Config())}
+    known = {key: key.rpartition(".")[2] for key, _ in values(Config())}
     near = [key for key, last in known.items() if last == name]
     meant = " or ".join(near) or similar(name, fields) or similar(f"{section}.{name}", known, cutoff=0.8)
     if meant:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from pipeline.config.loading import ENVIRONMENT
-from pipeline.config.schema import Config, Value, settings
+from pipeline.config.schema import Config, Value, settings, values
 
 #: Characters in a line of a description.
 _WIDTH = 116
@@ -42,7 +42,7 @@ def as_toml(config: Config, origins: Mapping[str, str] | None = None) -> str:
     """
     lines: list[str] = []
     section = ""
-    for key, value, _ in settings(config):
+    for key, value in values(config):
         parent, _, name = key.rpartition(".")
         if parent != section:
             section = parent

@@ -928,15 +928,26 @@ class Setting(typing.NamedTuple):
 
 def settings(config: Config) -> Iterator[Setting]:
     """Yield every setting of `config` section by section; settings without a section come first."""
-    yield from sorted(_walk(config, ""), key=lambda setting: "." in setting.key)
+    for section, key, value in _walk_sorted(config):
+        hint = hints_of(section)[key.rpartition(".")[2]]
+        metas = [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
+        yield Setting(key, value, " ".join(meta.description for meta in metas if meta.description))
 
 
-def _walk(section: Section, prefix: str) -> Iterator[Setting]:
-    hints = hints_of(type(section))
+def values(config: Config) -> Iterator[tuple[str, Value]]:
+    """Yield the full name and the value of every setting, in the order of `settings`, without its description."""
+    for _, key, value in _walk_sorted(config):
+        yield key, value
+
+
+def _walk_sorted(config: Config) -> list[tuple[type[Section], str, Value]]:
+    return sorted(_walk(config, ""), key=lambda found: "." in found[1])
+
+
+def _walk(section: Section, prefix: str) -> Iterator[tuple[type[Section], str, Value]]:
     for name in section.__struct_fields__:
         value = getattr(section, name)
         if isinstance(value, Section):
             yield from _walk(value, f"{prefix}{name}.")
         else:
-            metas = [meta for meta in getattr(hints[name], "__metadata__", ()) if isinstance(meta, Meta)]
-            yield Setting(prefix + name, value, " ".join(meta.description for meta in metas if meta.description))
+            yield type(section), prefix + name, value
