@@ -1,4 +1,7 @@
-"""`Forwarder`: reads, stores and sends, until a signal ends it."""
+"""`Forwarder`: reads, stores and sends, until a signal ends it.
+
+Only what sends to NATS imports its client, which takes as long as the rest of this package together.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,26 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import log
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.config.schema import Forward, split_address
 from pipeline.errors import ConfigError
-from pipeline.formats.convert import convert_event
-from pipeline.forward.connection import Connection, DestinationError, Server, shown
 from pipeline.forward.feeding import Feed
 from pipeline.forward.figures import Figures, FiguresCollector
 from pipeline.forward.lines import Lines
 from pipeline.forward.memory import MemoryQueue, Queue
 from pipeline.forward.reading import Reader
-from pipeline.forward.sending import Sender
 from pipeline.forward.spool import Spool
 from pipeline.host.credentials import credential
 from pipeline.host.notify import notify, watchdog_interval_s
 from pipeline.screen.progress import Show, silent
+
+if TYPE_CHECKING:
+    from pipeline.forward.connection import Server
+    from pipeline.forward.sending import Sender
 
 #: How often the status is shown to systemd.
 _STATUS_S = 5.0
@@ -60,6 +64,8 @@ def server_of(settings: Forward) -> Server:
             "no destination: set forward.to, or use --to nats://HOST:PORT, --to jsonl or --to jsonl:FILE",
             key="forward.to", value="",
         )  # fmt: skip
+    from pipeline.forward.connection import Server
+
     found: dict[str, Path | None] = {}
     for key, suffix in _CREDENTIALS.items():
         text = getattr(settings, key)
@@ -103,6 +109,8 @@ async def check(server: Server, progress: Show = silent) -> list[Checked]:
         server: what to check.
         progress: called before each address.
     """
+    from pipeline.forward.connection import Connection, DestinationError, shown
+
     found = []
     for address in server.addresses:
         progress(shown(address))
@@ -123,6 +131,8 @@ async def create_stream(server: Server, settings: Forward) -> bool:
     Raises:
         DestinationError: the server cannot be reached, or rejected the stream.
     """
+    from pipeline.forward.connection import Connection
+
     async with Connection(server, server.addresses[0], lambda text: None) as connection:
         return await connection.create_stream(
             max_bytes=settings.stream_max_bytes, max_age_s=settings.stream_max_age_h * 3600,
@@ -179,7 +189,11 @@ class Forwarder:
 
     def _convert(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]] | None:
         form = self._settings.format
-        return None if form == "native" else functools.partial(convert_event, form=form, host=host_of(self._settings))
+        if form == "native":
+            return None
+        from pipeline.formats.convert import convert_event
+
+        return functools.partial(convert_event, form=form, host=host_of(self._settings))
 
     async def _lines(self, ended: asyncio.Event) -> None:
         settings, path = self._settings, self._settings.to.partition(":")[2]
@@ -196,6 +210,8 @@ class Forwarder:
             lines.close()
 
     async def _messages(self, ended: asyncio.Event) -> None:
+        from pipeline.forward.sending import Sender
+
         settings = self._settings
         server = server_of(settings)
         with contextlib.ExitStack() as stack:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,19 +62,13 @@ def command(
         "forward.to": to, "forward.spool": spool, "forward.host": host, "forward.credentials": credentials,
         "forward.tls_ca": tls_ca, "forward.format": form,
     }  # fmt: skip
-    try:
+    import asyncio  # deferred: the help needs none
+
+    with _parts():
         from pipeline import log
         from pipeline.config import loading
-        from pipeline.forward.connection import DestinationError
         from pipeline.forward.forwarder import Forwarder, check, is_lines, server_of
         from pipeline.forward.forwarder import create_stream as create
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("pipeline"):
-            raise
-        raise UnsupportedError(
-            f"the package {error.name!r} is not installed", feature="forward", needs=error.name or "",
-            hint="pip install 'procline[daemon,forward]'",
-        ) from None  # fmt: skip
 
     options = dict(loading.parse_option(change) for change in changes)
     options |= {key: value for key, value in given.items() if value is not None}
@@ -83,6 +78,9 @@ def command(
     if as_json and not is_check:
         raise click.UsageError("--json is for --check: events go to --to jsonl as JSON")
     if not is_lines(settings):
+        with _parts():
+            from pipeline.forward.connection import DestinationError
+
         server = server_of(settings)
         if create_stream or is_check:
             from pipeline.screen.progress import Progress
@@ -104,6 +102,20 @@ def command(
         raise click.UsageError("--create-stream and --check are for NATS: use --to nats://HOST:PORT")
     asyncio.run(Forwarder(settings, name).run())
     return 0
+
+
+@contextmanager
+def _parts() -> Iterator[None]:
+    """Report what to install if a package of the extra `forward` is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pipeline"):
+            raise
+        raise UnsupportedError(
+            f"the package {error.name!r} is not installed", feature="forward", needs=error.name or "",
+            hint="pip install 'procline[daemon,forward]'",
+        ) from None  # fmt: skip
 
 
 def _report(found: list[Checked], as_json: bool) -> int:
