@@ -15,7 +15,7 @@
     stalling   a resolver: reports that ring 1 delivers nothing, which belongs to shard-1 if there are two shards
 
 Events are appended to the file `journal` beside the instance's directory. Each test starts several workers, so this
-imports neither numpy nor msgspec.
+imports neither numpy nor msgspec, nor logging and ctypes, which a real worker's start (`pipeline.worker.start`) needs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING
 from pipeline.shm.layout import control_header
 from pipeline.shm.layout.declared import CONTROL_LAYOUT, LAYOUT_VERSION, MAGIC, RING_ACK_LAYOUT
 from pipeline.worker.reading import description_fd, read_description
-from pipeline.worker.start import report_ready
 
 if TYPE_CHECKING:
     from pipeline.worker.description import WorkerDescription
@@ -65,10 +64,9 @@ def main() -> int:
     deadline = time.monotonic() + (float(number) if behaviour in {"die", "early"} else 1e9)
     if control:
         control.say(control_header.STATE_FILLING if behaviour == "unready" else control_header.STATE_READY)
-    if behaviour in {"early", "unready"}:
-        os.close(description.ready_fd)
-    else:
-        report_ready(description)
+    if behaviour not in {"early", "unready"}:
+        os.eventfd_write(description.ready_fd, 1)
+    os.close(description.ready_fd)
     if behaviour == "starved":
         os.sched_setaffinity(0, {0})
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -70,16 +71,19 @@ class Run:
         return self.until(lambda: self.checks() >= before + times)
 
     def pids(self) -> dict[str, int]:
-        return {row["role"]: row["pid"] for row in processes.measure(self.directory)}
+        return {row["role"]: row["pid"] for row in processes.measure(self.directory, with_memory=False)}
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(TIMEOUT_S)
 
     def kill(self) -> None:
-        """Kill it and wait for its workers: orphans record themselves in the journal, and must not do so later."""
+        """Kill it and its workers, of which one may get so little CPU time that it would not end by itself for long."""
         self.process.kill()
         self.process.wait(TIMEOUT_S)
+        for pid in self.pids().values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         until(lambda: not self.pids(), lambda: f"still there: {self.pids()}", TIMEOUT_S)
 
 
