@@ -308,6 +308,10 @@ NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futur
             NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "click", "numpy", "msgspec", "zmq", "pythonjsonlogger"},
         ),
         ("import pipeline.resolver.daemon.main", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "click"}),
+        (
+            "from pipeline.cli.operate.settings import load; load(None, ())",
+            NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "zmq", "click", "numpy"},
+        ),
         ("import pipeline.supervisor", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "zmq", "click", "numpy"}),
         ("import pipeline.bpf.loader, pipeline.supervisor", NOT_IN_DAEMON | {"zmq", "numpy"}),
         # What the supervisor does with its settings before it starts anything.
