@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import os
 import selectors
 import signal
@@ -417,7 +416,6 @@ class Supervisor:
             self._log.info("ready", instance=self._name, after_s=round(after_s, 3), replaced=not is_first)
             if priority.was_raised():
                 priority.settle([os.getpid(), *(child.pid for child in _children(list(self._workers.values())))])
-            gc.collect()
             memory.give_back()  # memory of imports and settings
             notify.notify("READY=1", f"STATUS=following processes from {self._config.source}")
             return

@@ -36,16 +36,9 @@ ORPHAN_SETTLE_SECONDS = 0.25
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    # The modules are most of the objects that `_run` would visit. At this point a start has time for them, because the
-    # description arrives when the kernel has verified the BPF programs.
-    _freeze()
-    return run_worker(_run, keep=privileges.READ_PROC, keep_also=_for_maps, arguments=arguments)
-
-
-def _freeze() -> None:
-    """Collect garbage; the objects that are left live as long as the process, so it need not visit them again."""
-    gc.collect()
+    # The modules are most of the objects, and hardly one of them is garbage: to look for it would take 20 ms.
     gc.freeze()
+    return run_worker(_run, keep=privileges.READ_PROC, keep_also=_for_maps, arguments=arguments)
 
 
 def _for_maps(description: WorkerDescription) -> tuple[int, ...]:
@@ -63,7 +56,8 @@ def _run(description: WorkerDescription) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C: the supervisor stops us in order
     with build(description) as process:
-        _freeze()
+        gc.collect()
+        gc.freeze()  # what is left lives as long as the process, so the collector need not visit it again
         gc.enable()
         try:
             process.start(lambda: stopping)
