@@ -107,15 +107,16 @@ class Child:
         description: as passed.
         pid: process id.
         pidfd: readable when the process has ended; for a selector.
+        ready_fd: readable when the process has reported that it is ready, until `read_ready`; for a selector.
         started_s: monotonic time of the start, or of the description if the process waited for it.
     """
 
     def __init__(self, description: WorkerDescription, command: Sequence[str], waiting: Waiting | None = None) -> None:
         self.description = description
         # An eventfd: the worker can report without a reader at this end.
-        self._ready_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.ready_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._was_ready = False
-        inherited = msgspec.structs.replace(description, ready_fd=self._ready_fd)
+        inherited = msgspec.structs.replace(description, ready_fd=self.ready_fd)
         try:
             description_fd = inherited.to_memfd()
             try:
@@ -134,7 +135,7 @@ class Child:
                 self._process.wait()
                 raise
         except OSError:
-            os.close(self._ready_fd)
+            os.close(self.ready_fd)
             raise
 
     @property
@@ -149,10 +150,13 @@ class Child:
     @property
     def was_ready(self) -> bool:
         """Whether it has reported that it is ready (`start.report_ready`)."""
-        if not self._was_ready:
-            with contextlib.suppress(BlockingIOError):
-                self._was_ready = os.eventfd_read(self._ready_fd) > 0
+        self.read_ready()
         return self._was_ready
+
+    def read_ready(self) -> None:
+        """Read from `ready_fd`, which would stay readable otherwise."""
+        with contextlib.suppress(BlockingIOError):
+            self._was_ready |= os.eventfd_read(self.ready_fd) > 0
 
     @property
     def is_hopeless(self) -> bool:
@@ -192,4 +196,4 @@ class Child:
     def close(self) -> None:
         """Close the descriptors of an ended process."""
         os.close(self.pidfd)
-        os.close(self._ready_fd)
+        os.close(self.ready_fd)

@@ -63,10 +63,10 @@ HANG_S = 10.0
 #: SIGHUP is sent when the terminal of an interactive run is closed.
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-#: A descriptor reports at once that a worker has ended. The pauses between checks: of a ready daemon, for hangs, and of
-#: one that starts, for readiness.
+#: Descriptors report at once that a worker is ready or has ended. The pauses between checks: of a ready daemon, for
+#: hangs, and of one that starts, for its time limit and to show that it goes on.
 _CHECK_S = 4.0
-_CHECK_STARTING_S = 0.02
+_CHECK_STARTING_S = 0.1
 #: A check may be this much early if the supervisor is awake for something else, so that it wakes up less often.
 _CHECK_EARLY_S = 0.5
 
@@ -284,6 +284,7 @@ class Supervisor:
         worker.child = Child(worker.description, worker.command, waiting)
         worker.starts += 1
         self._selector.register(worker.child.pidfd, selectors.EVENT_READ)
+        self._selector.register(worker.child.ready_fd, selectors.EVENT_READ, worker.child)
         worker.watchdog, worker.start_watchdog = Watchdog(worker.child.pid), Watchdog(worker.child.pid)
         self._log.debug("worker started", worker=worker.description.role, worker_pid=worker.child.pid)
 
@@ -348,8 +349,7 @@ class Supervisor:
             pauses.append(self._watchdog_s)
         if self._change is not None:
             pauses.append(self._change.due_s - now)
-        has_news = bool(self._selector.select(max(0.0, min(pauses))))
-        self._drain_signals()
+        has_news = self._wait(min(pauses))
         if self._signals:
             return
         self._feed_watchdog()
@@ -393,6 +393,7 @@ class Supervisor:
     def _forget(self, worker: _Worker) -> None:
         if worker.child is not None:
             self._selector.unregister(worker.child.pidfd)
+            self._selector.unregister(worker.child.ready_fd)
             worker.child.close()
             worker.child = worker.watchdog = worker.start_watchdog = None
 
@@ -548,8 +549,7 @@ class Supervisor:
             left_s = began_s + timeout_s / 2 - time.monotonic()
             if left_s <= 0:
                 break
-            self._selector.select(max(0.0, min(left_s, self._change.due_s - time.monotonic())))
-            self._drain_signals()
+            self._wait(min(left_s, self._change.due_s - time.monotonic()))
             self._advance_change(directory, feed)
         if self._change is not None:
             self._change.close()
@@ -595,8 +595,7 @@ class Supervisor:
                 signals = self._signals
             if left:
                 pause_s = _CHECK_STARTING_S if starting else _CHECK_S
-                self._selector.select(max(0.0, min(deadline - time.monotonic(), pause_s)))
-                self._drain_signals()
+                self._wait(min(deadline - time.monotonic(), pause_s))
         return is_clean
 
     def _is_starting_shard(self, child: Child) -> bool:
@@ -640,10 +639,16 @@ class Supervisor:
             reading.close()
             writing.close()
 
-    def _drain_signals(self) -> None:
+    def _wait(self, pause_s: float) -> bool:
+        """Wait until a signal arrives, or a worker is ready or has ended; return whether one of these happened."""
+        news = self._selector.select(max(0.0, pause_s))
+        for key, _ in news:
+            if key.data is not None:
+                key.data.read_ready()
         with contextlib.suppress(BlockingIOError):
             while self._waker.recv(64):
                 pass
+        return bool(news)
 
 
 def _children(workers: Sequence[_Worker]) -> list[Child]:
