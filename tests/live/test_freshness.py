@@ -23,6 +23,21 @@ pytestmark = [pytest.mark.live, pytest.mark.alone]
 COMMANDS = 25
 
 
+@pytest.fixture(scope="module")
+def slow(live_kernel: None) -> Iterator[Daemon]:
+    """Events gather for 0.4 s here, so without a question hardly any process that was just started would be found."""
+    with Daemon("[capture]\nfreshness_ms = 500\n", name="slow") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def usual(live_kernel: None) -> Iterator[Daemon]:
+    """Events gather as long as by default. Emulated, a command takes longer than that."""
+    freshness_ms = Config().capture.freshness_ms * EMULATION_FACTOR
+    with Daemon(f"[capture]\nfreshness_ms = {freshness_ms}\n", name="usual") as running:
+        yield running
+
+
 def frames_and_events(daemon: Daemon) -> tuple[int, int]:
     """Run some commands, one after the other; return the frames and the events that the resolver got meanwhile.
 
@@ -48,10 +63,9 @@ def frames_and_events(daemon: Daemon) -> tuple[int, int]:
     return after[0] - before[0], after[1] - before[1]
 
 
-def test_a_fresh_look_up_finds_what_was_forked_a_moment_ago(live_kernel: None) -> None:
-    """Events gather for 0.4 s here, so without the question hardly any of these processes would be found."""
-    with Daemon("[capture]\nfreshness_ms = 500\n") as daemon, daemon.attach() as table, ExitStack() as stack:
-        audience = stack.enter_context(audience_of(daemon))
+def test_a_fresh_look_up_finds_what_was_forked_a_moment_ago(slow: Daemon) -> None:
+    with slow.attach() as table, ExitStack() as stack:
+        audience = stack.enter_context(audience_of(slow))
         eventually(lambda: audience() == layout.AUDIENCE_READERS)
         found = []
         for _ in range(10):
@@ -65,15 +79,14 @@ def test_a_fresh_look_up_finds_what_was_forked_a_moment_ago(live_kernel: None) -
             found.append((entry is not None and entry.comm, time.monotonic() - asked < 0.2 * patience()))
             time.sleep(0.05)
         assert found == [("cat", True)] * 10
-        done = daemon.cli("resolve", str(child.pid), "--fresh", "--json")
+        done = slow.cli("resolve", str(child.pid), "--fresh", "--json")
         assert done.returncode == 0 and json.loads(done.stdout)["comm"] == "cat"
-        assert daemon.cli("resolve", str(child.pid), "--fresh", "--at", "5").returncode == 2
+        assert slow.cli("resolve", str(child.pid), "--fresh", "--at", "5").returncode == 2
 
 
-def test_after_a_refresh_every_read_has_what_was_started_before(live_kernel: None) -> None:
-    """Events gather for 0.4 s here, so without the question hardly any of these processes would be found."""
-    with Daemon("[capture]\nfreshness_ms = 500\n") as daemon, daemon.attach() as table, ExitStack() as stack:
-        audience = stack.enter_context(audience_of(daemon))
+def test_after_a_refresh_every_read_has_what_was_started_before(slow: Daemon) -> None:
+    with slow.attach() as table, ExitStack() as stack:
+        audience = stack.enter_context(audience_of(slow))
         eventually(lambda: audience() == layout.AUDIENCE_READERS)
         found = []
         for _ in range(20):
@@ -145,21 +158,19 @@ def test_a_program_that_opens_the_tables_finds_what_was_forked_before(live_kerne
 
 
 @pytest.mark.parametrize("who", ["nobody", "a reader", "a subscriber"])
-def test_a_command_is_one_turn_while_nobody_subscribes(live_kernel: None, who: str) -> None:
-    # Emulated, a command takes longer than events gather by default.
-    freshness_ms = Config().capture.freshness_ms * EMULATION_FACTOR
-    with Daemon(f"[capture]\nfreshness_ms = {freshness_ms}\n") as daemon, ExitStack() as stack:
+def test_a_command_is_one_turn_while_nobody_subscribes(usual: Daemon, who: str) -> None:
+    with ExitStack() as stack:
         if who == "a reader":
-            stack.enter_context(daemon.attach())
+            stack.enter_context(usual.attach())
         elif who == "a subscriber":
-            stack.enter_context(Recorder(daemon, "proc.fork", "proc.exec", "proc.exit").started())
+            stack.enter_context(Recorder(usual, "proc.fork", "proc.exec", "proc.exit").started())
         expected = {
             "nobody": layout.AUDIENCE_NOBODY, "a reader": layout.AUDIENCE_READERS,
             "a subscriber": layout.AUDIENCE_SUBSCRIBERS,
         }[who]  # fmt: skip
-        audience = stack.enter_context(audience_of(daemon))
+        audience = stack.enter_context(audience_of(usual))
         eventually(lambda: audience() == expected)
-        frames, events = frames_and_events(daemon)
+        frames, events = frames_and_events(usual)
         others = events - 3 * COMMANDS
         assert others >= 0
         # Other processes of this host end too, and each of their events may have a frame for itself.

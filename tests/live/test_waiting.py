@@ -18,8 +18,8 @@ LONG_S = 60
 
 
 @pytest.fixture(scope="module")
-def table(live_kernel: None) -> Iterator[ProcessTable]:
-    with Daemon() as daemon, daemon.attach() as table:
+def table(daemon: Daemon) -> Iterator[ProcessTable]:
+    with daemon.attach() as table:
         yield table
 
 

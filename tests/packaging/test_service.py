@@ -163,12 +163,22 @@ def installed(live_kernel: None, missing: Callable[[str], NoReturn]) -> Iterator
     try:
         yield host
     finally:
+        host.systemctl("stop", UNIT)
         host.close()
         shutil.rmtree(work)
 
 
 @pytest.fixture
+def running(installed: Host) -> Host:
+    """The service as it is installed, for tests that leave it as it is. Another one may have started it already."""
+    installed.start()
+    return installed
+
+
+@pytest.fixture
 def host(installed: Host) -> Iterator[Host]:
+    """The service does not run; a test may change its settings."""
+    installed.systemctl("stop", UNIT)
     yield installed
     installed.systemctl("stop", UNIT)
     installed.configure("")
@@ -186,9 +196,8 @@ def ended(host: Host, pid: int) -> dict[str, Any]:
     return entry if entry.get("exit_time_ns") else {}
 
 
-def test_it_has_only_the_privileges_of_the_unit(host: Host) -> None:
-    host.start()
-    roles = host.roles()
+def test_it_has_only_the_privileges_of_the_unit(running: Host) -> None:
+    roles = running.roles()
     found = status(roles["supervisor"])
     assert found["Uid"][0] != "0"
     assert int(found["CapEff"][0], 16) == int(found["CapBnd"][0], 16) == CAPABILITIES
@@ -198,26 +207,24 @@ def test_it_has_only_the_privileges_of_the_unit(host: Host) -> None:
         assert (found["NoNewPrivs"], found["Seccomp"]) == (["1"], ["2"]), role
         assert int(found["CapEff"][0], 16) & ~allowed.get(role, 0) == 0, role
     # It records what happens on the host, and the arguments of other users.
-    done = host.procline("subscribe", "--count", "3", "--timeout", "60", "--snapshot")
+    done = running.procline("subscribe", "--count", "3", "--timeout", "60", "--snapshot")
     assert done.returncode == 0, done.stderr
-    assert not any(json.loads(host.procline("stat", "--json").stdout)["lost"].values())
+    assert not any(json.loads(running.procline("stat", "--json").stdout)["lost"].values())
 
 
-def test_it_starts_at_a_higher_priority_and_lowers_it_when_ready(host: Host) -> None:
-    host.start()
-    assert host.properties("Nice") == {"Nice": "-10"}
-    for role, pid in host.roles().items():
+def test_it_starts_at_a_higher_priority_and_lowers_it_when_ready(running: Host) -> None:
+    assert running.properties("Nice") == {"Nice": "-10"}
+    for role, pid in running.roles().items():
         nices = {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()}
         assert nices == {0}, (role, nices)
 
 
-def test_readers_need_no_privilege_and_only_members_see_arguments(host: Host) -> None:
-    host.start()
+def test_readers_need_no_privilege_and_only_members_see_arguments(running: Host) -> None:
     with subprocess.Popen(["/bin/sleep", "4711"]) as sleeper:
         try:
             command = ("resolve", str(sleeper.pid), "--json")
             known = {
-                who: json.loads(host.procline(*command, user=user).stdout) for who, user in
+                who: json.loads(running.procline(*command, user=user).stdout) for who, user in
                 {"stranger": NOBODY, "member": MEMBER}.items()
             }  # fmt: skip
         finally:
@@ -225,10 +232,18 @@ def test_readers_need_no_privilege_and_only_members_see_arguments(host: Host) ->
     first = {who: found if isinstance(found, dict) else found[0] for who, found in known.items()}
     assert {who: found["argv"] for who, found in first.items()} == {"stranger": None, "member": ["/bin/sleep", "4711"]}
     assert first["stranger"]["pid"] == sleeper.pid
-    refused = host.procline("subscribe", "--count", "1", "--timeout", "20", user=NOBODY)
+    refused = running.procline("subscribe", "--count", "1", "--timeout", "20", user=NOBODY)
     assert refused.returncode == 2 and "permission" in refused.stderr
-    done = host.procline("subscribe", "--snapshot", "--count", "1", "--timeout", "60", user=MEMBER)
+    done = running.procline("subscribe", "--snapshot", "--count", "1", "--timeout", "60", user=MEMBER)
     assert done.returncode == 0 and json.loads(done.stdout.splitlines()[0])["pid"]
+
+
+def test_the_journal_has_one_readable_line_per_event(running: Host) -> None:
+    lines = {each["MESSAGE"]: each["PRIORITY"] for each in running.journal() if each.get("_TRANSPORT") == "stdout"}
+    ready = r"supervisor: ready instance=default after_s=[\d.]+ replaced=False"
+    assert any(re.fullmatch(ready, line) for line in lines)
+    assert any(line.startswith("resolver: inserted the live processes entries=") for line in lines)
+    assert not any(line.startswith(("<", "{")) for line in lines)
 
 
 def test_a_restart_keeps_the_history_and_a_stop_removes_everything(host: Host) -> None:
@@ -259,15 +274,6 @@ def test_a_supervisor_that_hangs_is_replaced_and_a_killed_one_too(host: Host) ->
         until(lambda: host.properties("ActiveState")["ActiveState"] == "active", limit_s=TIMEOUT_S)
     assert int(host.properties("NRestarts")["NRestarts"]) == 2
     assert json.loads(host.procline("stat", "--json").stdout)["takeovers"] == 2
-
-
-def test_the_journal_has_one_readable_line_per_event(host: Host) -> None:
-    host.start()
-    lines = {each["MESSAGE"]: each["PRIORITY"] for each in host.journal() if each.get("_TRANSPORT") == "stdout"}
-    ready = r"supervisor: ready instance=default after_s=[\d.]+ replaced=False"
-    assert any(re.fullmatch(ready, line) for line in lines)
-    assert any(line.startswith("resolver: inserted the live processes entries=") for line in lines)
-    assert not any(line.startswith(("<", "{")) for line in lines)
 
 
 def test_a_failure_is_not_repeated_and_doctor_explains_it(host: Host) -> None:
