@@ -309,6 +309,10 @@ NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futur
         ),
         ("import pipeline.resolver.daemon.main", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "click"}),
         (
+            "from pipeline.secrets.scrub import Scrubber; Scrubber()",
+            NOT_IN_DAEMON | {"importlib.resources", "zipfile", "zmq", "numpy", "click"},
+        ),
+        (
             "from pipeline.cli.operate.settings import load; load(None, ())",
             NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "zmq", "click", "numpy"},
         ),
