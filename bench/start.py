@@ -43,8 +43,8 @@ for line in open('/proc/self/status'):
 
 def daemon_start(daemon: live.Daemon) -> dict[str, float]:
     """Start the daemon; returns the ms until it is ready, and of its snapshot."""
+    from pipeline.host.vitals import read_vitals
     from pipeline.shm.layout import layout
-    from pipeline.supervisor.vitals import read_vitals
 
     begin = time.perf_counter()
     daemon.start(wait=False)

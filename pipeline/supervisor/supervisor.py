@@ -37,6 +37,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import GivingUpError
 from pipeline.host import memory, notify, privileges, processes, retention, sampling_interval, tiers
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max
+from pipeline.host.vitals import Vitals, VitalsReader
 from pipeline.log import get_logger
 from pipeline.shm.layout import control_header
 from pipeline.supervisor import limits, priority
@@ -49,7 +50,6 @@ from pipeline.supervisor.shard_change import ShardChange
 from pipeline.supervisor.shard_count import ShardCount, most_shards
 from pipeline.supervisor.shared_cpu import SharedCpu
 from pipeline.supervisor.unwatched import WatchRecord
-from pipeline.supervisor.vitals import Vitals, VitalsReader
 from pipeline.supervisor.watchdog import Watchdog
 from pipeline.worker.description import WorkerDescription
 

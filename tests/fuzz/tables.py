@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ProclineError
+from pipeline.host.vitals import read_vitals
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.declared import CHANGES_KEPT
 from pipeline.shm.reader import _view
@@ -25,7 +26,6 @@ from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 from pipeline.shm.writer.segments import SEGMENTS
 from pipeline.sources.ring._acks import ControlAcks
-from pipeline.supervisor.vitals import read_vitals
 from tests.fuzz.target import scratch
 from tests.shm import _inside
 from tests.shm.table_host import Host, Process, make_writer

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.supervisor.vitals import VitalsReader
+from pipeline.host.vitals import VitalsReader
 from tests.live.harness import Daemon
 from tests.waiting import eventually
 

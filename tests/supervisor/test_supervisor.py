@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.host import processes, retention, sampling_interval
-from pipeline.supervisor.vitals import read_vitals
+from pipeline.host.vitals import read_vitals
 from tests.supervisor.run_supervisor import CHECK_S, HANG_S
 from tests.waiting import until
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import click
 
-from pipeline import paths, trust
+from pipeline import paths
 from pipeline.cli import common
 from pipeline.errors import (
     AccessError,
@@ -22,6 +21,7 @@ from pipeline.errors import (
 )
 from pipeline.host import failed_start, instances, processes
 from pipeline.host.boot import now_boot_ns
+from pipeline.host.vitals import read_vitals
 from pipeline.screen.progress import Progress
 from pipeline.shm.layout import control_header
 
@@ -155,21 +155,18 @@ def is_ready(directory: Path) -> bool:
         AccessError: this user may not read the tables.
         UntrustedError: another user could have created the instance's directory.
     """
-    file = directory / paths.CONTROL
     try:
-        file.stat()  # without the file, it does not matter whose the directory is
-        with os.fdopen(trust.open_file(file), "rb") as opened:
-            control = control_header.read_header(opened.read(control_header.CONTROL_BYTES))
-    except (FileNotFoundError, NotADirectoryError):
+        vitals = read_vitals(directory)
+    except NotADirectoryError:
         return False
     except PermissionError:
         raise AccessError(
-            f"you do not have permission to read {file}: run as root or as a member of its group",
-            path=str(file),
+            f"you do not have permission to read {directory / paths.CONTROL}: run as root or as a member of its group",
+            path=str(directory / paths.CONTROL),
         ) from None
-    if control is None or control.state != control_header.STATE_READY:
+    if vitals is None or vitals.state != control_header.STATE_READY:
         return False
-    return now_boot_ns() - control.heartbeat_boot_ns < instances.FRESH_NS and not _is_orphaned(directory)
+    return now_boot_ns() - vitals.heartbeat_boot_ns < instances.FRESH_NS and not _is_orphaned(directory)
 
 
 def _is_orphaned(directory: Path) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UntrustedError
+from pipeline.host.vitals import VitalsReader, read_vitals
 from pipeline.resolver.daemon._waiting import Openings
 from pipeline.shm.layout import layout
-from pipeline.supervisor.vitals import VitalsReader, read_vitals
 from tests.sources.hand_control import RINGS, HandControl
 
 
