@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # as `typing.TYPE_CHECKING`, without that module
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: So many new objects begin a run of the garbage collector; Python's own number is 2000 or less.
+#: The garbage collector runs after this many new objects; Python has 2000 or less.
 _NEW_OBJECTS = 10_000
 
 
