@@ -334,6 +334,7 @@ NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futur
             "import pipeline.load.listening, pipeline.client.subscriber",
             DAEMON_ONLY | {"numpy", "click", "rich", "argparse", "logging"},
         ),
+        ("import pipeline.cli.ask.tree", DAEMON_ONLY | {"numpy", "zmq", "logging", "subprocess", "shutil"}),
         ("import pipeline.forward.forwarder", {"nats", "numpy", "prometheus_client", "pipeline.formats.convert"}),
         # This is for type checkers, and costs as much as a package of its own.
         ("import pipeline.top.model, pipeline.load.run, pipeline.procfs.proc_reader", {"numpy.typing"}),

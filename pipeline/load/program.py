@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -122,7 +121,7 @@ class Load:
 
     def __init__(self, settings: Settings, *, capacity: int = CAPACITY) -> None:
         self.settings = settings
-        self.comm = f"load-{secrets.token_hex(4)}"
+        self.comm = f"load-{os.urandom(4).hex()}"
         self._log = Log(capacity)
         self._place = tempfile.TemporaryDirectory(prefix="procline-load-", ignore_cleanup_errors=True)
         # Children that exec may have another user.

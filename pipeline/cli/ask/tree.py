@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -339,6 +337,9 @@ def draw(graph: str, file: Path) -> None:
     Raises:
         UnsupportedError: Graphviz is not installed, or failed.
     """
+    import shutil  # deferred, as the next one: only a drawing needs them
+    import subprocess
+
     program = shutil.which("dot")
     hint = "install Graphviz (apt-get install graphviz), or use --dot and draw the graph on another host"
     if program is None:
