@@ -3,13 +3,29 @@
 setup.py compiles this module in place, as the core, but no package contains it.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcmp
+from posix.wait cimport WIFSTOPPED, WSTOPSIG, waitpid
 
 cimport pipeline.shm.reader._view as _view
 from pipeline.shm.layout._hash cimport pl_hash64
 from pipeline.shm.layout._layout cimport *
 from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.writer._writer cimport TableWriter
+
+cdef extern from "<signal.h>" nogil:
+    int SIGSTOP
+
+cdef extern from "<sys/ptrace.h>" nogil:
+    int PTRACE_SINGLESTEP
+    long ptrace(int request, int pid, void *address, void *data)
+
+
+cdef struct Watched:
+    const void *memory
+    const char *before
+    size_t size
 
 
 def new_row(TableWriter tables not None) -> int:
@@ -96,6 +112,47 @@ def set_patience(uint32_t spins, uint32_t yields, uint64_t patience_ns) -> tuple
     before = _view.SPINS, _view.YIELDS, _view.PATIENCE_NS
     _view.SPINS, _view.YIELDS, _view.PATIENCE_NS = spins, yields, patience_ns
     return before
+
+
+def step(int pid, dict watched, uint32_t limit) -> tuple:
+    """Let a traced process go one instruction at a time, until it has changed memory or has stopped or ended otherwise.
+
+    Args:
+        watched: contents by address, which must be mapped; at most 16.
+        limit: how many instructions at most.
+
+    Returns:
+        How many instructions it did, and its last status (waitpid(2)).
+    """
+    cdef Watched parts[16]
+    cdef uint32_t done = 0
+    cdef int at, count = 0, status = 0, error = 0
+    cdef bint has_changed = False
+    if len(watched) > 16:
+        raise ValueError("more than 16 parts of memory")
+    for address, data in watched.items():
+        parts[count] = Watched(<const void *><uintptr_t>address, data, len(data))
+        count += 1
+    with nogil:
+        while done < limit and not has_changed:
+            if ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) != 0:
+                error = errno
+                break
+            while waitpid(pid, &status, 0) < 0:
+                error = errno
+                if error != EINTR:
+                    break
+                error = 0
+            done += 1
+            if error != 0 or not WIFSTOPPED(status) or WSTOPSIG(status) == SIGSTOP:
+                break
+            for at in range(count):
+                if memcmp(parts[at].memory, parts[at].before, parts[at].size) != 0:
+                    has_changed = True
+                    break
+    if error != 0:
+        raise OSError(error, "cannot step")
+    return done, status
 
 
 def c_struct(str name, bytes data) -> tuple:

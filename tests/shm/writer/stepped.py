@@ -30,9 +30,10 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
 
 from pipeline.shm.writer.segments import SEGMENTS
+from tests.shm import _inside
 from tests.shm.table_host import Host, Process, make_writer
 
-PTRACE_TRACEME, PTRACE_SINGLESTEP, PTRACE_SETOPTIONS = 0, 9, 0x4200
+PTRACE_TRACEME, PTRACE_SETOPTIONS = 0, 0x4200
 PTRACE_O_EXITKILL = 0x100000
 STEPS_MAX = 2_000_000
 #: Exit code of a program that its parent may not trace.
@@ -43,7 +44,6 @@ OPTIONS = {"row_capacity": 16, "chunk_rows": 4, "pid_capacity": 64, "names_bytes
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 libc.ptrace.restype = ctypes.c_long
-libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
 def _family(host: Host) -> None:
@@ -174,26 +174,34 @@ def states_of(name: str, directory: Path) -> Trace:
 
 
 @contextmanager
+def on_one_cpu() -> Iterator[None]:
+    """Keep this thread, and what it starts, on its CPU: two that wait for each other need not wake another CPU."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {libc.sched_getcpu()})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
+@contextmanager
 def traced(command: list[str]) -> Iterator[int]:
     """Run a program that calls `be_stepped`, up to its operation; yield its pid.
 
     Raises:
         PermissionError: this process may not trace its child.
     """
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3])
-    try:
-        _, status = os.waitpid(child.pid, 0)
-        if os.WIFEXITED(status):
-            child.returncode = os.waitstatus_to_exitcode(status)
-            error = child.stderr.read().decode() if child.stderr else ""
-            raise PermissionError(error) if child.returncode == NOT_TRACED else RuntimeError(error)
-        libc.ptrace(PTRACE_SETOPTIONS, child.pid, None, PTRACE_O_EXITKILL)
-        yield child.pid
-    finally:
-        child.kill()
-        child.wait()
-        if child.stderr:
-            child.stderr.close()
+    with on_one_cpu(), subprocess.Popen(command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3]) as child:
+        try:
+            _, status = os.waitpid(child.pid, 0)
+            if os.WIFEXITED(status):
+                child.returncode = os.waitstatus_to_exitcode(status)
+                error = child.stderr.read().decode() if child.stderr else ""
+                raise PermissionError(error) if child.returncode == NOT_TRACED else RuntimeError(error)
+            libc.ptrace(PTRACE_SETOPTIONS, child.pid, None, PTRACE_O_EXITKILL)
+            yield child.pid
+        finally:
+            child.kill()
 
 
 def be_stepped(operation: Callable[[], object]) -> None:
@@ -234,25 +242,23 @@ def states(pid: int, table: Path) -> Iterator[dict[str, bytes]]:
     files = _mapped(table)
     seen = {name: bytes(memory) for name, memory in files.items()}
     yield dict(seen)
-    lengths = [(name, memory.ctypes.data, seen[name]) for name, memory in files.items()]
-    for instructions in range(1, STEPS_MAX):
-        if libc.ptrace(PTRACE_SINGLESTEP, pid, None, None) != 0:
-            raise OSError(ctypes.get_errno(), "cannot step")
-        _, status = os.waitpid(pid, 0)
+    watched = {memory.ctypes.data: seen[name] for name, memory in files.items()}
+    instructions = 0
+    while instructions < STEPS_MAX:
+        done, status = _inside.step(pid, watched, 256 - instructions % 256)
+        instructions += done
         assert os.WIFSTOPPED(status), f"the writer ended with {status}"
         if os.WSTOPSIG(status) == signal.SIGSTOP:
             return
-        changed = [name for name, address, data in lengths if libc.memcmp(address, data, len(data))]
-        if changed or instructions % 256 == 0:
-            grown = any((table / name).stat().st_size != len(seen[name]) for name in SEGMENTS)
-            if grown:
-                files = _mapped(table)
-                changed = list(files)
-            for name in changed:
-                seen[name] = bytes(files[name])
-            if changed:
-                lengths = [(name, memory.ctypes.data, seen[name]) for name, memory in files.items()]
-                yield dict(seen)
+        grown = any((table / name).stat().st_size != len(seen[name]) for name in SEGMENTS)
+        if grown:
+            files = _mapped(table)
+        changed = [name for name, memory in files.items() if grown or memory.tobytes() != seen[name]]
+        for name in changed:
+            seen[name] = files[name].tobytes()
+        if changed:
+            watched = {memory.ctypes.data: seen[name] for name, memory in files.items()}
+            yield dict(seen)
     raise AssertionError("the operation does not end")
 
 
