@@ -20,7 +20,7 @@ import click
 
 from pipeline import paths, proc_text
 from pipeline.cli import catching_up
-from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.errors import BusyError, StaleError, TooOldError, UnsupportedError
 from pipeline.records.limits import PID_MAX
 from pipeline.shm.reader import control_fields
 from pipeline.spelling import did_you_mean
@@ -246,6 +246,17 @@ def config_options(function: _F) -> _F:
     return click.option(
         "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="TOML file with settings."
     )(function)
+
+
+@contextmanager
+def optional_imports(not_installed: Callable[[str], UnsupportedError]) -> Iterator[None]:
+    """If the body imports a package that is not installed, raise the error that `not_installed` makes of its name."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pipeline"):
+            raise
+        raise not_installed(error.name or "") from None
 
 
 @contextmanager

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,18 +103,18 @@ def command(
     return 0
 
 
-@contextmanager
-def _parts() -> Iterator[None]:
+def _parts() -> AbstractContextManager[None]:
     """Report what to install if a package of the extra `forward` is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("pipeline"):
-            raise
-        raise UnsupportedError(
-            f"the package {error.name!r} is not installed", feature="forward", needs=error.name or "",
-            hint="pip install 'procline[daemon,forward]'",
-        ) from None  # fmt: skip
+    return common.optional_imports(_not_installed)
+
+
+def _not_installed(name: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"the package {name!r} is not installed",
+        feature="forward",
+        needs=name,
+        hint="pip install 'procline[daemon,forward]'",
+    )
 
 
 def _report(found: list[Checked], as_json: bool) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,9 @@ from pipeline.screen.progress import Progress
 PACKAGES = ("msgspec", "pythonjsonlogger", "re2", "numpy", "msgpack", "zmq")
 
 
-@contextmanager
-def daemon_parts() -> Iterator[None]:
+def daemon_parts() -> AbstractContextManager[None]:
     """Report what to install if a package that only the daemon needs is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("pipeline"):
-            raise
-        raise _not_installed(error.name or "") from None
+    return common.optional_imports(_not_installed)
 
 
 def require_packages() -> None:
