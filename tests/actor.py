@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-#: Number of clone(2), whose arguments these machines have in different orders; all but the flags are 0 here.
+#: The number of the system call clone(2). The order of its arguments differs, but here all except the first are 0.
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _CLONE_PARENT = 0x8000
 
