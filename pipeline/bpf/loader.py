@@ -18,7 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from pipeline.bpf import features, host, libbpf, syscall, words
+from pipeline.bpf import features, host, libbpf, misses, syscall, words
 from pipeline.config import methods
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.host.boot import now_boot_ns
@@ -58,6 +58,7 @@ class TierKind:
         instead: programs that need functions which not every kernel has, with those that record the same elsewhere.
             Where all of the first are attached, the others are detached.
         whole: programs by the function that must not be divided (`features.is_split`) if they are to be used.
+        can_miss: the kernel may not run its programs, and not every kernel counts that (`misses.are_counted`).
     """
 
     name: str
@@ -69,6 +70,7 @@ class TierKind:
     by_name_only: bool = False
     instead: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
     whole: Mapping[str, str] = field(default_factory=dict)
+    can_miss: bool = False
 
 
 _NAMES = "changes of name and cgroup"
@@ -112,10 +114,6 @@ def _changes(method: str) -> str:
 #: Detail of a tier that `auto` never selects.
 _BY_NAME = "only if capture.credentials names it"
 
-_ON_IOCTL = "pl_tty_ioctl"
-#: Functions that run only when a process acquires or releases a terminal, instead of those that run in every ioctl of a
-#: terminal and when one is opened.
-_TERMINALS: Mapping[tuple[str, ...], tuple[str, ...]] = {("pl_tty_set", "pl_tty_release"): (_ON_IOCTL, "pl_tty_open")}
 _WHOLE = {"disassociate_ctty": "pl_tty_release"}
 
 #: Alternatives, best first; at most one is used. Keys are the values of `capture.credentials`.
@@ -126,7 +124,6 @@ CREDENTIALS = {
         _changes("fentry"),
         "pl_commit_creds",
         "pl_try_fentry",
-        instead=_TERMINALS,
         whole=_WHOLE,
     ),
     "kprobe": TierKind(
@@ -135,8 +132,8 @@ CREDENTIALS = {
         _changes("kprobe"),
         "pl_commit_creds",
         "pl_try_kprobe",
-        instead=_TERMINALS,
         whole=_WHOLE,
+        can_miss=True,
     ),
     "sampled": TierKind("cred_sampled", "iter", _changes("sampled")),
     "syscalls": TierKind(
@@ -147,8 +144,11 @@ CREDENTIALS = {
         "pl_try_tp_syscalls",
         compat="pl_compat",
         by_name_only=True,
+        can_miss=True,
     ),
 }
+#: The method of CREDENTIALS that completes the others where they do not see all changes.
+_COMPLETES = "sampled"
 
 #: The program of probe.bpf.o that reports the pid namespace of its caller.
 _OWN_SCOPE = "pl_own_scope"
@@ -272,6 +272,7 @@ class Capture:
         self.lacks: tuple[str, ...] = ()
         self._tier_objects: list[libbpf.TierObject] = []
         self._iter_links: dict[str, int] = {}
+        self._gaps: dict[str, str] = {}
         self._scope = b""
         self._sizes: dict[str, int] = {}
         self._program_fds: list[int] = []
@@ -421,9 +422,11 @@ class Capture:
         for name in replaced:
             one.detach(name)
         lacking = [name for name in left_out if name not in replaced]
-        missing = f"; this kernel has no attach point for {', '.join(lacking)}" if lacking else ""
-        cost = "; each ioctl of a terminal runs a program" if one.is_attached(_ON_IOCTL) else ""
-        return Tier(kind.name, kind.attach_kind, True, kind.records + cost + missing)
+        gaps = [f"this kernel has no attach point for {', '.join(lacking)}"] if lacking else []
+        if kind.can_miss and not misses.are_counted(one.link_fds[0]):
+            gaps.append("this kernel does not count what the programs miss")
+        self._gaps[kind.name] = " and ".join(gaps)
+        return Tier(kind.name, kind.attach_kind, True, "; ".join([kind.records, *gaps]))
 
     def _show_hangups(
         self, tiers: list[Tier], changes: list[Tier], *, is_on_signal: bool
@@ -435,7 +438,7 @@ class Capture:
             changes: those of CREDENTIALS. If one of them finds hangups, signals run no program any more.
             is_on_signal: every signal of the host runs a program that finds them.
         """
-        finder = next((tier for tier in changes if tier.is_on and self._finds_hangups(tier)), None)
+        finder = self._finder_of_hangups([tier for tier in changes if tier.is_on])
         if finder is None and is_on_signal:
             return tiers, changes
         for one in self._tier_objects:
@@ -446,9 +449,15 @@ class Capture:
             replace(tier, detail=f"{tier.detail}; finds {_HANGUPS}") if tier is finder else tier for tier in changes
         ]
 
-    def _finds_hangups(self, tier: Tier) -> bool:
-        """Return whether a tier of changes that is in use records that a terminal was hung up."""
-        return tier.name == "cred_sampled" or any(one.is_attached(_ON_HANGUP) for one in self._tier_objects)
+    def _finder_of_hangups(self, used: list[Tier]) -> Tier | None:
+        """Return which of the tiers of changes that are in use records that a terminal was hung up; None: none of them.
+
+        A comparison does, but if it completes system calls, the program on signals is sooner.
+        """
+        names = {tier.name: tier for tier in used}
+        if any(one.is_attached(_ON_HANGUP) for one in self._tier_objects):
+            return next(tier for tier in used if tier.attach_kind != "iter")
+        return None if "cred_syscalls" in names else names.get("cred_sampled")
 
     @staticmethod
     def _try(program: str) -> None:
@@ -490,7 +499,10 @@ class Capture:
         return tier
 
     def _load_credentials(self, choice: str, compat_calls: str, task_iterator: str) -> list[Tier]:
-        """Load the first of CREDENTIALS that the kernel accepts, or the chosen one; each other one has its reason."""
+        """Load the first of CREDENTIALS that the kernel accepts, or the chosen one; each other one has its reason.
+
+        If that one does not see all changes on this kernel, comparisons find the others.
+        """
         if choice not in {"auto", "off", *CREDENTIALS}:
             raise ValueError(f"credentials is {choice!r}, not one of auto, off, {', '.join(CREDENTIALS)}")
         tiers: list[Tier] = []
@@ -520,7 +532,17 @@ class Capture:
                 needs=f"a kernel and privileges that allow {kind.attach_kind}",
                 hint='set capture.credentials = "auto"',
             )
-        return tiers
+        return [self._completing(tier, chosen, task_iterator) for tier in tiers]
+
+    def _completing(self, tier: Tier, chosen: str, task_iterator: str) -> Tier:
+        """Return a tier of CREDENTIALS, loaded if it is the one that completes the chosen one and that has gaps."""
+        kind = CREDENTIALS.get(_COMPLETES)
+        if kind is None or tier.name != kind.name or not self._gaps.get(chosen) or chosen == kind.name:
+            return tier
+        if task_iterator == "off":
+            return _without_iterator(kind)
+        loaded = self._load_tier(kind)
+        return replace(loaded, detail=_completion(chosen, self._gaps[chosen])) if loaded.is_on else loaded
 
     @property
     def programs(self) -> list[ProgramStats]:
@@ -529,8 +551,8 @@ class Capture:
         for fd in self._program_fds:
             data = syscall.info(fd, 232)
             # struct bpf_prog_info of include/uapi/linux/bpf.h.
-            run_ns, runs, misses = struct.unpack_from("<QQQ", data, 192)
-            found.append(ProgramStats(data[64:80].split(b"\0")[0].decode(), runs, run_ns, misses))
+            run_ns, runs, skipped = struct.unpack_from("<QQQ", data, 192)
+            found.append(ProgramStats(data[64:80].split(b"\0")[0].decode(), runs, run_ns, skipped))
         return found
 
     def close(self) -> None:
@@ -555,6 +577,11 @@ class Capture:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _completion(chosen: str, gap: str) -> str:
+    found = "found within capture.sampling_interval_s by comparison, at no cost to others"
+    return f"changes that {chosen} does not see, because {gap}: {found}"
 
 
 def _without_iterator(kind: TierKind) -> Tier:

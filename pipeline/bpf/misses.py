@@ -39,8 +39,8 @@ from pipeline.records.declared import (
 KINDS = {
     "pl_on_fork": KIND_FORK, "pl_on_exec": KIND_EXEC, "pl_on_exit": KIND_EXIT, "pl_commit_creds": KIND_CRED,
     "pl_set_loginuid": KIND_CRED, "pl_on_rename": KIND_COMM, "pl_on_cgroup": KIND_CGROUP, "pl_on_mkdir": KIND_CGROUP,
-    "pl_change_pid": KIND_SID, "pl_move_pid": KIND_SID, "pl_clear_tty": KIND_SID, "pl_tty_ioctl": KIND_SID,
-    "pl_tty_open": KIND_SID, "pl_tty_set": KIND_SID, "pl_tty_hangup": KIND_SID, "pl_switch_ns": KIND_SID,
+    "pl_change_pid": KIND_SID, "pl_move_pid": KIND_SID, "pl_clear_tty": KIND_SID,
+    "pl_tty_set": KIND_SID, "pl_tty_hangup": KIND_SID, "pl_switch_ns": KIND_SID,
     "pl_on_capable": KIND_CAPS,
     # After single system calls, cred_syscalls.bpf.c. Only a call that fails makes no record.
     **dict.fromkeys(
@@ -63,6 +63,8 @@ COUNTING_INFO_BYTES = _MISSES + 8
 # Kernels before v6.6 fill in the first two only, others without the last one leave it 0.
 _LINK_BYTES = 64
 _LINK_TYPE, _LINK_PROGRAM, _PERF_TYPE, _LINK_MISSED = 0, 8, 16, 48
+#: The least size of its description in kernels that count what a kprobe missed.
+_COUNTING_LINK_BYTES = _LINK_MISSED + 8
 _BPF_LINK_TYPE_PERF_EVENT = 7
 _BPF_PERF_EVENT_KPROBE, _BPF_PERF_EVENT_KRETPROBE = 3, 4
 
@@ -115,6 +117,18 @@ class Misses:
                 self._lost[kind] = count
         if self._skipped[0] != skipped:
             self._skipped[0] = skipped
+
+
+def are_counted(link_fd: int) -> bool:
+    """Return whether this kernel counts all runs of kprobes and tracepoints that it skips (Linux v6.7).
+
+    Args:
+        link_fd: descriptor of any link.
+    """
+    try:
+        return syscall.info_bytes(link_fd) >= _COUNTING_LINK_BYTES
+    except OSError:  # before v5.15, a perf event is the link
+        return False
 
 
 def _is_kprobe(link: bytes) -> bool:

@@ -152,8 +152,9 @@ class Capture(Section, frozen=True):
         Meta(
             ge=0.1,
             le=60,
-            description='Time in seconds within which a change is found, if credentials uses "sampled". Comparisons '
-            "take at most 0.3 % of one CPU. With too many processes for that, they are made less often.",
+            description='Time in seconds within which a change is found, if credentials uses "sampled", or another '
+            "method that does not see all changes on this kernel. Comparisons take at most 0.3 % of one CPU. With too "
+            "many processes for that, they are made less often.",
         ),
     ] = 2.0
     compat_calls: Annotated[

@@ -22,11 +22,14 @@ from pipeline.bpf.apart import load_apart
 from pipeline.bpf.loader import Capture
 from pipeline.host import privileges
 from pipeline.records import declared
+from pipeline.records.capture_fds import NO_FD
 from pipeline.resolver.daemon._losses import SharedCounters
+from tests.actor import Actors
 from tests.bpf.acts import act
 from tests.bpf.ring_reader import RING_BYTES, Reader
 from tests.bpf.tiers import ALL
 from tests.linux import COUNTS_EVERY_SKIP, SKIPS_RUNS
+from tests.proc import namespace
 
 #: Processes that change their user at the same time, and how often each does. There are more of them than returns from
 #: a function for which the kernel has room.
@@ -133,6 +136,20 @@ def test_every_program_has_its_kind() -> None:
     }
 
 
+@pytest.mark.parametrize(("description_bytes", "expected"), [(24, False), (48, False), (56, True), (72, True)])
+def test_whether_missed_runs_are_counted(
+    monkeypatch: pytest.MonkeyPatch, description_bytes: int, expected: bool
+) -> None:
+    monkeypatch.setattr(syscall, "info_bytes", lambda fd: description_bytes)
+    assert misses.are_counted(5) is expected
+
+
+def test_a_link_that_the_kernel_does_not_describe_counts_nothing() -> None:
+    """Before Linux 5.15 it is a perf event."""
+    with Path("/dev/null").open("rb") as other:
+        assert not misses.are_counted(other.fileno())
+
+
 def name_of(program_fd: int) -> str:
     return syscall.info(program_fd, misses._INFO_BYTES)[misses._NAME].split(b"\0")[0].decode()
 
@@ -199,6 +216,31 @@ def test_a_change_in_a_function_that_sleeps_is_recorded_or_counted_as_lost(
     assert 0 < recorded <= MOVERS * MOVES
     if credentials != "kprobe" or COUNTS_EVERY_SKIP:
         assert MOVERS * MOVES - recorded <= lost
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("credentials", ALL)
+def test_what_a_method_missed_is_counted_or_found_by_comparisons(
+    live_kernel: None, actors: Actors, credentials: str
+) -> None:
+    """As above, with processes that live on."""
+    changing = [actors() for _ in range(20)]
+    with Capture(ring_bytes=RING_BYTES, credentials=credentials) as capture:
+        for actor in changing:
+            actor.start("for _ in range(2): os.unshare(os.CLONE_NEWNS)")
+        for actor in changing:
+            actor.finish()
+        if is_completed := capture.fds.sample_link != NO_FD:
+            syscall.run_iterator(capture.fds.sample_link)
+        assert is_completed or COUNTS_EVERY_SKIP or credentials == "fentry"
+        misses.Misses(capture._program_fds, capture._link_fds, capture.fds.shared).update()
+        lost = int(
+            maps.cpu_states(capture.fds.shared)["lost_samples"][:, (declared.KIND_SID, declared.KIND_CRED)].sum()
+        )
+        pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
+        entries = {actor.pid: pids.get(actor.pid) for actor in changing}
+        wrong = [pid for pid, entry in entries.items() if entry is None or entry["mnt_ns"] != namespace(pid, "mnt")]
+    assert len(wrong) <= (0 if is_completed else lost)
 
 
 @pytest.mark.live

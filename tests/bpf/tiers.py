@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bpf import maps
+from pipeline.bpf import maps, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.records import declared
+from pipeline.records.capture_fds import NO_FD
 from tests.actor import Actor
 from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 
@@ -30,10 +31,15 @@ class Tier:
         self._reader = Reader(self.capture)
         self._marks = 0
 
-    def during(self, actor: Actor, code: str) -> list[Record]:
-        """Run `code` in the actor; return the records of the process's changes from its start to its end."""
+    def during(self, actor: Actor, code: str, *, is_compared: bool = False) -> list[Record]:
+        """Run `code` in the actor; return the records of the process's changes from its start to its end.
+
+        With `is_compared` a comparison follows the code, if the method does not see all changes on this kernel.
+        """
         self._mark(actor)
         actor.do(code)
+        if is_compared and self.capture.fds.sample_link != NO_FD:
+            syscall.run_iterator(self.capture.fds.sample_link)
         end = self._mark(actor)
         return [r for r in self._reader.of(actor.pid) if r.kind in (CRED, SID) and r is not end]
 

@@ -119,18 +119,6 @@ static __always_inline __attribute__((unused)) void pl_pid_changed(u32 index, st
 		pl_session_changed(index, task);
 }
 
-/* include/uapi/asm-generic/ioctls.h */
-#define TIOCSCTTY 0x540E
-#define TIOCNOTTY 0x5422
-
-/* The leader of a session acquires a terminal. Any process can release it: the leader for the whole session, others for
- * themselves. */
-static __always_inline __attribute__((unused)) void pl_after_ioctl(u32 index, long ret, u32 command)
-{
-	if (ret == 0 && (command == TIOCSCTTY || command == TIOCNOTTY))
-		pl_session_changed(index, pl_current());
-}
-
 /* The terminal `tty` is hung up: its other end was closed, a line dropped, or vhangup(). __tty_hangup() calls
  * tty_ldisc_hangup() when no process of the session has the terminal any more, and before the terminal forgets its
  * session. The record of the session's leader stands for all. */

@@ -5,7 +5,7 @@
  *
  * Trampolines can be preempted, so each program has a buffer of its own (no program interrupts itself). */
 #include "program.bpf.h"
-#define PL_CHANGE_BUFFERS 10
+#define PL_CHANGE_BUFFERS 8
 #include "change.bpf.h"
 
 /* Every change of credentials ends here, always for the current thread. */
@@ -43,7 +43,7 @@ int pl_change_pid(void *ctx)
 SEC("fexit/proc_clear_tty")
 int pl_clear_tty(void *ctx)
 {
-	pl_session_changed(6, pl_current());
+	pl_session_changed(3, pl_current());
 	return 0;
 }
 
@@ -51,32 +51,14 @@ int pl_clear_tty(void *ctx)
 SEC("fexit/__proc_set_tty")
 int pl_tty_set(void *ctx)
 {
-	pl_session_changed(8, pl_current());
+	pl_session_changed(4, pl_current());
 	return 0;
 }
 
 SEC("fentry/disassociate_ctty")
 int pl_tty_release(u64 *ctx)
 {
-	pl_before_release(9, (int)ctx[0]);
-	return 0;
-}
-
-/* For kernels without those two functions (loader.py).
- *
- * long tty_jobctrl_ioctl(tty, real_tty, file, unsigned int command, arg). Every ioctl of every terminal passes here,
- * such as those by which shells read and change its settings. */
-SEC("fexit/tty_jobctrl_ioctl")
-int pl_tty_ioctl(u64 *ctx)
-{
-	pl_after_ioctl(3, ctx[5], ctx[3]);
-	return 0;
-}
-
-SEC("fexit/tty_open_proc_set_tty")
-int pl_tty_open(void *ctx)
-{
-	pl_session_changed(4, pl_current());
+	pl_before_release(6, (int)ctx[0]);
 	return 0;
 }
 

@@ -32,9 +32,6 @@ PL_AFTER_CRED(pl_set_loginuid, audit_set_loginuid)
 PL_AFTER_CRED(pl_switch_ns, switch_task_namespaces)
 PL_AFTER_SESSION(pl_clear_tty, proc_clear_tty) /* the end of setsid() */
 PL_AFTER_SESSION(pl_tty_set, __proc_set_tty)
-/* For kernels without __proc_set_tty() or disassociate_ctty(): pl_tty_release. */
-PL_AFTER_SESSION(pl_tty_ioctl, tty_jobctrl_ioctl)
-PL_AFTER_SESSION(pl_tty_open, tty_open_proc_set_tty)
 
 /* The first argument of a function, at its entry. */
 static __always_inline void *pl_first_argument(void *ctx)

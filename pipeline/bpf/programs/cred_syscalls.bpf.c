@@ -37,6 +37,18 @@ static __always_inline void pl_after_setpgid(u32 index, long ret, int nr)
 		pl_group_changed(index, nr);
 }
 
+/* include/uapi/asm-generic/ioctls.h */
+#define TIOCSCTTY 0x540E
+#define TIOCNOTTY 0x5422
+
+/* The leader of a session acquires a terminal. Any process can release it: the leader for the whole session, others for
+ * themselves. */
+static __always_inline void pl_after_ioctl(u32 index, long ret, u32 command)
+{
+	if (ret == 0 && (command == TIOCSCTTY || command == TIOCNOTTY))
+		pl_session_changed(index, pl_current());
+}
+
 /* The leader of a session without a terminal acquires the terminal that it opens. */
 static __always_inline void pl_after_open(u32 index, long ret)
 {
