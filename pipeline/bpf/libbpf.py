@@ -364,7 +364,11 @@ def load_error(path: Path, reason: str, lines: list[str], code: int = 0, program
         code: errno; 0 if unknown.
         program: name of the program; empty: the last one that the messages name.
     """
-    found = re.findall(r"prog '([^']+)'", "\n".join(lines))
+    text = "\n".join(lines)
+    # Without a descriptor for the types of a module, libbpf says only that it has not found what it looked for there.
+    if short := re.search(r"failed to get BTF object #\d+ FD: -(\d+)", text):
+        code = int(short[1])
+    found = re.findall(r"prog '([^']+)'", text)
     program = program or (found[-1] if found else "")
     message = f"{path.name}: {reason}"
     if code:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline.bpf import libbpf, probe
+from pipeline.bpf import features, libbpf, probe
 from pipeline.errors import LoadError, UnsupportedError
 
 CAPTURE = """
@@ -121,3 +121,11 @@ def test_a_warning_is_formatted_whole_and_kept_by_the_calling_thread(
         other.start()
         other.join()
     assert lines == [] and "failed to open /other" in capfd.readouterr().err
+
+
+def test_a_module_that_has_no_descriptor_left_is_the_reason() -> None:
+    """libbpf then says that it has not found a function, and returns EINVAL."""
+    said = ["failed to get BTF object #5 FD: -24", "extern (func ksym) 'x': not found in kernel or module BTFs"]
+    error = libbpf.load_error(Path("probe.bpf.o"), "cannot be loaded", said, 22)
+    assert "Too many open files" in str(error) and features.says_nothing(error)
+    assert not features.says_nothing(libbpf.load_error(Path("probe.bpf.o"), "cannot be loaded", said[1:], 22))
