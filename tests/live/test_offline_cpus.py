@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import ProcessTable
 from pipeline.bpf.host import online_cpus
+from tests.linux import SKIPPED_KINDS
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon
 from tests.live.storms import Storm, images_of
@@ -53,13 +54,15 @@ def two_cpus(live_kernel: None, missing: Callable[[str], NoReturn]) -> None:
 
 
 def check(daemon: Daemon, table: ProcessTable, made: Mapping[str, int], parents: set[int]) -> None:
-    """Each process that was made is in the tables once, none was lost, and all agrees with /proc."""
+    """Each process is in the tables once, unless the kernel skipped it and counted that; all agrees with /proc."""
     eventually(lambda: assert_agrees(table, complete=False), LONG_S, 0.5)
     assert made["fork"] > 0 and made["exec"] > 0
     found = images_of(daemon.directory, parents)
-    assert (found["fork"], found["exec"]) == (made["fork"] + made["exec"], made["exec"])
     stats = table.stats()
-    assert not sum(stats["lost"].values()), stats["lost"]
+    lost = Counter(stats["lost"])
+    assert {kind for kind, count in lost.items() if count} <= SKIPPED_KINDS
+    for kind, count in {"fork": made["fork"] + made["exec"], "exec": made["exec"]}.items():
+        assert 0 <= count - found[kind] <= lost["fork"] + lost["exec"], kind
     assert not stats["late"]
     assert not any(name in stats["counters"] for name in ("no_ring", "corrupt_records", "malformed_records"))
 
