@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.records.declared import KIND_NAMES
@@ -33,3 +34,8 @@ def _kinds_that_are_skipped() -> frozenset[str]:
 SKIPPED_KINDS = _kinds_that_are_skipped()
 #: The kernel counts all runs of programs of kprobes and system calls that it skipped. Before Linux 6.7 it does not.
 COUNTS_EVERY_SKIP = tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 7)
+
+
+def lost_kinds(lost: Mapping[str, int]) -> set[str]:
+    """Return the kinds of events of which an instance has lost some, from its counts of lost events by kind."""
+    return {kind for kind, count in lost.items() if count}

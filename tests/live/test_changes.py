@@ -113,7 +113,7 @@ def test_session_and_terminal(watch: Watch, actor: Actor) -> None:
     actor.do("fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), limit_s=VISIBLE_SECONDS)
     took = watch.see(actor.pid, lambda: actor.do("fcntl.ioctl(slave, termios.TIOCNOTTY)"), tty=None)
-    assert took < seconds_to_release(watch.daemon)
+    assert took < seconds_until_seen(watch.daemon, "pl_tty_release")
     eventually(lambda: len(watch.events(actor.pid, "sid")) >= 3)
     assert [bool(e["tty"]) for e in watch.events(actor.pid, "sid")] == [False, True, False]
 
@@ -130,7 +130,7 @@ def test_the_login_uid(watch: Watch, actor: Actor, missing: Callable[[str], NoRe
         missing("no login uid in this kernel (CONFIG_AUDIT)")
     write = "open('/proc/self/loginuid', 'w').write('1041')"
     is_compared = is_without(watch.daemon, "pl_set_loginuid")
-    limit_s = VISIBLE_SECONDS + (SAMPLING_INTERVAL_S if is_compared else 0)
+    limit_s = seconds_until_seen(watch.daemon, "pl_set_loginuid")
     assert watch.see(actor.pid, lambda: actor.do(write), auid=1041) < limit_s
     (event,) = eventually(lambda: watch.events(actor.pid, "cred") or False)
     assert event["auid"] == 1041 and ("change_sampled" in event["marks"]) == is_compared
@@ -150,9 +150,9 @@ def is_without(daemon: Daemon, program: str) -> bool:
     return any(program in tier["detail"] for tier in tiers)
 
 
-def seconds_to_release(daemon: Daemon) -> float:
-    """Return the limit within which the release of a terminal is seen."""
-    return VISIBLE_SECONDS + (SAMPLING_INTERVAL_S if is_without(daemon, "pl_tty_release") else 0)
+def seconds_until_seen(daemon: Daemon, program: str) -> float:
+    """Return the limit within which a change is seen that a program of the method records."""
+    return VISIBLE_SECONDS + (SAMPLING_INTERVAL_S if is_without(daemon, program) else 0)
 
 
 def test_a_shell_sets_the_group_of_its_child(watch: Watch, actor: Actor) -> None:
@@ -191,7 +191,7 @@ def test_a_terminal_that_a_member_of_a_session_leaves(watch: Watch, actor: Actor
     leader = actor.join_session()
     eventually(lambda: have_terminals(watch, leader, actor.pid), limit_s=VISIBLE_SECONDS)
     sid = actor.pid if "setsid" in call else leader
-    limit_s = seconds_to_release(watch.daemon) if "TIOCNOTTY" in call else VISIBLE_SECONDS
+    limit_s = seconds_until_seen(watch.daemon, "pl_tty_release") if "TIOCNOTTY" in call else VISIBLE_SECONDS
     assert watch.see(actor.pid, lambda: actor.do(call), tty=None, sid=sid) < limit_s
     assert (tty_number(actor.pid), os.getsid(actor.pid)) == (0, sid)
     (event,) = eventually(lambda: watch.events(actor.pid, "sid") or False)

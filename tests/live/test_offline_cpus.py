@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import ProcessTable
 from pipeline.bpf.host import online_cpus
-from tests.linux import SKIPPED_KINDS
+from tests.linux import SKIPPED_KINDS, lost_kinds
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon
 from tests.live.storms import Storm, images_of
@@ -60,7 +60,7 @@ def check(daemon: Daemon, table: ProcessTable, made: Mapping[str, int], parents:
     found = images_of(daemon.directory, parents)
     stats = table.stats()
     lost = Counter(stats["lost"])
-    assert {kind for kind, count in lost.items() if count} <= SKIPPED_KINDS
+    assert lost_kinds(lost) <= SKIPPED_KINDS
     for kind, count in {"fork": made["fork"] + made["exec"], "exec": made["exec"]}.items():
         assert 0 <= count - found[kind] <= lost["fork"] + lost["exec"], kind
     assert not stats["late"]
