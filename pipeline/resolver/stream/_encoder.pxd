@@ -105,6 +105,9 @@ cdef class Encoder:
         self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns
     ) noexcept nogil
     cdef open_part *_part(self, uint32_t topic, uint64_t seq) noexcept nogil
+    cdef void _encode(
+        self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint64_t detail
+    ) noexcept nogil
     cdef bint _is_near(self, uint32_t topic, bint is_passed) noexcept nogil
     cdef char *_room(self, open_part *part, char *end, uint64_t need) noexcept nogil
     cdef void _close_group(self) noexcept nogil
