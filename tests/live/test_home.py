@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.host import processes
+from tests.linux import SKIPPED_KINDS, lost_kinds
 from tests.live.harness import Daemon
 from tests.waiting import eventually
 
@@ -119,7 +120,7 @@ def test_workers_share_a_cpu_and_give_way_to_other_programs(live_kernel: None) -
         finally:
             hog.kill()
             hog.wait()
-        assert daemon.stat()["lost"] == dict.fromkeys(daemon.stat()["lost"], 0)
+        assert lost_kinds(daemon.stat()["lost"]) <= SKIPPED_KINDS
         assert daemon.stop() == 0
 
 

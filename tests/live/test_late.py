@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.bpf.host import online_cpus
 from tests.faults import truth
+from tests.linux import SKIPPED_KINDS, lost_kinds
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, patience
 from tests.live.storms import Storm
@@ -57,6 +58,6 @@ def test_what_a_frozen_shard_sends_late_is_applied_once_and_counted(workload: Pa
         stats = table.stats()
         found = truth.read(daemon.directory, storm.processes)
         assert stats["late"] > 0 and stats["repairs"] > 0, stats
-        assert sum(stats["lost"].values()) == 0, stats["lost"]
+        assert lost_kinds(stats["lost"]) <= SKIPPED_KINDS, stats["lost"]
         assert found.faults(stats["lost"], stats["late"]) == [], truth.message(found, stats)
         assert daemon.stop() == 0

