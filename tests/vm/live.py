@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -29,6 +30,10 @@ from results import PREFIX
 
 ROOT = guest.ROOT
 RESULTS = guest.CACHE / "live"
+#: The BPF programs that a guest can load, without those for other machines.
+OBJECTS = sorted(
+    path for path in (ROOT / "pipeline" / "bpf" / "programs").glob("*.bpf.o") if ".aarch64." not in path.name
+)
 #: What ran of each module under each kernel; see `summary`.
 KEPT = Path(__file__).with_name("live.json")
 PAGE = ROOT / "docs" / "kernels.md"
@@ -69,8 +74,12 @@ def parsed() -> argparse.Namespace:
         "--modules", type=int, default=6, metavar="N",
         help="a guest imports no more than these; default: %(default)d",
     )  # fmt: skip
-    parser.add_argument("--again", action="store_true", help="also those of PATHS that have a result")
-    parser.add_argument("--failed", action="store_true", help="also those that did not pass")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--again", action="store_true", help="also those of PATHS that have a result")
+    which.add_argument("--failed", action="store_true", help="also those that did not pass")
+    which.add_argument(
+        "--stale", action="store_true", help="only modules with results of earlier BPF programs, oldest result first"
+    )
     parser.add_argument("--show", action="store_true", help="print the results, and run nothing")
     parser.add_argument(
         "--table", action="store_true", help="write live.json and the table of docs/kernels.md, and run nothing"
@@ -101,7 +110,9 @@ def main() -> int:
     # Each guest would compile these again, and its processes of other users with each start.
     subprocess.run([python(), "-m", "compileall", "-q", "pipeline", "tests"], cwd=ROOT, check=False)
     wanted = set(tests)
-    if options.again or options.failed:
+    if options.stale:
+        tests = stale(by_module(tests), results, kept().get(kernel, {}))
+    elif options.again or options.failed:
         results.forget(lambda test, row: test in wanted and (options.again or not is_good(row)))
     else:
         ended = kept().get(kernel, {})
@@ -117,7 +128,7 @@ def main() -> int:
 def run(tests: Sequence[str], results: Results, directory: Path, options: argparse.Namespace) -> int:
     """Start guests until each test has a result or the time is over; not 0: in the last guest no test began."""
     end = time.monotonic() + options.minutes * 60
-    while left := [test for test in tests if not results.is_done(test)]:
+    while left := [test for test in tests if not results.is_done(test, is_stale_done=not options.stale)]:
         now = time.monotonic()
         if now >= end:
             break
@@ -152,6 +163,28 @@ def collect(paths: Sequence[str]) -> list[str]:
 
     # In the order of the paths, which pytest sorts.
     return sorted((test for test in found if not left_out(test)), key=place)
+
+
+def programs() -> str:
+    """Return a short digest of the present BPF programs. Results have that of the programs that they ran with."""
+    digest = hashlib.sha256()
+    for path in OBJECTS:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def stale(modules: dict[str, list[str]], results: Results, ended: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the tests of the modules with results of earlier programs, those with the oldest result first.
+
+    `ended` has the summaries of live.json: results of other checkouts are only there.
+    """
+    dates = {}
+    for module, tests in modules.items():
+        found = [each for each in (ended.get(module), summary(results.done(tests))) if each]
+        present = [each for each in found if not is_earlier(each, results.programs)]
+        if len(present) < len(found) and not any(is_whole(each, tests) for each in present):
+            dates[module] = found[-1]["date"]
+    return [test for module in sorted(dates, key=dates.__getitem__) for test in modules[module]]
 
 
 def first(tests: list[str], modules: int) -> list[str]:
@@ -227,22 +260,27 @@ class Results:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self.programs = programs()
         #: For the names of the tests of a guest. Guests of other kernels may run at the same time.
         self.list_path = path.with_suffix(".tests")
         self._rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def add(self, test: str, row: dict[str, Any]) -> None:
-        self._rows[test] = {**row, "date": datetime.date.today().isoformat()}
+        self._rows[test] = {**row, "date": datetime.date.today().isoformat(), "programs": self.programs}
         self._write()
 
     def begun(self, test: str) -> None:
         """A guest that hangs in a test leaves no other row of it."""
-        tries = self._rows.get(test, {}).get("tries", 0) + 1
-        self.add(test, {"outcome": "begun", "tries": tries})
+        before = self._rows.get(test, {})
+        tries = 0 if is_earlier(before, self.programs) else before.get("tries", 0)
+        self.add(test, {"outcome": "begun", "tries": tries + 1})
 
-    def is_done(self, test: str) -> bool:
+    def is_done(self, test: str, *, is_stale_done: bool = True) -> bool:
+        """Return whether a test need not run again; `is_stale_done`: a result of earlier programs is enough."""
         row = self._rows.get(test)
-        return row is not None and (row["outcome"] != "begun" or row["tries"] >= TRIES)
+        if row is None or (not is_stale_done and is_earlier(row, self.programs)):
+            return False
+        return bool(row["outcome"] != "begun" or row["tries"] >= TRIES)
 
     def forget(self, is_chosen: Any) -> None:
         self._rows = {test: row for test, row in self._rows.items() if not is_chosen(test, row)}
@@ -283,10 +321,13 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return what became of a module's tests.
 
     It has the number of those that passed, the numbers of those that were skipped by reason, what happened to each
-    other one by its name, and the date of the first result.
+    other one by its name, the date of the first result, and the BPF programs if all ran with the same.
     """
     date = min((row["date"] for row in rows.values()), default="")
-    found: dict[str, Any] = {"passed": 0, "skipped": {}, "others": {}, "date": date}
+    used = {row.get("programs", "") for row in rows.values()}
+    found: dict[str, Any] = {
+        "passed": 0, "skipped": {}, "others": {}, "date": date, "programs": used.pop() if len(used) == 1 else "",
+    }  # fmt: skip
     for test, row in rows.items():
         why = row.get("why", "")
         match row["outcome"]:
@@ -311,6 +352,11 @@ def counts_of(found: dict[str, Any]) -> dict[str, int]:
 def is_whole(found: dict[str, Any] | None, tests: Sequence[str]) -> bool:
     """Return whether a summary has as many tests as the module has now."""
     return found is not None and sum(counts_of(found).values()) == len(tests)
+
+
+def is_earlier(found: dict[str, Any], present: str) -> bool:
+    """Return whether a result or a summary is of other programs. The oldest do not name theirs."""
+    return bool(found.get("programs", "") != present)
 
 
 def kept() -> dict[str, dict[str, Any]]:
@@ -352,7 +398,7 @@ def table(kernels: dict[str, dict[str, Any]], modules: dict[str, list[str]]) -> 
         for module, found in mine.items()
         for what, said in said_of(module, found)
     ]
-    lines += ["", "When they ran:", "", *(f"- {kernel}: {dates_of(mine)}" for kernel, mine in in_order.items())]
+    lines += ["", *when(in_order)]
     if notes:
         lines += ["", "What did not pass:", "", *dict.fromkeys(notes)]
     if LEFT_OUT:
@@ -369,6 +415,24 @@ def ordered(kernels: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         return [int(number) for number in re.findall(r"\d+", item[0])[:3]], item[0]
 
     return dict(sorted(kernels.items(), key=version))
+
+
+def when(kernels: dict[str, dict[str, Any]]) -> list[str]:
+    """Return Markdown: when the modules of each kernel ran, and how many with other programs than the present ones."""
+    return [
+        "When they ran (of each module, the date of its oldest result), and with which BPF programs:",
+        "",
+        *(f"- {kernel}: {dates_of(mine)}{earlier_of(mine)}" for kernel, mine in kernels.items()),
+    ]
+
+
+def earlier_of(mine: dict[str, Any]) -> str:
+    """Return how many modules of a kernel ran with other programs than the present ones."""
+    if not mine:
+        return ""
+    present = programs()
+    count = sum(is_earlier(found, present) for found in mine.values())
+    return f", {count} of {len(mine)} modules with earlier programs" if count else ", all with the present programs"
 
 
 def dates_of(mine: dict[str, Any]) -> str:
