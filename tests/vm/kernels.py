@@ -4,8 +4,8 @@
 tests/vm/kernels.json and writes the tables of docs/kernels.md from all rows. `--all` does it with each of KERNELS, one
 after another, `--host` with the running kernel.
 
-Exit code 0: the kernel captures exactly, or what was lost is counted, and changes are seen at once. 1: it does not.
-Others are those of guest.py.
+Exit code 0: the kernel captures exactly, or what was lost is counted, changes are seen at once, and everything works
+that works according to its row in kernels.json. 1: not all of that. Others are those of guest.py.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ FORKS, EXECS = 2000, 500
 THREADED = 1500  # processes with two threads, which may end at the same moment and then both see no live thread
 RING_BYTES = 8 << 20
 PREFIX = "row: "
+#: What each row has.
+ROW = (
+    "release", "is_rt", "lacks", "tiers", "made", "recorded", "lost", "head_only", "differs", "changes", "misses_calls",
+    "features", "is_exact", "from", "date",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -64,24 +69,26 @@ def main() -> int:
     parser.add_argument("--suite", default="", help="as of tests/vm/run: examine this kernel in a guest")
     parser.add_argument("--flavour", default="cloud", help="as of tests/vm/run")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for the guest; default: %(default)g")
-    parser.add_argument("--no-table", action="store_true", help="leave rows and table as they are")
+    parser.add_argument(
+        "--no-table", action="store_true", help="compare with the kernel's row, but leave rows and tables as they are"
+    )
     options = parser.parse_args()
     if options.here:
-        row = examine(has_features=not options.no_table)
+        row = examine()
         print(PREFIX + json.dumps(row), flush=True)
         return 0 if row["is_exact"] else 1
     print(f"workload: {workload()}")
     if options.host:
-        row = examine(has_features=not options.no_table)
+        row = examine()
         row["from"] = "the host of these guests"
-        keep(row, has_table=not options.no_table)
-        return 0 if row["is_exact"] else 1
+        is_kept = keep(row, has_table=not options.no_table)
+        return 0 if row["is_exact"] and is_kept else 1
     code = 0
     for suite, flavour in KERNELS if options.all else [(options.suite, options.flavour)]:
         began = time.monotonic()
-        row, this_code = in_guest(suite, flavour, options.timeout, has_table=not options.no_table)
-        if row is not None:
-            keep(row, has_table=not options.no_table)
+        row, this_code = in_guest(suite, flavour, options.timeout)
+        if row is not None and not keep(row, has_table=not options.no_table):
+            this_code = this_code or 1
         print(
             f"kernels: {suite or 'trixie'}, {flavour}: exit code {this_code}, {time.monotonic() - began:.0f} s",
             flush=True,
@@ -90,12 +97,48 @@ def main() -> int:
     return code
 
 
-def keep(row: dict[str, Any], *, has_table: bool) -> None:
-    """Print a row, and write the tables with it."""
+def keep(row: dict[str, Any], *, has_table: bool) -> bool:
+    """Print a row, and write the tables with it; return whether everything still works that worked before."""
     row["date"] = time.strftime("%Y-%m-%d")
+    assert set(row) == set(ROW), set(row) ^ set(ROW)
     print(json.dumps(row, indent=1))
-    if has_table:
+    kernel = f"Linux {row['release']} ({row['from']})"
+    before = committed(row)
+    if before is None:
+        print(f"kernels: {kernel} has no row in {ROWS.name}: its features are compared with none")
+    gone = lost(row, before) if before is not None else []
+    for what in gone:
+        print(f"kernels: {kernel} NO LONGER SUPPORTS {what}")
+    if gone:
+        print(
+            f"kernels: it did in its row in {ROWS.name}; the output above has the reasons. "
+            "If this is right, remove the row and try the kernel again"
+        )
+    elif has_table:
         write(row)
+    return not gone
+
+
+def committed(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the row that is kept of the same kernel, else the newest one of the same suite and flavour."""
+    mine = [each for each in kept() if each["from"] == row["from"]]
+    return next((each for each in mine if series(each) == series(row)), mine[-1] if mine else None)
+
+
+def lost(row: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """Return what worked in another row of the same kernel, and does not in this one."""
+
+    def off(what: str) -> list[str]:
+        return [name for name, had in before[what].items() if had and not row[what].get(name)]
+
+    features = off("features")
+    gone = [f"{name}: {FEATURES.get(name, 'not tried')}" for name in features]
+    # `unseen` expects only what the tiers that are on can see.
+    gone += [f"{name} with the settings of this test" for name in off("tiers") if name not in features]
+    gone += [f"a change at once: {name}" for name in off("changes")]
+    if row["lacks"] and not before["lacks"]:
+        gone.append(f"the newer set of programs: {', '.join(row['lacks'])}")
+    return gone
 
 
 def workload() -> Path:
@@ -107,7 +150,7 @@ def workload() -> Path:
     return program
 
 
-def in_guest(suite: str, flavour: str, timeout_s: float, *, has_table: bool) -> tuple[dict[str, Any] | None, int]:
+def in_guest(suite: str, flavour: str, timeout_s: float) -> tuple[dict[str, Any] | None, int]:
     """Return the row of a kernel of Debian's, and the exit code."""
     sys.path.insert(0, str(Path(__file__).parent))
     import debian
@@ -119,8 +162,7 @@ def in_guest(suite: str, flavour: str, timeout_s: float, *, has_table: bool) -> 
         output = _Copy()
         with contextlib.redirect_stdout(output):
             python = os.environ.get("PROCLINE_VM_PYTHON") or str(ROOT / ".venv" / "bin" / "python")
-            command = [python, "tests/vm/kernels.py", "--here", *(() if has_table else ("--no-table",))]
-            code = guest.run(directory, command, timeout_s=timeout_s)
+            code = guest.run(directory, [python, "tests/vm/kernels.py", "--here"], timeout_s=timeout_s)
     except debian.NotPossibleError as error:
         print(f"vm: NO GUEST: {error}", file=sys.stderr)
         return None, guest.NOT_POSSIBLE
@@ -165,8 +207,8 @@ class _Copy(io.TextIOWrapper):
 # -- on the kernel ----------------------------------------------------------------------------------------------------
 
 
-def examine(*, has_features: bool) -> dict[str, Any]:
-    """Load a capture and try it; return what was seen. With `has_features` each method for changes is loaded, too."""
+def examine() -> dict[str, Any]:
+    """Load a capture and try it, then load each other method for changes; return what was seen."""
     sys.path.insert(0, str(ROOT))
     from pipeline.bpf.loader import CREDENTIALS, Capture
 
@@ -179,6 +221,9 @@ def examine(*, has_features: bool) -> dict[str, Any]:
         print(f"loaded after {time.monotonic() - began:.0f} s", flush=True)
         row["lacks"] = list(capture.lacks)
         row["tiers"] = {tier.name: tier.detail if tier.is_on else None for tier in capture.tiers}
+        for tier in capture.tiers:
+            if not tier.is_on:
+                print(f"{tier.name} is off: {tier.detail}", flush=True)
         row |= storm(capture, FORKS, EXECS)
         print(f"storm after {time.monotonic() - began:.0f} s: {row['recorded']} of {row['made']}", flush=True)
         threaded = storm(capture, THREADED, 0, width=1, threads=1)
@@ -186,12 +231,11 @@ def examine(*, has_features: bool) -> dict[str, Any]:
         row["differs"] = differences(capture)
         row["changes"] = changes(capture)
         row["misses_calls"] = bool(row["tiers"]["calls"]) and not sees_debuggers(capture)
-    if has_features:
-        row["features"] = {
-            name: bool(row["tiers"].get(name)) or (name in methods and loads(methods[name])) for name in FEATURES
-        }
-        row["features"]["calls"] &= not row["misses_calls"]
-        print(f"methods after {time.monotonic() - began:.0f} s", flush=True)
+    row["features"] = {
+        name: bool(row["tiers"].get(name)) or (name in methods and loads(methods[name])) for name in FEATURES
+    }
+    row["features"]["calls"] &= not row["misses_calls"]
+    print(f"methods after {time.monotonic() - began:.0f} s", flush=True)
     row["is_exact"] = is_counted(row) and is_counted(threaded)
     row["is_exact"] &= not row["differs"] and not unseen(row) and not row["misses_calls"]
     return row
@@ -372,10 +416,15 @@ def sees_debuggers(capture: Any) -> bool:
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
+def kept() -> list[dict[str, Any]]:
+    """Return the rows, oldest kernel first."""
+    rows: list[dict[str, Any]] = json.loads(ROWS.read_text()) if ROWS.exists() else []
+    return rows
+
+
 def write(row: dict[str, Any]) -> None:
     """Keep the row, and write the tables from all rows."""
-    rows = json.loads(ROWS.read_text()) if ROWS.exists() else []
-    rows = [each for each in rows if each["from"] != row["from"] or series(each) != series(row)] + [row]
+    rows = [each for each in kept() if each["from"] != row["from"] or series(each) != series(row)] + [row]
     rows.sort(key=lambda each: ([int(part) for part in series(each).split(".")], each["is_rt"], each["from"]))
     ROWS.write_text(json.dumps(rows, indent=1) + "\n")
     text = PAGE.read_text()
