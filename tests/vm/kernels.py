@@ -315,7 +315,7 @@ def storm(capture: Any, forks: int, execs: int, width: int = 8, threads: int = 0
 
 
 def differences(capture: Any) -> list[str]:
-    """Compare the exec record of a live process, and the iterator's output, with /proc; return the differences."""
+    """Compare the exec record of a live process and the iterator's output with /proc; return the differences."""
     from pipeline.bpf.iterator import read_tasks
     from pipeline.records import declared
     from tests.bpf.ring_reader import Reader
@@ -323,31 +323,38 @@ def differences(capture: Any) -> list[str]:
     reader = Reader(capture)
     arguments = ["an argument", "x" * 3000]
     command = [sys.executable, "-S", "-c", "input(); raise SystemExit(3)", *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/usr") as child:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        cwd="/usr",
+        process_group=0,
+        preexec_fn=_differ,
+    ) as child:
         record = reader.one(child.pid, declared.KIND_EXEC, 60)
         proc = Path(f"/proc/{child.pid}")
-        status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         stat = (proc / "stat").read_text().rpartition(")")[2].split()
-        body, task = record.body, record.task
-        assert body is not None and task is not None
-        expected = {
+        body = record.body
+        assert body is not None and record.task is not None
+        wanted_task = task_of(proc)
+        expected: dict[str, tuple[Any, Any]] = {
             "path": (record.path, os.fsencode((proc / "exe").readlink())),
             "args": (record.args, (proc / "cmdline").read_bytes()),
             "cwd": (record.directories.get("cwd"), b"/usr"),
             "inode": (int(body["inode"]), (proc / "exe").stat().st_ino),
-            "uid": (int(task["uid"]), int(status["Uid"].split()[0])),
-            "capabilities": (int(task["cap_effective"]), int(status["CapEff"], 16)),
             "ppid": (int(record.header["ppid"]), os.getpid()),
-            "sid": (int(task["sid"]), int(stat[3])),
             "start": (int(record.header["start_boot_ns"]) // 10_000_000, int(stat[19])),
-            "comm": (bytes(task["comm"]), (proc / "comm").read_bytes().rstrip(b"\n")),
         }
+        expected |= {name: (record.task[name].item(), wanted) for name, wanted in wanted_task.items()}
         link = capture.fds.iter_link
         if link >= 0:
             tasks = read_tasks(link)
             at = tasks.header["tgid"].tolist().index(child.pid)
             expected["iterator's path"] = (tasks.paths[at], record.path)
-            expected["iterator's start"] = (int(tasks.header["start_boot_ns"][at]), int(record.header["start_boot_ns"]))
+            for name in ("start_boot_ns", "ppid"):
+                expected[f"iterator's {name}"] = (int(tasks.header[name][at]), int(record.header[name]))
+            for name, wanted in wanted_task.items():
+                expected[f"iterator's {name}"] = (tasks.task[name][at].item(), wanted)
         child.communicate(b"\n")
         # Kernels keep the exit code of one thread, of several, and of a signal in different places.
         ends = {"one": child, "several": ended(_END_WITH_THREADS), "signal": ended(_END_BY_SIGNAL)}
@@ -356,6 +363,29 @@ def differences(capture: Any) -> list[str]:
             assert exit_ is not None
             expected[f"exit code, {how}"] = (os.waitstatus_to_exitcode(int(exit_["exit_code"])), process.returncode)
         return [f"{name}: {seen!r} is not {wanted!r}" for name, (seen, wanted) in expected.items() if seen != wanted]
+
+
+def _differ() -> None:
+    """Get ids that differ from each other, as far as they survive an exec. With another real user, root stays root."""
+    os.setresgid(1, 2, 3)
+    os.setresuid(4, 0, 0)
+
+
+def task_of(proc: Path) -> dict[str, Any]:
+    """Return the name, ids, capabilities and namespaces of a process from /proc, by the fields of TASK."""
+    status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+    stat = (proc / "stat").read_text().rpartition(")")[2].split()
+    found: dict[str, Any] = {"comm": (proc / "comm").read_bytes().rstrip(b"\n")}
+    for kind in "uid", "gid":
+        names = (kind, f"e{kind}", f"s{kind}", f"fs{kind}")
+        found |= dict(zip(names, map(int, status[kind.capitalize()].split()), strict=True))
+    found |= {"cap_effective": int(status["CapEff"], 16), "cap_permitted": int(status["CapPrm"], 16)}
+    found |= {"pgid": int(stat[2]), "sid": int(stat[3]), "ns_pid": int(status["NSpid"].split()[-1])}
+    found |= {f"{name}_ns": (proc / "ns" / name).stat().st_ino for name in ("pid", "mnt", "net", "user")}
+    for field, name in (("auid", "loginuid"), ("audit_session", "sessionid")):
+        if (proc / name).exists():
+            found[field] = int((proc / name).read_text())
+    return found
 
 
 _END_WITH_THREADS = "import os, threading; threading.Thread(target=threading.Event().wait).start(); os._exit(3)"
