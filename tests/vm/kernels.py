@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--host", action="store_true", help="examine the running kernel, and write the table")
     parser.add_argument("--suite", default="", help="as of tests/vm/run: examine this kernel in a guest")
     parser.add_argument("--flavour", default="cloud", help="as of tests/vm/run")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for the guest; default: %(default)g")
+    parser.add_argument("--timeout", type=float, default=1200, help="seconds for the guest; default: %(default)g")
     parser.add_argument(
         "--no-table", action="store_true", help="compare with the kernel's row, but leave rows and tables as they are"
     )
