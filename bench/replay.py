@@ -89,7 +89,7 @@ class Resolver:
             if is_chain and i:
                 header["ppid"] = processes.tgid[i - 1]
                 header["parent_start_boot_ns"] = processes.start_boot_ns[i - 1]
-            self.applier.insert_snapshot(header, task, body, strings)
+            self.applier.insert_from_proc(header, task, body, strings)
 
     def restart(self) -> None:
         """Begin with all rings at position 0 again, as after a new capture."""

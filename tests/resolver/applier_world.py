@@ -45,7 +45,7 @@ class World:
         body["inode"], body["path_bytes"] = process.inode, len(path)
         body["args_bytes"] = body["args_full_bytes"] = len(strings)
         more.setdefault("flags", layout.ROW_BEFORE_CAPTURE)
-        return self.applier.insert_snapshot(header, task_of(process), body, path + strings, start_ticks=ticks, **more)
+        return self.applier.insert_from_proc(header, task_of(process), body, path + strings, start_ticks=ticks, **more)
 
     def init(self) -> None:
         """Add pid 1 as the snapshot at start finds it."""

@@ -274,7 +274,7 @@ class World:
             name: value for name, value in entry_records.fields_of(entry).items()
             if name not in ("pid", "tid", "ancestor", "source", "fork_time")
         }  # fmt: skip
-        self.applier.insert_snapshot(
+        self.applier.insert_from_proc(
             entry_records.header(
                 declared.KIND_FORK, entry.pid, entry.tid, time_ns, time_ns, parent.pid if parent is not None else 0,
                 parent.start_boot_ns if parent is not None else 0,

@@ -486,4 +486,4 @@ def enter_init(tables: TableWriter, applier: Applier, story: Story) -> None:
     header = np.zeros(1, dtypes.HEADER)
     header["tgid"] = header["tid"] = 1
     header["start_boot_ns"], header["time_boot_ns"] = process.start, process.start + 1
-    assert applier.insert_snapshot(header, task_of(process)) == 1
+    assert applier.insert_from_proc(header, task_of(process)) == 1

@@ -315,7 +315,7 @@ class Live:
         header["ppid"], header["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
         look = SimpleNamespace(strings=[path + args + (envs or b"")], exec=body, header=header)
         self.concealer.survey(look)  # type: ignore[arg-type]
-        result = self.applier.insert_snapshot(
+        result = self.applier.insert_from_proc(
             header,
             task_of(process),
             body,

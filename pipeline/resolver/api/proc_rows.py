@@ -63,7 +63,7 @@ class ProcRows:
             flags: ROW_* flags of a row that is added.
 
         Returns:
-            SAME, ADDED, COMPLETED or CHANGED, as of `Applier.insert_snapshot`.
+            SAME, ADDED, COMPLETED or CHANGED, as of `Applier.insert_from_proc`.
         """
         header = process.header
         if int(header["start_boot_ns"]) < self._capture_boot_ns:
@@ -72,7 +72,7 @@ class ProcRows:
         known = None
         if int(header["flags"]) & FLAG_PARTIAL:
             known = proc_knows(process.task, int(self._tables.hot_view()[row]["known"]) if row else 0)
-        return self._applier.insert_snapshot(
+        return self._applier.insert_from_proc(
             header.tobytes(), process.task.tobytes(), process.exec.tobytes(), process.strings,
             source=source, known=known, start_ticks=not process.is_exact, flags=flags,
             exec_boot_ns=self._unseen_exec(process, row), digest=process.digest,

@@ -36,7 +36,7 @@ class Applier:
         source: int = 2,
         digest: int = 0,
     ) -> int: ...
-    def insert_snapshot(
+    def insert_from_proc(
         self,
         header: Buffer,
         task: Buffer,

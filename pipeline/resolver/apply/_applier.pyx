@@ -1,7 +1,7 @@
 """The Applier: applies events, in batches or one at a time, and facts from /proc to the tables.
 
-The classes below it are described in _rows.pyx. Facts from /proc have the form of records (`insert_snapshot`), with the
-time at which they were read. They are younger than the events that were under way then. When the fork of a process
+The classes below it are described in _rows.pyx. Facts from /proc have the form of records (`insert_from_proc`), with
+the time at which they were read. They are younger than the events that were under way then. When the fork of a process
 that was entered from /proc arrives, the process returns to its state at the fork. The events that follow bring it
 forward again, so the tables end as if /proc had never been read. Follows specification 3.3.6, 3.3.7 and 3.3.9; /proc is
 read by survey.py and proc_reader.py.
@@ -10,7 +10,7 @@ Methods for Python: the duty cycle, the snapshot, repairs and single calls (time
 
     apply(batch) -> int                                          events applied; the batch of a Merger
     apply_records(header, task, body, strings) -> int            one record; the row of its process, 0 if it has none
-    insert_snapshot(header, task, ...) -> int                    SAME, ADDED, COMPLETED or CHANGED, for one live process
+    insert_from_proc(header, task, ...) -> int                   SAME, ADDED, COMPLETED or CHANGED, for one live process
     insert_survey(headers, tasks, execs, ...) -> results         the same with many processes
     close_missing(tgid, start_boot_ns, time_boot_ns) -> bool     end a process after a lost exit event
     close_all_missing(tgids, starts, is_absent, ...) -> results  the same with many processes
@@ -51,7 +51,7 @@ cdef enum:
     AHEAD_PID = 16
     AHEAD_HEAD = 8
 
-#: What `insert_snapshot` returns.
+#: What `insert_from_proc` returns.
 SAME, ADDED, COMPLETED, CHANGED = RESULT_SAME, RESULT_ADDED, RESULT_COMPLETED, RESULT_CHANGED
 
 
@@ -124,7 +124,7 @@ cdef class Applier(Events):
             self.apply_one(&record)
         return self.find(h.tgid, h.start_boot_ns, h.flags & PL_FLAG_PARTIAL)
 
-    def insert_snapshot(
+    def insert_from_proc(
         self, header, task, exec_=None, strings=b"", *, int source=PL_SOURCE_SNAPSHOT, known=None,
         bint start_ticks=False, uint32_t flags=0, uint64_t exec_boot_ns=0, uint64_t digest=0,
     ) -> int:
@@ -170,11 +170,11 @@ cdef class Applier(Events):
         const uint8_t[::1] is_exact, list digests, *, int source, uint32_t flags, uint64_t before_boot_ns, insert,
         show_life,
     ) -> bytearray:
-        """Enter, complete or correct many live processes, as `insert_snapshot` does with one.
+        """Enter, complete or correct many live processes, as `insert_from_proc` does with one.
 
         Args:
             headers, tasks, execs: HEADERs, TASKs and EXECs.
-            strings, digests: of each process; see `insert_snapshot`. No digests: all are 0.
+            strings, digests: of each process; see `insert_from_proc`. No digests: all are 0.
             is_exact: of each process: whether its start is in ns.
             source, flags: of all of them.
             before_boot_ns: a process that started before gets ROW_BEFORE_CAPTURE as well.
@@ -186,7 +186,7 @@ cdef class Applier(Events):
             The result of each process.
 
         Raises:
-            ValueError: the columns have different lengths, or what `insert_snapshot` raises.
+            ValueError: the columns have different lengths, or what `insert_from_proc` raises.
         """
         cdef Py_ssize_t i, count = len(strings)
         cdef const pl_header_any *header = <const pl_header_any *>&headers[0] if headers.shape[0] else NULL

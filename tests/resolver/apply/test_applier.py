@@ -1260,7 +1260,7 @@ def test_proc_is_not_believed_over_a_younger_event(w):
     task = task_of(process)
     task["uid"] = 99
     w.change(3, declared.KIND_COMM, comm=b"c")
-    assert w.applier.insert_snapshot(header, task) == _applier.SAME
+    assert w.applier.insert_from_proc(header, task) == _applier.SAME
     assert w.proc(3).uid == 0
 
 
@@ -1390,7 +1390,7 @@ def test_pids_outside_the_index_are_refused(w):
     event.apply(w.applier)
     assert w.read.counter("malformed") == 2
     with pytest.raises(ValueError):
-        w.applier.insert_snapshot(event.header, event.task)
+        w.applier.insert_from_proc(event.header, event.task)
 
 
 def test_applying_everything_twice_changes_nothing(w):

@@ -36,7 +36,7 @@ class World:
         task["cap_effective"] = 7
         body["inode"], body["path_bytes"] = 5, 5
         known = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_NS
-        self.applier.insert_snapshot(
+        self.applier.insert_from_proc(
             header, task, body, b"/init", known=known | layout.KNOWN_CGROUP, start_ticks=True, flags=0
         )
 

@@ -83,7 +83,7 @@ def test_arguments_without_room_are_not_taken_from_proc_later(w: World) -> None:
     header["tgid"], header["start_boot_ns"], header["time_boot_ns"] = 3, process.start, w.story.tick()
     header["ppid"] = 1
     body["inode"], body["path_bytes"], body["args_bytes"], body["args_full_bytes"] = 77, 8, 7, 7
-    w.applier.insert_snapshot(header, np.zeros(1, dtypes.TASK), body, b"/bin/newchosen\0", known=0)
+    w.applier.insert_from_proc(header, np.zeros(1, dtypes.TASK), body, b"/bin/newchosen\0", known=0)
     row = w.head(3)
     assert (row.path, w.args(row), row.images) == (b"/bin/new", None, 2) and row.flags & layout.ROW_ARGS_TRUNCATED
 

@@ -104,7 +104,7 @@ class World:
         row = self.applier.py_find(process.tgid, process.start)
         known = int(self.tables.cold_view()["cookie"][row]) if row else 0
         unseen = self.exec_times.get(process.cookie, 0) if known not in (0, process.cookie) else 0
-        result: int = self.applier.insert_snapshot(
+        result: int = self.applier.insert_from_proc(
             header, task, body, path + args, source=layout.SOURCE_PROCFS, known=GROUPS, exec_boot_ns=unseen
         )
         return result

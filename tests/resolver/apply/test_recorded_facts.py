@@ -41,7 +41,7 @@ class World(StoryWorld):
         body["args_full_bytes"], body["envs_bytes"] = full or len(text), len(envs)
         body["envs_full_bytes"], body["envc"] = len(envs), envs.count(0)
         more.setdefault("known", self.applier_groups())
-        return self.applier.insert_snapshot(header, task, body, path + text + envs, **more)
+        return self.applier.insert_from_proc(header, task, body, path + text + envs, **more)
 
     @staticmethod
     def applier_groups() -> int:
@@ -142,7 +142,7 @@ def test_a_child_with_other_strings_than_its_parent_has_executed(
         body[f"{which}_full_bytes"] = full
         if len(text) < full:
             body["exec_flags"] = getattr(declared, f"EXEC_{which.upper()}_TRUNCATED")
-        assert w.applier.insert_snapshot(header, task, body, b"/bin/a" + text) == _applier.ADDED
+        assert w.applier.insert_from_proc(header, task, body, b"/bin/a" + text) == _applier.ADDED
     assert w.has(w.head(4), "IS_EXEC") is is_exec
 
 
@@ -158,7 +158,7 @@ def test_strings_of_which_nothing_is_left_are_unknown_and_empty_ones_are_not(
     header["ppid"], header["parent_start_boot_ns"] = 3, w.story.processes[3].start
     body["inode"], body["path_bytes"] = 10, len(b"/sbin/init")
     body["exec_flags"] = declared.EXEC_ARGS_UNREADABLE | declared.EXEC_ENVS_UNREADABLE
-    assert w.applier.insert_snapshot(header, task, body, b"/sbin/init") == _applier.ADDED
+    assert w.applier.insert_from_proc(header, task, body, b"/sbin/init") == _applier.ADDED
     assert w.has(w.head(4), "IS_EXEC") is is_exec
 
 

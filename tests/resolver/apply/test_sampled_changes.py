@@ -68,7 +68,7 @@ class World(Marks):
         header["start_boot_ns"], header["time_boot_ns"] = process.start, self.story.tick() if at is None else at
         assert process.parent is not None
         header["ppid"], header["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
-        return self.applier.insert_snapshot(header, task_of(process), source=layout.SOURCE_PROCFS)
+        return self.applier.insert_from_proc(header, task_of(process), source=layout.SOURCE_PROCFS)
 
     def put_extra(self, tgid: int, extra: dict[str, Any]) -> None:
         """Add to the map of a process, as a caller of the resolver's methods does."""

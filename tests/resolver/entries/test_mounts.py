@@ -64,7 +64,7 @@ def stored(writer: TableWriter, applier: Applier, tgid: int, *, end: int, flags:
     header["var_bytes"] = body["path_bytes"] = len(PATH)
     body["inode"], body["mount_id"], body["mount_end"], body["exec_flags"] = tgid, 9, end, flags
     if source:
-        applier.insert_snapshot(header, task, body, PATH, source=source)
+        applier.insert_from_proc(header, task, body, PATH, source=source)
     else:
         applier.apply_records(header.tobytes(), task.tobytes(), body.tobytes(), PATH)
     data = writer.names.py_bytes(int(writer.hot_view()[writer.py_head(tgid)]["file_ref"]))

@@ -206,7 +206,7 @@ def test_the_first_report_of_a_cgroup_is_its_source(tables: TableWriter) -> None
         header, task = np.zeros(1, dtypes.HEADER), np.zeros(1, dtypes.TASK)
         header["tgid"], header["start_boot_ns"], header["time_boot_ns"] = tgid, tgid * 1000, 500_000
         task["cgroup_id"], task["comm"], task["pid_ns"] = cgroup_id, b"x", 1
-        applier.insert_snapshot(header, task, source=source)
+        applier.insert_from_proc(header, task, source=source)
         return tables.py_head(tgid)
 
     event, procfs = layout.CGROUP_SOURCE_EVENT, layout.CGROUP_SOURCE_PROCFS
