@@ -96,6 +96,11 @@ def status_value(text: bytes, key: bytes) -> bytes:
     return text.partition(b"\n%b:\t" % key)[2].partition(b"\n")[0]
 
 
+def effective_capabilities(status: bytes) -> int:
+    """Return the mask of the effective capabilities in the text of ``/proc/PID/status``; 0 if it has none."""
+    return int(status_value(status, b"CapEff") or b"0", 16)
+
+
 def fdinfo_value(fd: int, key: bytes) -> bytes:
     """Return a value that the kernel has for a descriptor of this process; b"" if it has none.
 

@@ -70,6 +70,11 @@ def test_values_of_status() -> None:
     assert int(proc_text.status_value(own, b"Pid")) == os.getpid()
 
 
+def test_effective_capabilities_are_a_mask() -> None:
+    assert proc_text.effective_capabilities(b"Name:\tx\nCapPrm:\t0f\nCapEff:\t000000000020000e\n") == 0x20_000E
+    assert proc_text.effective_capabilities(b"Name:\tx\n") == 0
+
+
 def test_a_descriptor_is_on_the_mount_that_mountinfo_lists() -> None:
     fd = os.open("/proc/self/status", os.O_RDONLY)
     try:

@@ -47,7 +47,7 @@ def online_cpus() -> list[int]:
 
 def effective_capabilities() -> frozenset[str]:
     """Return those of CAPABILITIES that are effective in this process."""
-    mask = int(proc_text.status_value(Path("/proc/self/status").read_bytes(), b"CapEff") or b"0", 16)
+    mask = proc_text.effective_capabilities(Path("/proc/self/status").read_bytes())
     return frozenset(name for name, bit in CAPABILITIES.items() if mask >> bit & 1)
 
 

@@ -117,7 +117,7 @@ def check(settings: Settings) -> None:
 
 def effective_capabilities() -> int:
     """Return the mask of this thread's effective capabilities."""
-    return int(proc_text.status_value(Path("/proc/thread-self/status").read_bytes(), b"CapEff") or b"0", 16)
+    return proc_text.effective_capabilities(Path("/proc/thread-self/status").read_bytes())
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:

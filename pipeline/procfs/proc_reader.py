@@ -455,7 +455,7 @@ def _read_ids(info: ProcInfo, fd: int) -> None:
     status = _read_small(b"status", fd)
     info.uids = _four(status, b"Uid")
     info.gids = _four(status, b"Gid")
-    info.cap_effective = int(proc_text.status_value(status, b"CapEff") or b"0", 16)
+    info.cap_effective = proc_text.effective_capabilities(status)
     info.cap_permitted = int(proc_text.status_value(status, b"CapPrm") or b"0", 16)
     info.states = tuple(_state(status, state) for state in STATES)
     # A kernel without pid namespaces has no such line.

@@ -6,10 +6,10 @@ from pipeline.screen.lines import Line
 from pipeline.screen.sizes import size
 from pipeline.screen.styles import Style
 from pipeline.screen.times import clock, duration
-from pipeline.top.figures import HISTORY, Figures
+from pipeline.top.figures import Figures
 from pipeline.top.groupings import GROUPINGS
 from pipeline.top.model import Model
-from pipeline.top.sparks import rate, sparkline
+from pipeline.top.sparks import HISTORY, rate, sparkline
 
 #: A table that is this far behind is worth a warning.
 _LAG_NS = 1_000_000_000

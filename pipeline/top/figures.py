@@ -12,9 +12,8 @@ import numpy as np
 from pipeline.host import processes
 from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout import layout
+from pipeline.top.sparks import HISTORY
 
-#: Readings that a sparkline shows.
-HISTORY = 60
 #: How often the memory of the instance is read: the kernel adds up all pages for it, which takes some 10 ms.
 _MEMORY_S = 10.0
 _KINDS = [kind for kind in KIND_NAMES if kind != "none"]

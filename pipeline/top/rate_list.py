@@ -6,8 +6,8 @@ from pipeline.screen.lines import Line
 from pipeline.screen.styles import Style
 from pipeline.top.groupings import GROUPINGS
 from pipeline.top.model import Model
-from pipeline.top.rates import HISTORY, Group
-from pipeline.top.sparks import rate, sparkline
+from pipeline.top.rates import Group
+from pipeline.top.sparks import HISTORY, rate, sparkline
 from pipeline.top.widgets import Scroller
 
 

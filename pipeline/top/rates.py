@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.shm.layout.declared import ROW_IS_EXEC, ROW_REPLACED, ROW_SCRIPT
+from pipeline.top.sparks import HISTORY
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Readings that a sparkline shows.
-HISTORY = 60
 #: A rate is the mean over this many readings.
 SMOOTHED = 4
 #: Groups that are kept; the quietest ones are dropped first.

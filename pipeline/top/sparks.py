@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: Readings that a sparkline shows.
+HISTORY = 60
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
