@@ -65,6 +65,7 @@ cdef class RowCopies:
     cdef int _read(self, const asked *which, Py_ssize_t n, bint running, bint keeps_absent) noexcept nogil
     cdef void _clear(self, Py_ssize_t at, uint32_t pid) noexcept nogil
     cdef list _strings_of(self, int kind)
+    cdef int _gather_keys(self, object words, uint32_t *keys) except -1
     cdef flat_strings _place_lists(
         self, int kind, uint32_t known, const string_list *lists, int64_t *begins, uint8_t *is_known
     ) noexcept nogil

@@ -62,8 +62,14 @@ cdef extern from "Python.h":
 #: Kinds of strings, as bits: what `RowCopies` reads besides the rows.
 FILE, ARGS, ENVS, NAME = 1 << FILE_STRING, 1 << ARGS_STRING, 1 << ENVS_STRING, 1 << NAME_STRING
 CGROUP, CONTAINER, EXTRA = 1 << CGROUP_STRING, 1 << CONTAINER_STRING, 1 << EXTRA_STRING
-#: Words of a key of `group`: of the hot part, of the cold part with the costs behind it, and codes of strings.
-HOT, COLD, CODE = 0, 1, 2
+# Where a number is: in the hot part of a row, in the cold part with the costs behind it, or in the codes of strings.
+cdef enum:
+    _HOT = 0
+    _COLD = 1
+    _CODE = 2
+
+#: The same for callers of `ints` and `group`. A key of `group` can hold all of them.
+HOT, COLD, CODE = _HOT, _COLD, _CODE
 
 # Rows that are read before their strings are. Both parts of the rows stay in the second-level cache meanwhile.
 cdef enum:
@@ -298,6 +304,53 @@ cdef inline void _append_list(flat_strings *made, const char *at, const char *en
         at += n + 1
 
 
+cdef list _number_keys(const uint32_t *keys, Py_ssize_t n, Py_ssize_t width, int32_t *codes):
+    """Number the different ones of `n` keys in the order in which they occur, with a hash table.
+
+    Args:
+        keys: `width` elements for each key.
+        codes: receives the number of each key.
+
+    Returns:
+        The place at which each number occurs first.
+    """
+    cdef Py_ssize_t i, w, place, size = 64
+    cdef int32_t *slots
+    cdef Py_ssize_t *first
+    cdef uint32_t hash
+    cdef int32_t code
+    cdef list firsts = []
+    while size < 2 * n:
+        size *= 2
+    slots = <int32_t *>malloc(size * sizeof(int32_t))
+    first = <Py_ssize_t *>malloc(max(1, n) * sizeof(Py_ssize_t))
+    try:
+        if slots == NULL or first == NULL:
+            raise MemoryError
+        memset(slots, 0xFF, size * sizeof(int32_t))
+        for i in range(n):
+            hash = 0
+            for w in range(width):
+                hash = _spread(hash ^ keys[i * width + w]) + <uint32_t>w
+            place = hash & (size - 1)
+            while True:
+                code = slots[place]
+                if code < 0:
+                    code = <int32_t>len(firsts)
+                    slots[place] = code
+                    first[code] = i
+                    firsts.append(i)
+                    break
+                if memcmp(&keys[i * width], &keys[first[code] * width], width * sizeof(uint32_t)) == 0:
+                    break
+                place = (place + 1) & (size - 1)
+            codes[i] = code
+    finally:
+        free(slots)
+        free(first)
+    return firsts
+
+
 @cython.final
 cdef class RowCopies:
     """Copies of rows. `TableReader.copies` makes them.
@@ -508,8 +561,8 @@ cdef class RowCopies:
             unknown: the number that means None; None: there is none.
             added: added to each.
         """
-        cdef const char *at = <const char *>self.hots if part == 0 else <const char *>self.rests
-        cdef Py_ssize_t stride = sizeof(pl_hot) if part == 0 else sizeof(pl_rest)
+        cdef const char *at = <const char *>self.hots if part == _HOT else <const char *>self.rests
+        cdef Py_ssize_t stride = sizeof(pl_hot) if part == _HOT else sizeof(pl_rest)
         cdef Py_ssize_t i
         cdef bint has_unknown = unknown is not None
         cdef uint64_t value, none = 0
@@ -558,6 +611,26 @@ cdef class RowCopies:
             PyList_SET_ITEM(found, i, made)
         return found
 
+    cdef int _gather_keys(self, object words, uint32_t *keys) except -1:
+        """Copy the key of each row: one element for each of `words`, which `group` describes."""
+        cdef Py_ssize_t width = len(words), n = self.count, i, w, stride
+        cdef const char *at
+        cdef uint32_t mask
+        cdef int part
+        for w in range(width):
+            part, offset, mask = words[w]
+            if part == _CODE:
+                at, stride = <const char *>self.codes[<int>offset], sizeof(int32_t)
+            elif part == _HOT:
+                at, stride = <const char *>self.hots + <Py_ssize_t>offset, sizeof(pl_hot)
+            else:
+                at, stride = <const char *>self.rests + <Py_ssize_t>offset, sizeof(pl_rest)
+            if (part == _CODE and at == NULL or part == _COLD and self.rests == NULL) and n:
+                raise ValueError("the rows were copied without a part of the key; copy them with it")
+            for i in range(n):
+                keys[i * width + w] = (<const uint32_t *>(at + i * stride))[0] & mask
+        return 0
+
     def group(self, words):
         """Group rows with equal keys.
 
@@ -567,60 +640,16 @@ cdef class RowCopies:
         Returns:
             (codes, firsts): the number of each row's group as int32, and the first row of each group.
         """
-        cdef Py_ssize_t width = len(words), n = self.count, i, w, place, slot
+        cdef Py_ssize_t width = len(words), n = self.count
         cdef uint32_t *keys = <uint32_t *>malloc(max(1, n * width) * sizeof(uint32_t))
-        cdef Py_ssize_t size = 64
-        cdef int32_t *slots
-        cdef const char *at
-        cdef Py_ssize_t stride
-        cdef uint32_t mask, hash
-        cdef int32_t code
         cdef bytearray made = PyByteArray_FromStringAndSize(NULL, n * sizeof(int32_t))
-        cdef int32_t *codes = <int32_t *>PyByteArray_AS_STRING(made)
-        cdef list firsts = []
-        cdef Py_ssize_t *first
-        while size < 2 * n:
-            size *= 2
-        slots = <int32_t *>malloc(size * sizeof(int32_t))
-        first = <Py_ssize_t *>malloc(max(1, n) * sizeof(Py_ssize_t))
         try:
-            if keys == NULL or slots == NULL or first == NULL:
+            if keys == NULL:
                 raise MemoryError
-            memset(slots, 0xFF, size * sizeof(int32_t))
-            for w in range(width):
-                part, offset, mask = words[w]
-                if part == 2:
-                    at, stride = <const char *>self.codes[<int>offset], sizeof(int32_t)
-                elif part == 0:
-                    at, stride = <const char *>self.hots + <Py_ssize_t>offset, sizeof(pl_hot)
-                else:
-                    at, stride = <const char *>self.rests + <Py_ssize_t>offset, sizeof(pl_rest)
-                if (part == 2 and at == NULL or part == 1 and self.rests == NULL) and n:
-                    raise ValueError("the rows were copied without a part of the key; copy them with it")
-                for i in range(n):
-                    keys[i * width + w] = (<const uint32_t *>(at + i * stride))[0] & mask
-            for i in range(n):
-                hash = 0
-                for w in range(width):
-                    hash = _spread(hash ^ keys[i * width + w]) + <uint32_t>w
-                place = hash & (size - 1)
-                while True:
-                    code = slots[place]
-                    if code < 0:
-                        code = <int32_t>len(firsts)
-                        slots[place] = code
-                        first[code] = i
-                        firsts.append(i)
-                        break
-                    if memcmp(&keys[i * width], &keys[first[code] * width], width * sizeof(uint32_t)) == 0:
-                        break
-                    place = (place + 1) & (size - 1)
-                codes[i] = code
+            self._gather_keys(words, keys)
+            return made, _number_keys(keys, n, width, <int32_t *>PyByteArray_AS_STRING(made))
         finally:
             free(keys)
-            free(slots)
-            free(first)
-        return made, firsts
 
     def lists(self, int kind, uint32_t known):
         """Return the strings of each row's list as (codes, tuples).
