@@ -381,14 +381,36 @@ cpdef list decode_all(object message):
         PyBuffer_Release(&buffer)
 
 
+# The values of a map by key, and sets of keys as bits.
+cdef struct fields:
+    pl_value[KEY_COUNT + 1] values
+    uint32_t seen
+    uint32_t wrong  # these have another type than the key demands
+
+
 cdef Frame _read(cursor *c, object message):
     """Read the frame at the position of `c`."""
     cdef Frame frame = Frame.__new__(Frame)
-    cdef pl_value[KEY_COUNT + 1] values
+    cdef fields found
+    frame.lost = _read_map(c, &found)
+    _check_keys(&found)
+    _check_values(&found, frame.lost)
+    frame.hold(message)
+    _fill(frame, &found)
+    _check(frame, found.values[KEY_N].number)
+    return frame
+
+
+# -- parts of _read, inlined -------------------------------------------------------------------------------------------
+
+cdef inline dict _read_map(cursor *c, fields *found):
+    """Read the map at the position of `c`; return the losses, None if they are no counts."""
     cdef pl_value name
-    cdef uint32_t seen = 0, wrong = 0
+    cdef pl_value *value
+    cdef dict lost = None
     cdef uint64_t left
     cdef int key
+    found.seen = found.wrong = 0
     _read_value(c, &name)
     if name.kind != PL_MP_MAP:
         _bad("the message is not a map")
@@ -399,46 +421,66 @@ cdef Frame _read(cursor *c, object message):
         left -= 1
         _take_key(c, &name)
         key = _key_of(&name)
-        if key < KEY_COUNT and seen >> key & 1:
+        if key < KEY_COUNT and found.seen >> key & 1:
             _bad(f"the key {text(&name)!r} occurs twice")
         if key == KEY_COUNT:
             _skip(c, 1)
             continue
-        seen |= 1 << key
-        _read_value(c, &values[key])
-        if values[key].kind != _KINDS[key] or (key == KEY_SRC and values[key].number > MAX_SHORT):
-            wrong |= 1 << key
-        if values[key].kind == PL_MP_MAP:
+        found.seen |= 1 << key
+        value = &found.values[key]
+        _read_value(c, value)
+        if value.kind != _KINDS[key] or (key == KEY_SRC and value.number > MAX_SHORT):
+            found.wrong |= 1 << key
+        if value.kind == PL_MP_MAP:
             if key == KEY_LOST:
-                frame.lost = _lost_of(c, values[key].number)
+                lost = _lost_of(c, value.number)
             else:
-                _skip(c, 2 * values[key].number)
-    if wrong & 1 or not seen & 1 or values[KEY_V].number != _VERSION:
-        shown = "none" if wrong & 1 or not seen & 1 else values[KEY_V].number
+                _skip(c, 2 * value.number)
+    return lost
+
+
+cdef inline int _check_keys(const fields *found) except -1:
+    """Check the version first, then that every key is present and has the right type."""
+    cdef int key
+    if found.wrong & 1 or not found.seen & 1 or found.values[KEY_V].number != _VERSION:
+        shown = "none" if found.wrong & 1 or not found.seen & 1 else found.values[KEY_V].number
         _bad(f"it has version {shown}, but this is version {FRAME_VERSION}: both sides must run the same release")
     for key in range(KEY_COUNT):
-        if wrong >> key & 1:
+        if found.wrong >> key & 1:
             _bad(f"{_KEYS[key].decode()!r} has the wrong type")
-        if not (seen | _OPTIONAL) >> key & 1:
+        if not (found.seen | _OPTIONAL) >> key & 1:
             _bad(f"{_KEYS[key].decode()!r} is missing")
+    return 0
+
+
+cdef inline int _check_values(const fields *found, dict lost) except -1:
+    """Check the values that are about the frame as a whole; `_check` compares the columns."""
+    cdef const pl_value *values = found.values
     if values[KEY_BOOT].number != 16:
         _bad(f"'boot' has {values[KEY_BOOT].number} bytes, not 16")
     if values[KEY_RING].number > UINT32_MAX:
         _bad(f"ring {values[KEY_RING].number} is out of range")
-    frame.from_pos, frame.to_pos = values[KEY_FROM].number, values[KEY_TO].number
-    if frame.from_pos > frame.to_pos:
-        _bad(f"the range [{frame.from_pos}, {frame.to_pos}) ends before it begins")
-    if frame.lost is None:
+    if values[KEY_FROM].number > values[KEY_TO].number:
+        _bad(f"the range [{values[KEY_FROM].number}, {values[KEY_TO].number}) ends before it begins")
+    if lost is None:
         _bad("'lost' contains a value that is not a count")
-    frame.hold(message)
+    if (found.seen >> KEY_TASK_OF ^ found.seen >> KEY_NS_PID) & 1:
+        _bad("only one of 'task_of' and 'ns_pid' is present; they must occur together")
+    return 0
+
+
+cdef inline int _fill(Frame frame, const fields *found) except -1:
+    """Store the values of checked keys in the frame."""
+    cdef const pl_value *values = found.values
+    frame.from_pos, frame.to_pos = values[KEY_FROM].number, values[KEY_TO].number
     frame.boot = <const unsigned char *>values[KEY_BOOT].at
     frame.source = _source_of(&values[KEY_SRC])
     frame.ring, frame.frame_seq = <uint32_t>values[KEY_RING].number, values[KEY_SEQ].number
-    if seen >> KEY_BAD & 1:
+    if found.seen >> KEY_BAD & 1:
         frame.malformed = values[KEY_BAD].number
-    if seen >> KEY_WM & 1:
+    if found.seen >> KEY_WM & 1:
         frame.has_watermark, frame.watermark = True, values[KEY_WM].number
-    if seen >> KEY_CAP & 1:
+    if found.seen >> KEY_CAP & 1:
         frame.capture_id = values[KEY_CAP].number
     _set(&frame.headers, &values[KEY_HEAD])
     _set(&frame.tasks, &values[KEY_TASK])
@@ -446,13 +488,10 @@ cdef Frame _read(cursor *c, object message):
     _set(&frame.execs, &values[KEY_EXEC])
     _set(&frame.exits, &values[KEY_EXIT])
     _set(&frame.strings, &values[KEY_BLOB])
-    if (seen >> KEY_TASK_OF ^ seen >> KEY_NS_PID) & 1:
-        _bad("only one of 'task_of' and 'ns_pid' is present; they must occur together")
-    if seen >> KEY_TASK_OF & 1:
+    if found.seen >> KEY_TASK_OF & 1:
         _set(&frame.task_of, &values[KEY_TASK_OF])
         _set(&frame.ns_pids, &values[KEY_NS_PID])
-    _check(frame, values[KEY_N].number)
-    return frame
+    return 0
 
 
 cdef inline void _set(column *where, const pl_value *found) noexcept nogil:
