@@ -181,6 +181,11 @@ def facts_of(file: bytes, names: dict[str, dict[int, str]] | None) -> dict[str, 
     }  # fmt: skip
 
 
+def if_known(row: Row, mask: int, *names: str) -> dict[str, Any]:
+    """Fields of a row; nil without the bits `mask` of HOT.known."""
+    return {name: row[name] if row["known"] & mask else None for name in names}
+
+
 def expected(
     row: Row,
     *,
@@ -200,30 +205,51 @@ def expected(
 ) -> dict[str, Any]:
     """The twin of Encoder.event. `names` are the users and groups that apply to the row, `details` its container's,
     `package` and `sha256` its executable's."""
-    known, flags = row["known"], row["flags"]
-
-    def when(mask: int, *names: str) -> dict[str, Any]:
-        return {name: row[name] if known & mask else None for name in names}
-
-    chain = chain_of(row)
-    file = row.strings.get("file") if known & layout.KNOWN_FILE else None
-    name, *directories = row.strings.get("name", b"").split(b"\0")
-    has_files = topic == EXEC or file_form == "all"
-    facts = facts_of(file, names) if file is not None and has_files else None
-    extra = EXTRAS.get(row.strings.get("extra", b"")) or {}
-    cgroup = row.strings.get("cgroup")
-    made, container_made = struct.unpack_from("<QQ", cgroup) if cgroup else (0, 0)
-    start = row["start_boot_ns"]
-    spaces = known & layout.KNOWN_NS
     event = {
         "event": "reparent" if topic == REPARENT else KIND_NAMES[kind], "seq": seq, "order": order,
-        "time_ns": unix(time), "pid": row["tgid"], "tid": row["tid"] or row["tgid"], "ppid": row["ppid"],
-        "entity_id": identity(row),
+        "time_ns": unix(time),
+        **identities_of(row),
+        **program_of(row, envs),
+        **times_of(row),
+        **end_of(row),
+        **credentials_of(row, names),
+        **session_of(row),
+        **executable_of(row, names, topic == EXEC or file_form == "all"),
+        "file_package": package, "file_sha256": sha256,
+        **cgroup_of(row),
+        **container_of(row), "container_details": details,
+        **namespaces_of(row),
+        **state_of(row),
+        **lineage_of(row, depth),
+    }  # fmt: skip
+    if topic == EXIT:
+        event |= costs_of(row)
+    if event["event"] in ("cred", "sid"):
+        event["changed_after_ns"] = unix(changed_after)
+    return event
+
+
+def identities_of(row: Row) -> dict[str, Any]:
+    """The process, its parent and its creator."""
+    start, spaces = row["start_boot_ns"], row["known"] & layout.KNOWN_NS
+    return {
+        "pid": row["tgid"], "tid": row["tid"] or row["tgid"], "ppid": row["ppid"], "entity_id": identity(row),
         "cpid": boot.cpid(BOOT, row["pid_ns"], boot.ticks_of(start), row["ns_pid"]) if spaces and start else None,
         "parent_entity_id": identity(row.links.get("parent")), "creator_pid": row["creator_tgid"] or None,
         "creator_entity_id": identity(row.links.get("creator")),
-        **{key: field_text(value) if value is not None else None
-           for key, value in when(layout.KNOWN_COMM, "comm").items()},
+        "fork_flags": row["fork_flags"] or None, "cookie": row["cookie"] or None,
+        "source": layout.SOURCE_NAMES[row["source"]],
+    }  # fmt: skip
+
+
+def program_of(row: Row, envs: bool) -> dict[str, Any]:
+    """Names, arguments and environment; the environment only with `envs`."""
+    known, flags = row["known"], row["flags"]
+    file = row.strings.get("file") if known & layout.KNOWN_FILE else None
+    args = row.strings.get("args") if known & layout.KNOWN_ARGS else None
+    name, *directories = row.strings.get("name", b"").split(b"\0")
+    return {
+        "comm": field_text(row["comm"]) if known & layout.KNOWN_COMM else None,
         "path": text(file[64:]) if file is not None else None,
         "script_path": text(name) if name and flags & layout.ROW_SCRIPT else None,
         "name": text(name) if name else None,
@@ -231,47 +257,106 @@ def expected(
             directory.name: text(directories[at]) if len(directories) > at and directories[at] else None
             for at, directory in enumerate(declared.DIRECTORIES)
         },
-        **symlink(file, row.strings.get("args") if known & layout.KNOWN_ARGS else None, flags),
-        "argv": strings_of(row.strings.get("args")) if known & layout.KNOWN_ARGS else None,
-        **when(layout.KNOWN_ARGS, "argc"), "args_truncated": bool(flags & layout.ROW_ARGS_TRUNCATED),
+        **symlink(file, args, flags),
+        "argv": strings_of(args),
+        **if_known(row, layout.KNOWN_ARGS, "argc"), "args_truncated": bool(flags & layout.ROW_ARGS_TRUNCATED),
         "envs": strings_of(row.strings.get("envs")) if envs and known & layout.KNOWN_ENVS else None,
-        **when(layout.KNOWN_ENVS, "envc"), "envs_truncated": bool(flags & layout.ROW_ENVS_TRUNCATED),
+        **if_known(row, layout.KNOWN_ENVS, "envc"), "envs_truncated": bool(flags & layout.ROW_ENVS_TRUNCATED),
+    }  # fmt: skip
+
+
+def times_of(row: Row) -> dict[str, Any]:
+    """When the process started, and when its events happened."""
+    start = row["start_boot_ns"]
+    return {
         "start_time_ns": unix(start), "fork_time_ns": unix(row["fork_boot_ns"]),
         "exec_time_ns": unix(row["exec_boot_ns"]), "exit_time_ns": unix(row["exit_boot_ns"]),
         "created_at_ns": unix(max(row["exec_boot_ns"], row["fork_boot_ns"] or start)),
-        **end_of(row),
-        **when(layout.KNOWN_CREDS, "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"),
+    }  # fmt: skip
+
+
+def credentials_of(row: Row, names: dict[str, dict[int, str]] | None) -> dict[str, Any]:
+    """Users, groups and what limits the process."""
+    known, flags = row["known"], row["flags"]
+    return {
+        **if_known(row, layout.KNOWN_CREDS, "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"),
         **{
             name: (names or {}).get(kind, {}).get(row[number]) if known & layout.KNOWN_CREDS else None
             for name, kind, number in NAMES
         },
         **{
             name: None if value == 0xFFFFFFFF else value
-            for name, value in when(layout.KNOWN_AUID, "auid", "audit_session").items()
+            for name, value in if_known(row, layout.KNOWN_AUID, "auid", "audit_session").items()
         },
-        **when(layout.KNOWN_CAPS, "cap_effective", "cap_permitted"),
+        **if_known(row, layout.KNOWN_CAPS, "cap_effective", "cap_permitted"),
         "caps_attempted": row["cap_attempted"], "caps_used": row["cap_used"],
         "no_new_privs": bool(flags & layout.ROW_NO_NEW_PRIVS) if known & layout.KNOWN_NO_NEW_PRIVS else None,
         "seccomp_mode": SECCOMP[flags >> 24 & 3] if known & layout.KNOWN_SECCOMP else None,
-        "tty": field_text(row["tty"]) if known & layout.KNOWN_TTY else None,
-        **when(layout.KNOWN_SID, "sid", "pgid"), **when(layout.KNOWN_FILE, "inode"), "file": facts,
-        "interpreter": extra["interpreter"] if has_files and "interpreter" in extra
-        else facts if flags & layout.ROW_SCRIPT and row["inode"] else None,
-        "exec_inode": row["exec_inode"] or None,
-        "cgroup": text(cgroup[16:]) if cgroup else None, "cgroup_created_at_ns": unix(made),
-        "container_created_at_ns": unix(container_made) if "container" in row.strings else None,
-        "container_trust": container_trust(text(cgroup[16:]), text(row.strings["container"]))
-        if cgroup and "container" in row.strings else None,
-        "container_details": details, "file_package": package, "file_sha256": sha256,
-        "cgroup_id": row["cgroup_id"] or None if known & layout.KNOWN_CGROUP else None,
-        "cgroup_version": 2 if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
-        "cgroup_source": {1: "event", 2: "procfs", 3: "inherited"}.get(row["cgroup_source"])
-        if known & layout.KNOWN_CGROUP and (row["cgroup_id"] or row["cgroup_source"] == 3) else None,
-        "container_id": text(row.strings["container"]) if "container" in row.strings else None,
-        "ns_pid": row["ns_pid"] or None if spaces else None,
-        **{key: value or None for key, value in when(layout.KNOWN_NS, "pid_ns", "mnt_ns", "net_ns", "user_ns").items()},
-        "fork_flags": row["fork_flags"] or None, "cookie": row["cookie"] or None,
-        "user_session": row["user_session"] or None, "source": layout.SOURCE_NAMES[row["source"]],
+    }  # fmt: skip
+
+
+def session_of(row: Row) -> dict[str, Any]:
+    """The terminal and the sessions."""
+    return {
+        "tty": field_text(row["tty"]) if row["known"] & layout.KNOWN_TTY else None,
+        **if_known(row, layout.KNOWN_SID, "sid", "pgid"),
+        "user_session": row["user_session"] or None,
+    }
+
+
+def executable_of(row: Row, names: dict[str, dict[int, str]] | None, has_files: bool) -> dict[str, Any]:
+    """The executable and the interpreter; their facts only with `has_files`."""
+    file = row.strings.get("file") if row["known"] & layout.KNOWN_FILE else None
+    facts = facts_of(file, names) if file is not None and has_files else None
+    extra = EXTRAS.get(row.strings.get("extra", b""))
+    interpreter = facts if row["flags"] & layout.ROW_SCRIPT and row["inode"] else None
+    if has_files and extra and "interpreter" in extra:
+        interpreter = extra["interpreter"]
+    return {
+        **if_known(row, layout.KNOWN_FILE, "inode"), "file": facts, "interpreter": interpreter,
+        "exec_inode": row["exec_inode"] or None, "extra": extra,
+    }  # fmt: skip
+
+
+def cgroup_of(row: Row) -> dict[str, Any]:
+    """The cgroup."""
+    number, source = row["cgroup_id"], row["cgroup_source"]
+    known = row["known"] & layout.KNOWN_CGROUP
+    cgroup = row.strings.get("cgroup")
+    return {
+        "cgroup": text(cgroup[16:]) if cgroup else None,
+        "cgroup_created_at_ns": unix(struct.unpack_from("<Q", cgroup)[0]) if cgroup else None,
+        "cgroup_id": number or None if known else None,
+        "cgroup_version": 2 if known and number else None,
+        "cgroup_source": {1: "event", 2: "procfs", 3: "inherited"}.get(source)
+        if known and (number or source == 3) else None,
+    }  # fmt: skip
+
+
+def container_of(row: Row) -> dict[str, Any]:
+    """The container, which the cgroup names."""
+    container, cgroup = row.strings.get("container"), row.strings.get("cgroup")
+    made = struct.unpack_from("<Q", cgroup, 8)[0] if cgroup else 0
+    return {
+        "container_id": text(container) if container is not None else None,
+        "container_created_at_ns": unix(made) if container is not None else None,
+        "container_trust": container_trust(text(cgroup[16:]), text(container))
+        if cgroup and container is not None else None,
+    }  # fmt: skip
+
+
+def namespaces_of(row: Row) -> dict[str, Any]:
+    """The namespaces, and the pid in the innermost one."""
+    return {
+        name: value or None
+        for name, value in if_known(row, layout.KNOWN_NS, "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns").items()
+    }
+
+
+def state_of(row: Row) -> dict[str, Any]:
+    """The flags, and what follows from them."""
+    flags = row["flags"]
+    return {
         "images": row["images"], "is_thread": not flags & layout.ROW_IS_EXEC,
         "is_exec": bool(flags & layout.ROW_IS_EXEC),
         "is_exec_exec": bool(flags & layout.ROW_IS_EXEC_EXEC),
@@ -279,20 +364,25 @@ def expected(
         "is_kworker": bool(flags & layout.ROW_KTHREAD),
         "is_through_symlink": bool(flags & layout.ROW_THROUGH_SYMLINK),
         "is_exited": bool(row["exit_boot_ns"]) and not flags & layout.ROW_REPLACED, "flags": flags,
-        "extra": EXTRAS.get(row.strings.get("extra", b"")),
         "marks": [mark for mark, flag in MARKS if flags & flag],
-        "lineage": [ancestor(each) for each in chain[:depth]], "lineage_truncated": len(chain) > depth,
-        "lineage_complete": None if flags & layout.ROW_KTHREAD else is_whole([row, *chain]),
     }  # fmt: skip
-    if topic == EXIT:
-        event |= when(
-            layout.KNOWN_COST, "cpu_user_ns", "cpu_system_ns", "children_cpu_ns", "max_rss_bytes", "minor_faults",
-            "major_faults", "voluntary_switches", "involuntary_switches",
-        )  # fmt: skip
-        event |= when(layout.KNOWN_IO, "read_bytes", "write_bytes")
-    if event["event"] in ("cred", "sid"):
-        event["changed_after_ns"] = unix(changed_after)
-    return event
+
+
+def lineage_of(row: Row, depth: int) -> dict[str, Any]:
+    """The nearest `depth` ancestors, and whether these are all."""
+    chain = chain_of(row)
+    return {
+        "lineage": [ancestor(each) for each in chain[:depth]], "lineage_truncated": len(chain) > depth,
+        "lineage_complete": None if row["flags"] & layout.ROW_KTHREAD else is_whole([row, *chain]),
+    }  # fmt: skip
+
+
+def costs_of(row: Row) -> dict[str, Any]:
+    """What a process that has ended has used."""
+    return if_known(
+        row, layout.KNOWN_COST, "cpu_user_ns", "cpu_system_ns", "children_cpu_ns", "max_rss_bytes", "minor_faults",
+        "major_faults", "voluntary_switches", "involuntary_switches",
+    ) | if_known(row, layout.KNOWN_IO, "read_bytes", "write_bytes")  # fmt: skip
 
 
 def path_of(record: np.void, path: bytes) -> dict[str, str | None]:

@@ -210,13 +210,53 @@ def _grow(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Events:
+    """The events of all processes, sorted by ring and time.
+
+    Attributes:
+        process: index of the process.
+        kind: KIND_*.
+        step: 0 fork, 1 exec, 2 the second exec, 3 exit.
+        time_ns: of the boot clock.
+        ring: the CPU that records the event.
+        ring_first: index of each ring's first event, and the number of events.
+        variant, again_variant: of each process, not of each event: the command of its first and of its second exec.
+    """
+
+    process: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.uint8]
+    step: npt.NDArray[np.int64]
+    time_ns: npt.NDArray[np.int64]
+    ring: npt.NDArray[np.int64]
+    ring_first: npt.NDArray[np.int64]
+    variant: npt.NDArray[np.int64]
+    again_variant: npt.NDArray[np.int64]
+
+    @property
+    def used(self) -> npt.NDArray[np.int64]:
+        """The command of each event that is an exec."""
+        return np.where(self.step == 2, self.again_variant[self.process], self.variant[self.process])
+
+
 def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: Sequence[Command]) -> Storm:
-    parent, tgid, start_ns, exit_ns = forest.parent, forest.tgid, forest.start_ns.astype(np.uint64), forest.exit_ns
-    holder, has_exec, has_again, is_service = forest.holder, forest.has_exec, forest.has_again, forest.is_service
+    events = _happen(rng, forest, rings, len(commands))
+    fork, exec_, exit_ = _bodies(forest, events, commands)
+    used = events.used[events.kind == declared.KIND_EXEC]
+    return Storm(
+        _headers(forest, events, commands), _tasks(forest, events, commands), fork, exec_, exit_,
+        [commands[number].strings for number in used.tolist()], events.ring_first, forest.parent, forest.tgid,
+        forest.start_ns.astype(np.uint64), np.where(forest.is_service, 0, forest.exit_ns).astype(np.uint64),
+    )  # fmt: skip
+
+
+def _happen(rng: np.random.Generator, forest: _Forest, rings: int, commands: int) -> _Events:
+    """Choose commands and CPUs, and sort the events."""
+    parent, has_exec, has_again, is_service = forest.parent, forest.has_exec, forest.has_again, forest.is_service
     processes, services = len(parent), int(is_service.sum())
     index = np.arange(processes)
-    variant = rng.integers(0, len(commands), processes)
-    again_variant = rng.integers(0, len(commands), processes)
+    variant = rng.integers(0, commands, processes)
+    again_variant = rng.integers(0, commands, processes)
     process = np.concatenate((index, index[has_exec], index[has_again], index[~is_service]))
     counts = (processes, int(has_exec.sum()), int(has_again.sum()), processes - services)
     kind = np.repeat((declared.KIND_FORK, declared.KIND_EXEC, declared.KIND_EXEC, declared.KIND_EXIT), counts).astype(
@@ -224,43 +264,58 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: Seq
     )
     step = np.repeat((0, 1, 2, 3), counts)
     time_ns = np.concatenate(
-        (forest.fork_ns, forest.exec_ns[has_exec], forest.again_ns[has_again], exit_ns[~is_service])
+        (forest.fork_ns, forest.exec_ns[has_exec], forest.again_ns[has_again], forest.exit_ns[~is_service])
     )
     cpu = rng.integers(0, rings, processes)
     moved = np.where(rng.random(processes) < 0.1, rng.integers(0, rings, processes), cpu)
     ring = np.where(step == 0, cpu[np.maximum(parent[process], 0)], np.where(step == 3, moved[process], cpu[process]))
 
     order = np.lexsort((step, time_ns, ring))
-    process, kind, step, time_ns, ring = process[order], kind[order], step[order], time_ns[order], ring[order]
+    ring = ring[order]
     ring_first = np.searchsorted(ring, np.arange(rings + 1)).astype(np.int64)
+    return _Events(
+        process[order], kind[order], step[order], time_ns[order], ring, ring_first, variant, again_variant
+    )  # fmt: skip
 
+
+def _headers(forest: _Forest, events: _Events, commands: Sequence[Command]) -> npt.NDArray[np.void]:
+    """Return the header of each event."""
+    process, ring, ring_first, tgid = events.process, events.ring, events.ring_first, forest.tgid
+    start_ns = forest.start_ns.astype(np.uint64)
+    parent = np.maximum(forest.parent[process], 0)
+    is_orphan = (forest.parent[process] < 0) | (forest.exit_ns[parent] <= events.time_ns)
     lengths = np.array([len(command.strings) for command in commands])
-    used = np.where(step == 2, again_variant[process], variant[process])
-    is_exec = kind == declared.KIND_EXEC
-    is_orphan = (parent[process] < 0) | (exit_ns[np.maximum(parent[process], 0)] <= time_ns)
 
     header = np.zeros(len(process), dtypes.HEADER)
-    header["time_boot_ns"] = time_ns
+    header["time_boot_ns"] = events.time_ns
     header["ring_seq"] = np.arange(len(process)) - ring_first[ring]
     header["tgid"] = header["tid"] = tgid[process]
     header["start_boot_ns"] = start_ns[process]
-    header["ppid"] = np.where(is_orphan, INIT_TGID, tgid[np.maximum(parent[process], 0)])
-    header["parent_start_boot_ns"] = np.where(is_orphan, INIT_START_BOOT_NS, start_ns[np.maximum(parent[process], 0)])
-    header["kind"] = kind
+    header["ppid"] = np.where(is_orphan, INIT_TGID, tgid[parent])
+    header["parent_start_boot_ns"] = np.where(is_orphan, INIT_START_BOOT_NS, start_ns[parent])
+    header["kind"] = events.kind
     header["cpu"] = ring
-    header["var_bytes"] = np.where(is_exec, lengths[used], 0)
+    header["var_bytes"] = np.where(events.kind == declared.KIND_EXEC, lengths[events.used], 0)
     body_bytes = np.zeros(declared.KIND_COUNT, np.uint32)
     for number, dtype in dtypes.BODIES.items():
         body_bytes[number] = dtype.itemsize
-    header["record_bytes"] = dtypes.HEADER.itemsize + dtypes.TASK.itemsize + body_bytes[kind] + header["var_bytes"]
-    for number in range(rings):
+    header["record_bytes"] = (
+        dtypes.HEADER.itemsize + dtypes.TASK.itemsize + body_bytes[events.kind] + header["var_bytes"]
+    )
+    for number in range(len(ring_first) - 1):
         part = header[ring_first[number] : ring_first[number + 1]]
         part["ring_pos"][1:] = np.cumsum(record_ends(part)[:-1])
+    return header
 
+
+def _tasks(forest: _Forest, events: _Events, commands: Sequence[Command]) -> npt.NDArray[np.void]:
+    """Return the task of each event."""
+    process, step = events.process, events.step
     # The image in the record: the parent's for a fork, the new one for an exec, the last one for an exit.
-    owner = np.where(step == 0, forest.inherited[process], holder[process])
-    is_last_again = has_again[owner] & (step != 1)
-    image = np.where(is_exec, used, np.where(is_last_again, again_variant[owner], variant[owner]))
+    owner = np.where(step == 0, forest.inherited[process], forest.holder[process])
+    is_last_again = forest.has_again[owner] & (step != 1)
+    last = np.where(is_last_again, events.again_variant[owner], events.variant[owner])
+    image = np.where(events.kind == declared.KIND_EXEC, events.used, last)
     task = np.zeros(len(process), dtypes.TASK)
     uid = np.array([0, 1000, 1001, 33])[process % 4]
     for name in ("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid"):
@@ -269,7 +324,7 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: Seq
     task["auid"] = np.where(uid == 0, 0xFFFF_FFFF, 1000)
     task["audit_session"] = np.where(uid == 0, 0xFFFF_FFFF, 3)
     task["sid"] = task["pgid"] = SERVICE_TGID_BASE
-    task["ns_pid"] = tgid[process]
+    task["ns_pid"] = forest.tgid[process]
     for place, name in enumerate(("pid_ns", "mnt_ns", "net_ns", "user_ns")):
         task[name] = 4026531835 + place
     task["cgroup_id"] = 2000 + process % 8
@@ -277,21 +332,25 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: Seq
     task["cookie"] = (owner.astype(np.uint64) + np.uint64(1)) * np.uint64(2) + is_last_again.astype(np.uint64)
     task["exe_inode"] = np.array([command.row["inode"][0] for command in commands])[image]
     task["exe_dev"] = 8 << 20 | 1
+    return task
 
-    fork = np.zeros(processes, dtypes.FORK)
-    creator = parent[process[kind == declared.KIND_FORK]]
-    fork["creator_tgid"] = fork["creator_tid"] = np.where(creator < 0, INIT_TGID, tgid[np.maximum(creator, 0)])
-    fork["creator_start_boot_ns"] = np.where(creator < 0, INIT_START_BOOT_NS, start_ns[np.maximum(creator, 0)])
+
+def _bodies(
+    forest: _Forest, events: _Events, commands: Sequence[Command]
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void]]:
+    """Return the bodies of the forks, the execs and the exits."""
+    forked, executed, ended = (events.process[events.kind == kind] for kind in dtypes.BODIES)
+    fork = np.zeros(len(forked), dtypes.FORK)
+    creator = forest.parent[forked]
+    start_ns = forest.start_ns.astype(np.uint64)[np.maximum(creator, 0)]
+    fork["creator_tgid"] = fork["creator_tid"] = np.where(creator < 0, INIT_TGID, forest.tgid[np.maximum(creator, 0)])
+    fork["creator_start_boot_ns"] = np.where(creator < 0, INIT_START_BOOT_NS, start_ns)
     fork["clone_flags"] = 0x0120_0000
     # numpy compares the fields of each two arrays that it concatenates, which takes longer than all the rest.
     rows = np.frombuffer(b"".join(command.row.tobytes() for command in commands), dtypes.EXEC)
-    exec_ = rows[used[is_exec]]
-    exec_["exec_tid"] = exec_["prev_tid"] = tgid[process[is_exec]]
-    exit_ = np.zeros(processes - services, dtypes.EXIT)
+    exec_ = rows[events.used[events.kind == declared.KIND_EXEC]]
+    exec_["exec_tid"] = exec_["prev_tid"] = forest.tgid[executed]
+    exit_ = np.zeros(len(ended), dtypes.EXIT)
     exit_["reaper_tgid"], exit_["reaper_start_boot_ns"] = INIT_TGID, INIT_START_BOOT_NS
-    exit_["exit_code"] = exit_["leader_exit_code"] = np.where(process[kind == declared.KIND_EXIT] % 16 == 0, 256, 0)
-
-    return Storm(
-        header, task, fork, exec_, exit_, [commands[number].strings for number in used[is_exec].tolist()], ring_first,
-        parent, tgid, start_ns, np.where(is_service, 0, exit_ns).astype(np.uint64),
-    )  # fmt: skip
+    exit_["exit_code"] = exit_["leader_exit_code"] = np.where(ended % 16 == 0, 256, 0)
+    return fork, exec_, exit_
