@@ -28,7 +28,8 @@ Begin with `help(pipeline.ProcessTable)`. The most important names, each with it
 
 `pipeline.__all__` has all public names. docs/python.md explains them by tasks, and has a table for readers who
 know psutil. Names are imported on first use. A reader therefore does not load the modules that only the daemon needs.
-This module has no code of its own besides that.
+
+This module imports the public names. It defines none of them, and it opens and starts nothing.
 """
 
 from __future__ import annotations

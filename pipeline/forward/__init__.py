@@ -11,6 +11,8 @@
     figures      counters, for Prometheus and the status
     forwarder    all of these together, until a signal ends them
 
-Besides `pipeline.fleet`, which reads from NATS what this package sends, nothing needs the NATS client. This package
-reads the stream as any subscriber does, so nothing that happens here reaches the daemon.
+Only this package and `pipeline.fleet`, which receives these messages, need the NATS client.
+
+The package does not keep events for good and does not answer questions about them (`pipeline.fleet` does both). It does
+not delay the daemon, because it reads the stream as any subscriber does.
 """
