@@ -47,7 +47,7 @@ def _format_option(function: _F) -> _F:
 Examples:
   procline fleet ingest --from nats://hub:4222 --store /var/lib/procline-fleet/store
   procline fleet hosts                              last event, lag and loss of each host
-  procline fleet query                              the questions that have a name, and the views for SQL
+  procline fleet query                              the named queries, and the views for SQL
   procline fleet query where curl                   on which hosts curl ran or runs
   procline fleet query lineage sshd shell curl      where somebody who logged in downloaded something
   procline fleet query --help                       the options of a command, with examples
@@ -175,7 +175,7 @@ Examples:
   procline fleet query new 7d --format csv
   procline fleet query lineage sshd shell curl
   procline fleet query "SELECT host, count(*) FROM lifetimes WHERE exit_code <> 0 GROUP BY host"
-  procline fleet query --show where               the SQL of a question, to begin with
+  procline fleet query --show where               the SQL of a named query, to begin with
 """,
 )
 @click.argument("question", metavar="[SQL|NAME]", required=False)
@@ -218,15 +218,15 @@ def query(
             raise click.NoSuchOption(word.partition("=")[0])
     if question is None:
         if show:
-            raise click.UsageError("--show needs the NAME of a query.")
-        return _list_questions()
+            raise click.UsageError("--show needs the NAME of a named query.")
+        return _list_named_queries()
     if show:
         if question not in QUERIES:
-            raise click.UsageError(f"there is no question {question!r}{_known(question)}")
+            raise click.UsageError(f"there is no named query {question!r}{_known(question)}")
         click.echo(QUERIES[question].sql.strip())
         return 0
     if question not in QUERIES and (arguments or not any(mark.isspace() for mark in question.strip())):
-        raise click.UsageError(f"{question!r} is neither SQL nor a question{_known(question)}")
+        raise click.UsageError(f"{question!r} is neither SQL nor a named query{_known(question)}")
     with OpenStore(store, memory_bytes=memory_mib << 20, limit_s=limit_s) as opened:
         with Progress("asking the store", ticks=True):
             rows = ask(opened, question, arguments) if question in QUERIES else opened.query(question)
@@ -248,13 +248,13 @@ def _why_empty(opened: OpenStore, question: str, arguments: tuple[str, ...]) -> 
 
 
 def _known(question: str) -> str:
-    """Return the end of a message about a question that does not exist."""
+    """Return the end of a message about a named query that does not exist."""
     from pipeline.fleet.named_queries import QUERIES
 
     return common.guess(question, QUERIES) or "; `procline fleet query` lists them"
 
 
-def _list_questions() -> int:
+def _list_named_queries() -> int:
     from pipeline.fleet.named_queries import listing
     from pipeline.fleet.open_store import VIEWS
     from pipeline.screen.lines import Line
@@ -263,7 +263,8 @@ def _list_questions() -> int:
     from pipeline.screen.terminal import Screen
 
     screen = Screen()
-    for title, rows in (("QUESTION", listing()), ("VIEW", ((name, meaning) for name, (meaning, _) in VIEWS.items()))):
+    views = ((name, meaning) for name, (meaning, _) in VIEWS.items())
+    for title, rows in (("NAMED QUERY", listing()), ("VIEW", views)):
         cells: list[list[Line | str]] = [[Line((name, Style.PROGRAM)), meaning] for name, meaning in rows]
         screen.wrap(table([Column(title), Column("MEANING")], cells))
         screen.wrap([Line()])

@@ -141,15 +141,15 @@ def test_a_time_that_begins_with_a_dash_is_an_argument(procline: Command) -> Non
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["query", "nonsense"], "neither SQL nor a question; `procline fleet query` lists them"),
-        (["query", "wher", "x"], "neither SQL nor a question; did you mean where?"),
+        (["query", "nonsense"], "neither SQL nor a named query; `procline fleet query` lists them"),
+        (["query", "wher", "x"], "neither SQL nor a named query; did you mean where?"),
         (["query", "where"], "needs PROGRAM"),
         (["query", "where", "a", "--formt", "csv"], "'--formt'"),
         (["query", "SELECT 1", "--nonsense"], "'--nonsense'"),
         (["query", "SELECT nonsense"], "nonsense"),
         (["query", "DROP VIEW events CASCADE"], "one SELECT"),
         (["query", "SELECT * FROM nowhere"], "lists the views"),
-        (["query", "--show", "nonsense"], "there is no question"),
+        (["query", "--show", "nonsense"], "there is no named query"),
         (["query", "--show"], "NAME"),
         (["hosts", "--store", "/dev/null/x"], "not a store"),
         (["ingest"], "--from"),
