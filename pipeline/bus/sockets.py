@@ -204,7 +204,7 @@ def _clear(path: Path) -> None:
         status = path.lstat()
     except FileNotFoundError:
         if not path.parent.is_dir():
-            raise SocketError(f"cannot bind {path}: the directory {path.parent} does not exist") from None
+            raise SocketError(f"cannot bind {path}: the directory {path.parent} does not exist; create it") from None
         return
     except OSError as error:
         raise _unbindable(path, error) from None

@@ -230,7 +230,9 @@ class Connection:
         except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
             await self._close(_ABANDON_LIMIT_S)
             reason = self._error or _text(error)
-            raise DestinationError(f"cannot connect to {self.address}: {reason}") from None
+            raise DestinationError(
+                f"cannot connect to {self.address}: {reason}; check the server, its address and the credentials"
+            ) from None
         except BaseException:
             await self._close(_ABANDON_LIMIT_S)
             raise
@@ -269,7 +271,10 @@ class Connection:
         except nats.errors.NoRespondersError:
             raise
         except (nats.errors.Error, OSError) as error:
-            raise DestinationError(f"{self.address} does not answer: {self._error or _text(error)}") from None
+            raise DestinationError(
+                f"{self.address} does not answer: {self._error or _text(error)}; "
+                "check the server's log and the permissions of this host"
+            ) from None
 
     async def stored(self) -> Stored:
         """Ask for the last message of each subject.
@@ -305,7 +310,9 @@ class Connection:
         try:
             answer = await self._request(f"$JS.API.{request}", json.dumps(fields).encode())
         except nats.errors.NoRespondersError:
-            raise DestinationError(f"JetStream is not enabled for this account at {self.address}") from None
+            raise DestinationError(
+                f"JetStream is not enabled for this account at {self.address}: enable it, or use another account"
+            ) from None
         found: dict[str, Any] = _json(answer.data)
         error = found.get("error")
         if error is None:
@@ -361,7 +368,8 @@ class Connection:
             answer = await self._request(self._server.subject(batch.kind), batch.data, expected)
         except nats.errors.NoRespondersError:
             raise RefusedError(
-                f"no stream of {self.address} accepts the subject {self._server.subject(batch.kind)}"
+                f"no stream of {self.address} accepts the subject {self._server.subject(batch.kind)}: "
+                f"add it to the subjects of {self._server.stream}"
             ) from None
         fields = _json(answer.data)
         error = fields.get("error")

@@ -233,7 +233,9 @@ class PositionFile:
             files.replace(self._path, dumps(position.as_dict()).encode() + b"\n", 0o600)
         except OSError as error:
             raise ConfigError(
-                f"--resume {self._path}: cannot write it: {error.strerror}", key="resume", value=str(self._path)
+                f"--resume {self._path}: cannot write it: {error.strerror}; choose another directory",
+                key="resume",
+                value=str(self._path),
             ) from None
 
     def write_sometimes(self, position: StreamPosition) -> None:

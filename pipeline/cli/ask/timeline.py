@@ -65,7 +65,9 @@ def command(
         raise click.UsageError("use --html FILE for the page, or --json", context)
     if page is not None and not (page.parent.is_dir() and os.access(page.parent, os.W_OK)):
         # Before the work, not after it.
-        raise click.UsageError(f"--html {page}: you cannot write to the directory {page.parent}", context)
+        raise click.UsageError(
+            f"--html {page}: you cannot write to the directory {page.parent}; choose another directory", context
+        )
     since_time_ns(since, common.now_ns())
     with Progress() as progress:
         with _opened(name, recording, progress) as (table, now_ns):

@@ -218,7 +218,7 @@ def query(
             raise click.NoSuchOption(word.partition("=")[0])
     if question is None:
         if show:
-            raise click.UsageError("--show needs the NAME of a named query.")
+            raise click.UsageError("--show needs the NAME of a named query")
         return _list_named_queries()
     if show:
         if question not in QUERIES:

@@ -55,7 +55,7 @@ def command(
     if action == "list":
         return _list(_clients(directory, config_file, changes), as_json)
     if subject is None:
-        raise click.UsageError(f"`keys {action}` needs {'a FILE' if action == 'allow' else 'a NAME'}.")
+        raise click.UsageError(f"`keys {action}` needs {'a FILE' if action == 'allow' else 'a NAME'}")
     if action == "new":
         from pipeline.bus import auth
 

@@ -236,7 +236,7 @@ def _compare(given: Sequence[Path], page: Path | None, as_json: bool) -> int:
     from pipeline.load import compare, fields
 
     if len(given) < 2:
-        raise click.UsageError("--compare needs two or more files", click.get_current_context())
+        raise click.UsageError("--compare needs two or more files that --json wrote", click.get_current_context())
     reports = [fields.read(path) for path in given]
     names = [path.name for path in given]
     if page is not None:

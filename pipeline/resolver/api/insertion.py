@@ -269,7 +269,7 @@ class Inserter:
 
     def _require_row(self, pid: int, row: int) -> None:
         if not row:
-            raise ResolverError(f"pid {pid}: the table is full. Increase tables.max_entries")
+            raise ResolverError(f"pid {pid}: the table is full: increase tables.max_entries")
 
 
 def _latest(start_boot_ns: int) -> int:

@@ -107,13 +107,15 @@ class KeyedRecorder:
         task["pid_ns"] = key.nsid
         fork = body if int(header["kind"][0]) == declared.KIND_FORK else None
         if not self._frames.record(header, task, fork):
-            raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: no slot is free. Increase tables.key_capacity")
+            raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: no slot is free: increase tables.key_capacity")
         is_whole = not int(header["flags"][0]) & declared.FLAG_HEAD_ONLY
         row = self._applier.apply_records(
             header, task if is_whole else None, body, strings, known=known | layout.KNOWN_NS, source=int(source)
         )
         if not row:
-            raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: table full. Increase tables.max_entries")
+            raise ResolverError(
+                f"pid {key.pid} of namespace {key.nsid}: the table is full: increase tables.max_entries"
+            )
         return row
 
     # -- parents -------------------------------------------------------------------------------------------------------

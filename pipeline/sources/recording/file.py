@@ -207,9 +207,11 @@ class Recording:
         if magic != RECORDING_MAGIC:
             raise self._refusal("it is not a recording: it begins with other bytes; name a file of `procline record`")
         if version != RECORDING_VERSION:
-            raise self._refusal(f"it has version {version}, this is version {RECORDING_VERSION}")
+            raise self._refusal(
+                f"it has version {version}, this is version {RECORDING_VERSION}; read it with the release that wrote it"
+            )
         if not _HEADER.size <= self._start <= length:
-            raise self._refusal("its header is damaged")
+            raise self._refusal("its header is damaged; use another copy of the file")
 
     def _refusal(self, reason: str) -> FrameError:
         return FrameError(f"{self._path}: {reason}", peer=os.fspath(self._path), reason=reason)
