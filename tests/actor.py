@@ -128,7 +128,7 @@ class Actors:
 
 
 class Actor:
-    """Such a process; a context manager that ends it.
+    """A process that a test controls; a context manager that ends it.
 
     Attributes:
         pid: its pid.

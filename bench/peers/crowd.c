@@ -46,7 +46,7 @@ int main(int argc, char **argv)
 			close(0);
 			close(1);
 			if (is_exec) {
-				/* The exec closes the pipe, which tells the parent that it is done. */
+				/* The exec closes the pipe, which signals to the parent that it is done. */
 				close(ready[0]);
 				snprintf(number, sizeof(number), "--number=%d", i);
 				execl("/proc/self/exe", "crowd", "sleeper", number, "--config=/etc/crowd/crowd.conf",

@@ -7,7 +7,7 @@
  * The program ends when its standard input ends or MESSAGES were sent. It prints "MESSAGES CPU_NS" for both processes
  * together, and then for each of the first 65,536 messages the microseconds between sending and receiving.
  *
- * With CPU, a third process bound to that CPU tells the sender through a pipe when to send, every MS milliseconds on
+ * With CPU, a third process bound to that CPU signals the sender through a pipe when to send, every MS milliseconds on
  * average (exponential, fixed seed), and the microseconds count from there. This models an event on one CPU that must
  * reach a process on another CPU through a socket. The third process then polls for the arrival at the lowest priority,
  * as pipeline/load/programs/watch.c does.

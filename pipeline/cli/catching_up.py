@@ -1,6 +1,6 @@
 """Wait until what happened before a command began is in the tables.
 
-Somebody starts a process and asks about it at once, and expects to see it. But while nobody has the tables open, events
+A user who starts a process and asks about it at once expects to see it. But while no reader has the tables open, events
 gather for up to a quarter of a second. An opening of the tables ends that. On an idle host they are up to date a
 millisecond later, on a busy one after `capture.freshness_ms`.
 

@@ -183,7 +183,7 @@ class _Client(Client):
     needs_tls = False
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        # nats-py would go on without TLS, and send the credentials.
+        # nats-py would continue without TLS, and send the credentials.
         if initial_connection and self.needs_tls and not info.get("tls_required"):
             raise nats.errors.SecureConnWantedError
         await super()._process_info(info, initial_connection=initial_connection)

@@ -135,7 +135,7 @@ class Spool:
         if active.entries and active.bytes + len(record) > self._segment_bytes:
             try:
                 self._begin(self._active + 1)
-            except OSError as error:  # the disk is full: go on with the present segment, if it has room
+            except OSError as error:  # the disk is full: continue with the current segment, if it has room
                 self._warn(error.strerror)
             active = self._segments[self._active]
         self._note(batch)

@@ -37,8 +37,9 @@ cdef extern from *:
     #define PL_EPOLL_PWAIT2 441 /* the headers are older than the call; x86-64 and aarch64 have the same number */
     #endif
 
-    /* As epoll_wait(2), with `ns` in nanoseconds, which must not be negative. In whole milliseconds, the wait is rather
-     * too short, so that nothing is late, but never 0, which would keep a caller busy that waits again for the rest. */
+    /* As epoll_wait(2), with `ns` in nanoseconds, which must not be negative. Without epoll_pwait2 the wait is rounded
+     * down, so it never ends late. It is at least 1 ms, because a caller that waits again for the rest would otherwise
+     * spin. */
     static inline int pl_epoll_wait(int epfd, struct epoll_event *events, int count, int64_t ns)
     {
         static int is_refused; /* an answer for the whole life of the process: a filter cannot be removed */

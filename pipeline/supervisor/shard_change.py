@@ -82,5 +82,5 @@ class ShardChange:
             child.send(number)
 
     def close(self) -> None:
-        """Kill the new processes that nobody has taken."""
+        """Kill the new processes that no `Child` owns."""
         self._stack.close()

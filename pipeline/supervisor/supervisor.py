@@ -64,7 +64,7 @@ HANG_S = 10.0
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 #: Descriptors report at once that a worker is ready or has ended. The pauses between checks: of a ready daemon, for
-#: hangs, and of one that starts, for its time limit and to show that it goes on.
+#: hangs, and of one that starts, for its time limit and to show progress.
 _CHECK_S = 4.0
 _CHECK_STARTING_S = 0.1
 #: A check may be this much early if the supervisor is awake for something else, so that it wakes up less often.

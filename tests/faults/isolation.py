@@ -91,7 +91,7 @@ class Row:
     delays_s: Sequence[float]
 
     def check(self) -> None:
-        """Check that the subscriber knows of each event, and has each that was not reported to it as missed.
+        """Check that the subscriber received each event that was not reported as missed or lost.
 
         Raises:
             AssertionError: it does not.

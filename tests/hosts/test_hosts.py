@@ -1,4 +1,4 @@
-"""What of tests/hosts needs no host: the command line, and when packages are built again."""
+"""Tests of tests/hosts that need no host: the command line, and when packages are built again."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def busy(count: int, *, own_sessions: bool = False) -> Iterator[None]:
 
 
 def prefer(load: Load, nice: int = -20) -> None:
-    """Let a load go before other programs, so that it keeps its rate on a busy host. Call this before it begins."""
+    """Give a load priority over other programs, so that it keeps its rate on a busy host. Call this first."""
     os.setpriority(os.PRIO_PROCESS, load.pid, nice)
     # It is a session of its own, as each busy process may be. Where the kernel divides the CPU among sessions, only the
     # nice of the session counts.

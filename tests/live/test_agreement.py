@@ -53,7 +53,7 @@ def test_a_process_with_a_leader_that_ended_before_the_start(live_kernel: None, 
 @pytest.mark.alone
 @pytest.mark.parametrize("is_read", [True, False], ids=["a reader", "nobody"])
 def test_counted_losses_are_repaired_in_time(live_kernel: None, is_read: bool) -> None:
-    """Exits are lost. Nothing happens on the host afterwards, and perhaps nobody has the tables open."""
+    """Exits are lost. Nothing happens on the host afterwards, and perhaps no reader has the tables open."""
     with ExitStack() as stack:
         sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(40)]
         daemon = stack.enter_context(Daemon('[args]\nshow = "raw"\n[capture]\nring_bytes = 4096\n'))

@@ -221,7 +221,8 @@ def test_each_event_is_stored_once_whatever_is_restarted(machine: Machine, host:
         pid = until(machine.pid, limit_s=TIMEOUT_S)
         os.kill(pid, signal.SIGKILL)
         until(lambda: machine.pid() not in {0, pid}, limit_s=TIMEOUT_S)
-        # What the killed process had not stored comes again. What the next one has is stored sooner than that.
+        # The server delivers again what the killed process had not stored. The next process stores its messages before
+        # the server would do so.
         deliver_again_after(3, server.url, user_credentials=admin)
         happen(100)
         arrived()
@@ -235,7 +236,7 @@ def test_each_event_is_stored_once_whatever_is_restarted(machine: Machine, host:
         assert machine.properties("NRestarts") == {"NRestarts": "1"}, machine.log()
         assert machine.systemctl("stop", UNIT) == 0
         assert machine.properties("Result", "ExecMainStatus") == {"Result": "success", "ExecMainStatus": "0"}
-        happen(100)  # nobody is there
+        happen(100)  # the service does not run
         assert machine.systemctl("start", UNIT) == 0, machine.log()
         arrived()
     assert set(stored(machine).values()) == {1}

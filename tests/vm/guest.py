@@ -1,8 +1,9 @@
 """Run a command under another kernel: one of Debian's, in QEMU, with this machine's own files as its root.
 
-For what the kernel at hand refuses (trampolines and kprobes, often) and for what an older one does otherwise. Nothing
-is installed and nothing outside the cache directory is written: the guest sees the host's root read-only, through
-virtiofs, and writes to memory. Emulation, never KVM: where nested virtualisation is half there, QEMU hangs.
+The tests need it for what the running kernel rejects, often trampolines and kprobes, and for what older kernels do
+differently. Nothing is installed, and nothing outside the cache directory is written: the guest sees the host's root
+read-only, through virtiofs, and writes to memory. QEMU emulates the processor and never uses KVM, because it hangs
+where nested virtualisation is incomplete.
 
 Covers the machine, its output and its exit code; kernels are from debian.py, what runs there is the caller's. The
 standard library only. Needs: qemu-system-x86 and virtiofsd, root, x86-64, a Debian whose apt sources are set up.
@@ -103,7 +104,7 @@ def machine(
     """Return QEMU's command line; `script` may have arguments of init behind it, `parameters` are the kernel's."""
     emulator = find("qemu-system-x86_64", package="qemu-system-x86")
     initramfs = directory / "initramfs"
-    # The kernel starts either /init of an initramfs, which is told what to go on with, or init= of the root.
+    # The kernel starts either /init of an initramfs, whose arguments say what to start next, or init= of the root.
     first, then = ("", f"{HERE / 'init'} ") if initramfs.exists() else (f"init={HERE / 'init'} ", "")
     # Mitigations and a fifth level of page tables (la57) cost a tenth of the time and protect nothing here. The check
     # of the timer fails on a busy host, and then the kernel does not come up.
@@ -113,7 +114,7 @@ def machine(
         # Otherwise the kernel distrusts this clock, and reads a slower one.
         boot += " tsc=reliable"
         # With a clock that counts instructions, QEMU leaves its translated code after each step of a repeated string
-        # instruction (rep movsb). So the kernel and the C library shall not prefer them: 112 is the kernel's rep_good.
+        # instruction (rep movsb). So the kernel and the C library must not prefer them: 112 is the kernel's rep_good.
         # To load the BPF programs then takes less than half the time.
         processor += ",erms=off,fsrm=off"
         boot += " clearcpuid=112"

@@ -203,7 +203,7 @@ def python() -> str:
 
 
 def command(results: Results, tests: list[str]) -> list[str]:
-    """Return what a guest shall run. Names of tests can be too many for a command line."""
+    """Return the command that a guest must run. Names of tests can be too many for a command line."""
     path = results.list_path
     path.write_text("".join(f"{test}\n" for test in tests))
     return [

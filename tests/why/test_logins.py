@@ -44,7 +44,7 @@ def test_the_address_that_sshd_passed_is_proven_by_root() -> None:
     assert (login.proof, login.pid) == (Proof.ROOT, 13)
     assert "alice logged in by ssh from 203.0.113.7 port 51234" in login.text
     assert "in the ssh session of alice from 203.0.113.7" in summary_of(facts)
-    # The login is told before the change of user that sshd made for it.
+    # The login is reported before the change of user that sshd made for it.
     kinds = [each.kind for each in find(facts, NoHost())[0]]
     assert kinds.index("ssh_session") < kinds.index("user_change")
 

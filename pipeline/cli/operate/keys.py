@@ -60,7 +60,7 @@ def command(
         from pipeline.bus import auth
 
         public, secret = auth.generate_keys(directory or Path(), subject)
-        _tell({"public": str(public), "secret": str(secret), "key": auth.load_public_key(public).decode()}, as_json)
+        _print({"public": str(public), "secret": str(secret), "key": auth.load_public_key(public).decode()}, as_json)
         return 0
     clients = _clients(directory, config_file, changes)
     return _allow(clients, Path(subject), as_json) if action == "allow" else _revoke(clients, subject, as_json)
@@ -139,7 +139,7 @@ def _allow(clients: Path, file: Path, as_json: bool) -> int:
             f"cannot write {path}: {error.strerror}; run as a user who can write to {clients}",
             key="dir", value=clients,
         ) from None  # fmt: skip
-    _tell({"allowed": str(path), "key": key.decode()}, as_json)
+    _print({"allowed": str(path), "key": key.decode()}, as_json)
     return 0
 
 
@@ -161,11 +161,11 @@ def _revoke(clients: Path, subject: str, as_json: bool) -> int:
     if not files:
         click.echo(f"procline: {clients} has no key {subject!r}", err=True)
         return 1
-    _tell({"revoked": [str(path) for path in files]}, as_json)
+    _print({"revoked": [str(path) for path in files]}, as_json)
     return 0
 
 
-def _tell(facts: dict[str, object], as_json: bool) -> None:
+def _print(facts: dict[str, object], as_json: bool) -> None:
     if as_json:
         from pipeline.export.json import dumps
 

@@ -211,15 +211,15 @@ class ContextLoop:
                 self._imds(event, api_event, entry)
 
     def _owner(
-        self, who: PIDContext, time_ns: int, made: NewEntryCallback, *, use_procfs: bool
+        self, process: PIDContext, time_ns: int, made: NewEntryCallback, *, use_procfs: bool
     ) -> ProcessCacheEntry | None:
         """Return the process that had a pid at a time, even if it has ended since; with a start, only that process."""
-        start = who.start_boot_ns
-        entry = self._resolver.find_at(who.pid, time_ns, who.exec_inode, start)
+        start = process.start_boot_ns
+        entry = self._resolver.find_at(process.pid, time_ns, process.exec_inode, start)
         if entry is not None:
             return entry
         # The kernel's maps and /proc only know the current owner of the pid.
-        entry = self._resolver.resolve(who.pid, who.tid, who.exec_inode, use_procfs, made)
+        entry = self._resolver.resolve(process.pid, process.tid, process.exec_inode, use_procfs, made)
         if entry is None or entry.start_boot_ns > time_ns:
             return None
         return entry if not start or ticks_of(entry.start_boot_ns) == ticks_of(start) else None
@@ -242,8 +242,8 @@ class ContextLoop:
         if pid <= 0:
             # PTRACE_TRACEME has no target; a signal or limit for 0 and below is for a group, or for the caller.
             return placeholder(0, 0) if event.kind == context_events.PTRACE else None
-        who = PIDContext(pid=pid, tid=pid, start_boot_ns=event.target_start_boot_ns)
-        target = self._owner(who, time_ns, made, use_procfs=False)
+        process = PIDContext(pid=pid, tid=pid, start_boot_ns=event.target_start_boot_ns)
+        target = self._owner(process, time_ns, made, use_procfs=False)
         if target is None:
             return placeholder(pid, pid)
         self._resolver.try_reparent_from_procfs_locked(target, SET_PROCESS_CONTEXT, made)

@@ -102,7 +102,7 @@ class MapEntries:
         return Mapped(entry, int(held.image["tgid"]) == pid, info is not None)
 
     def insert_exec(self, mapped: Mapped) -> ProcessCacheEntry:
-        """Insert a process that has called exec; below that its first image, if it is not cached at all.
+        """Insert a process that has called exec and, if the process is not cached, its first image below it.
 
         The two images are what its fork and exec events would have inserted.
 

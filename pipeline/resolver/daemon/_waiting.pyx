@@ -139,7 +139,7 @@ cdef class TurnWaiter:
         frames: receives frames.
         stream: the XPUB socket, which receives subscriptions.
         questions_fd: readable when a reader has sent a question; -1: there is no such socket.
-        openings: notices that the tables are opened; None: nobody wants to know.
+        openings: notices that the tables are opened; None: openings are not reported.
 
     Attributes:
         may_be_asked: a question may be waiting; False if the last sleep found none.

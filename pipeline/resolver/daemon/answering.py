@@ -242,7 +242,7 @@ class Answering:
             return
         found = None if is_fresh else self.resolver.find_cached(pid)
         if found is not None:
-            self._tell(client, pid, FindResult(found, CACHE))
+            self._answer(client, pid, FindResult(found, CACHE))
         elif not self._waiting.add(self.channel.user_of(client), _Question(client, pid, now_boot_ns)):
             self._refuse(client, pid, requests.BUSY)
 
@@ -278,15 +278,15 @@ class Answering:
             if question is None:
                 break
             self._misses.spend()
-            self._tell(question.client, question.pid, self.resolver.find(question.pid, self.use_procfs))
+            self._answer(question.client, question.pid, self.resolver.find(question.pid, self.use_procfs))
             done += 1
         return done
 
     def _refuse(self, client: int, pid: int, reason: str) -> None:
         self.tables.count("requests_refused")
-        self._tell(client, pid, FindResult(None, reason))
+        self._answer(client, pid, FindResult(None, reason))
 
-    def _tell(self, client: int, pid: int, found: FindResult) -> None:
+    def _answer(self, client: int, pid: int, found: FindResult) -> None:
         if found.entry is None:
             answer = requests.Answer(pid, reason=found.how)
         else:

@@ -36,7 +36,7 @@ ORPHAN_SETTLE_SECONDS = 0.25
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    # The modules are most of the objects, and hardly one of them is garbage: to look for it would take 20 ms.
+    # The modules are most of the objects, and hardly one of them is garbage: a collection would take 20 ms.
     gc.freeze()
     return run_worker(_run, keep=privileges.READ_PROC, keep_also=_for_maps, arguments=arguments)
 

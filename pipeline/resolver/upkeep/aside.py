@@ -49,7 +49,7 @@ class Aside(Generic[Answer]):
         self._jobs: queue.PriorityQueue[_Job[Answer]] = queue.PriorityQueue(jobs_max)
         self._numbers = count()
         self._answers: deque[Answer] = deque()
-        self.closing = threading.Event()  #: set when the thread shall end; long jobs check it
+        self.closing = threading.Event()  #: set when the thread must end; long jobs check it
         self._thread: threading.Thread | None = None
 
     def ask(self, job: Callable[[], Answer | None], turn: int = 0, *, rests: bool = True) -> bool:

@@ -65,7 +65,7 @@ cdef double _GATHER_PART = limits.GATHER_PART
 #: Under load, the rings are read at most once in this time, in seconds, however small the freshness is. A turn takes a
 #: quarter of a millisecond of CPU time. In a storm, reading them every 0.4 ms instead takes a third more CPU time.
 cdef double _INTERVAL_LEAST_S = 0.001
-#: For how long events gather while nobody has the tables open, unless the freshness permits more. Facts that are read
+#: How long events gather while no reader has the tables open, unless the freshness permits more. Facts that are read
 #: from /proc, such as the user names of a container, are missing for processes that have ended by then. The merge
 #: passes over a ring that is behind for longer than merge.stall_ms (1000).
 cdef double _UNSEEN_S = 0.25

@@ -150,8 +150,8 @@ def run_source(
             waiter = RingWaiter(source.descriptors, description.fds.hurry)
             # Runs after everything else has been closed: until then, another SIGTERM must not end this process.
             last.callback(waiter.close)
-            # All of these objects live as long as the process, so the garbage collector need not visit them again. To
-            # look for garbage among them would take 5 ms, and there is hardly any.
+            # All of these objects live as long as the process, so the garbage collector need not visit them again. A
+            # garbage collection would take 5 ms and free hardly anything.
             gc.freeze()
             gc.enable()
             report_ready(description)
