@@ -49,7 +49,7 @@ COLD_BYTES, LINE_BYTES = 32 << 20, 64
 
 
 class NoAcks:
-    """Nobody has applied anything."""
+    """No records have been applied."""
 
     def refresh(self) -> None:
         """Nothing to check."""

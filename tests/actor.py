@@ -54,7 +54,7 @@ for line in open(0, closefd=False):
     print(ascii(answer), flush=True)
 """
 # Reads the names of two pipes, and makes a process that has them as its standard input and output. The process that
-# started this one is its parent. It goes on behind the loop.
+# started this one is its parent. It continues behind the loop.
 _FORKING = f"""
 while names := os.read(0, 1000).split():
     pipes = [os.open(name, flags) for name, flags in zip(names, (os.O_RDONLY, os.O_WRONLY))]

@@ -60,7 +60,7 @@ class MiniResolver:
         self.tables.commit(self.watermark, zeros, zeros, self.encoder.sequences())
 
     def apply(self, events: list[Any], *, commit: bool = True) -> None:
-        """Apply and publish events; commit unless told otherwise."""
+        """Apply and publish events; commit them by default."""
         for event in events:
             event.apply(self.applier)
             self.watermark = max(self.watermark, event.time + 1)

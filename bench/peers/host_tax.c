@@ -123,7 +123,7 @@ static const struct {
 	{ "fork and exit", fork_exit, 40 },    { "fork, exec, exit", fork_exec_exit, 12 },
 };
 
-/* A terminal that nobody has as the controlling one. */
+/* A terminal that no process has as its controlling one. */
 static int new_terminal(void)
 {
 	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);

@@ -150,7 +150,7 @@ class _ReaderGoneError(Exception):
 
 @contextlib.contextmanager
 def _reader_may_go() -> Iterator[None]:
-    """Raise _ReaderGoneError if the body fails because nobody reads the output; an error of another pipe stays."""
+    """Raise _ReaderGoneError if the body fails because no process reads the output; an error of another pipe stays."""
     try:
         yield
     except BrokenPipeError:

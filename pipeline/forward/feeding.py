@@ -42,7 +42,7 @@ class Feed:
         self._queue.put(gap(boot, stream, "", 0, 0, from_ns, time.time_ns(), reason, numbers))
 
     def resume(self, boot: str, stream: int) -> None:
-        """Go on with a stream."""
+        """Continue a stream."""
         self._batcher.boot, self._batcher.stream = boot, stream
 
     def event(self, event: Mapping[str, Any]) -> None:

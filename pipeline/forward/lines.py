@@ -106,7 +106,7 @@ class Lines:
             self._missed(None, None, None, from_ns, time.time_ns(), reason)
 
     def resume(self, boot: str, stream: int) -> None:
-        """Go on with a stream."""
+        """Continue a stream."""
         self._stream = stream
         position = self.position()
         self._next = dict(position.next) if position is not None and position.stream == stream else {}

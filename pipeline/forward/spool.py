@@ -123,7 +123,7 @@ class Spool:
 
     @property
     def position(self) -> StreamPosition | None:
-        """What comes behind the last batch."""
+        """The position behind the last batch; None: there is no stream yet."""
         return None if self._stream is None else StreamPosition(self._stream, self._next)
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ class Spool:
         return True
 
     def _damaged(self, segment: _Segment, offset: int) -> None:
-        """Go on behind a segment that cannot be read from `offset` on."""
+        """Continue behind a segment that cannot be read from `offset` on."""
         self._figures.counts["damaged"] += 1
         self._log.warning("a segment of the spool is damaged", file=str(segment.path), offset=offset)
         segment.entries = segment.taken

@@ -36,7 +36,7 @@ class ShardChange:
         command: command of a shard.
         count: number of shards from now on.
         now_s: monotonic time.
-        stall_s: time after which the merge passes a ring over that nobody reads. Old shards that have not ended after
+        stall_s: time after which the merge passes over a ring that no shard reads. Old shards that have not ended after
             a quarter of it are killed; nothing is lost then.
 
     Attributes:

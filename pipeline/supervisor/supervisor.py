@@ -544,7 +544,7 @@ class Supervisor:
         timeout_s = self._config.supervision.stop_timeout_s
         began_s = time.monotonic()
         signals = self._signals
-        # Nobody reads the rings of old shards that have ended until the new ones run.
+        # No process reads the rings of old shards that have ended until the new ones run.
         while self._change is not None and self._change.is_ending and self._signals == signals:
             left_s = began_s + timeout_s / 2 - time.monotonic()
             if left_s <= 0:

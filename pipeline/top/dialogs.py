@@ -1,4 +1,4 @@
-"""What covers the screen for a moment: the help, and menus."""
+"""Boxes that cover the screen for a moment: the help, and menus."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HELP = (
     ("b", "by executable, unit, user, or spawning process"),
     ("Enter", "show the processes of the group"),
     ("Time", ""),
-    ("Space", "pause; go on"),
+    ("Space", "pause; continue"),
     ("[ ] { }", "one second, or a tenth of the time line, back or on (also: click on it)"),
     ("p", "the present; of a recording, its end"),
     ("< >", "a recording slower or faster"),

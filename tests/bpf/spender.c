@@ -6,7 +6,7 @@
  *   user MS        CPU time in user mode
  *   system MS      CPU time in the kernel
  *   threads N MS   N threads that each use MS in user mode, and have ended when the act ends
- *   left N MS      the same, but they go on to the end of the process
+ *   left N MS      the same, but they run until the end of the process
  *   memory MB      touched
  *   write FILE MB  written and synchronised
  *   read FILE      read from storage

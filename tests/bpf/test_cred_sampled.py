@@ -331,7 +331,7 @@ def test_the_facts_of_a_process_with_an_ended_leader(sampled: Sampled) -> None:
 def test_ended_and_unknown_processes_are_left_out(sampled: Sampled, actor: Actor) -> None:
     child = subprocess.Popen(["sh", "-c", "exit 3"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert sampled.passes(child.pid) == [], "a process that nobody has waited for"
+    assert sampled.passes(child.pid) == [], "a process for which its parent has not waited"
     child.wait()
     assert sampled.pids.delete(actor.pid)
     actor.do("libc.setegid(1061)")

@@ -91,7 +91,7 @@ def test_a_subscriber_that_was_too_slow_reads_from_the_journal_what_it_missed(di
         events = read_to(subscriber, host)
         assert orders(events) == list(range(begin + 1, host.resolver.encoder.order + 1))
         assert subscriber.missed == 0 and subscriber.repeats == 0 and subscriber.recovered > 0
-        # It goes on live, when ZeroMQ has noticed that its queue has room.
+        # It receives live events again when ZeroMQ has noticed that its queue has room.
         deadline = time.monotonic() + LONG_S
         while True:
             recovered = subscriber.recovered
@@ -202,7 +202,7 @@ def test_a_subscriber_returns_with_its_position(host: Host, taken: int) -> None:
                 break
         position = StreamPosition.from_dict(first.position.as_dict())
     for _ in range(20):
-        host.step(30)  # nobody listens, but the topics are kept
+        host.step(30)  # no subscriber is connected, but the topics are kept
     with subscribe(host, resume=position) as second:
         host.step(30)
         events += read_to(second, host)

@@ -366,7 +366,7 @@ def test_a_second_thread_is_refused_while_the_first_one_reads(polled: Polled) ->
         polled.step(1)
         thread.join()
         assert errors == []
-        # Another thread may go on when the first one is done.
+        # Another thread may read when the first one is done.
         polled.step(1)
         assert len(subscriber.read(LONG_S)) == 1
 

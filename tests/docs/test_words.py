@@ -48,6 +48,13 @@ RULED_OUT = (
     RuledOut(r"told of\b", "reported", "is told of an exec", "told apart"),
     RuledOut(r"look(?:s|ed|ing)? at\b", "read, examine, check", "looks at the row", "looked_at_ns", PROSE),
     RuledOut(r"given up\b", "cancelled, discarded, failed", "the record was given up", "it gives up after 5 s", PROSE),
+    RuledOut(r"\bshall\b", "must, will", "a guest shall run", "marshalled"),
+    RuledOut(
+        r"\bgo(?:es|ing)? on (?:with|to\b|from|behind|after|until|growing)", "continue", "it goes on with the rest",
+        "it can go on top, however long it goes on",
+    ),
+    RuledOut(r"(?:is|are|was|were|been?) told\b(?! apart)", "reported, receives", "the login is told", "is told apart"),
+    RuledOut(r"nobody has (?:them|the\s+tables) open", "no reader has", "nobody has the\ntables open", "no reader"),
     RuledOut(r"round and round\b", "forever", "read round and round", "round"),
     RuledOut(r"in order to\b", "to", "in order to read", "in order"),
     RuledOut(r"utili[sz]e[sd]?\b", "use", "utilizes", "utilization"),

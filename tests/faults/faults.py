@@ -203,7 +203,7 @@ def kill_while_starting(role: str) -> Callable[[Daemon, random.Random], None]:
     return make
 
 
-#: Faults after which another instance begins, so that nobody watched in between. They end when it is ready.
+#: Faults after which another instance begins, so that no daemon watched in between. They end when it is ready.
 BETWEEN_STORMS = (
     Fault("kill the supervisor", lambda daemon, rng: kill_supervisor(daemon)),
     Fault("kill the supervisor while it starts", kill_while_starting("supervisor")),

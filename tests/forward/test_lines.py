@@ -1,4 +1,4 @@
-"""`--to jsonl`: each event is a line, the file is rotated, and the next forwarder goes on behind the last one."""
+"""`--to jsonl`: each event is a line, the file is rotated, and the next forwarder continues behind the last one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_standard_output_and_another_format(host: Published, tmp_path: Path) -> 
         assert pipe is not None
         found = [json.loads(pipe.readline()) for _ in range(50)]
         assert all("@timestamp" in each and each["host"]["name"] == "host.1" for each in found)
-        # Nobody reads the pipe any more, and the forwarder still ends.
+        # No process reads the pipe any more, and the forwarder still ends.
         host.begin(step=200)
         wait_for(lambda: host.count > 3000, "events")
         assert command.stop() == 0

@@ -75,7 +75,7 @@ def test_what_was_taken_and_is_not_done_comes_again(make: Make) -> None:
     queue.done(entries[1])
     queue.rewind()
     again = numbers(take_all(queue))
-    # A spool counts whole segments: the server tells what it has of one.
+    # A spool counts whole segments: the server reports which part of one it has.
     assert again in ([1, 3, 4], [1, 2, 3, 4])
 
 

@@ -194,7 +194,7 @@ def test_two_forwarders_of_one_host_store_each_event_once(nats_server: NatsServe
 
 
 def test_a_message_that_arrives_late_changes_nothing(nats_server: NatsServer) -> None:
-    """It can wait in a network, or in a cluster that elects a leader, while the forwarder goes on elsewhere."""
+    """It can wait in a network, or in a cluster that elects a leader, while the forwarder uses another server."""
 
     async def work() -> None:
         await create(nats_server, duplicate_window=0.1)

@@ -270,7 +270,7 @@ def _valid_welcome() -> bytes:
 
 @cache
 def _position() -> StreamPosition:
-    """Return a position from which the journal, and then the messages, go on."""
+    """Return a position from which the journal, and then the messages, continue."""
     return StreamPosition(_welcome().stream, dict.fromkeys(TOPICS, 1), 1)
 
 

@@ -18,7 +18,7 @@ from pipeline.errors import ProclineError, StaleError
 #: A pid that no process has.
 ABSENT = (1 << 22) - 1
 PAUSE_S = 0.002
-#: How long the tables may be used while nobody writes them: longer than a start takes on a busy machine.
+#: How long the tables may be used without a writer: longer than a start takes on a busy machine.
 MAX_AGE_MS = 120_000
 
 

@@ -62,7 +62,7 @@ def test_counted_losses_are_repaired_in_time(live_kernel: None, is_read: bool) -
         if is_read:
             table = stack.enter_context(daemon.attach())
         else:
-            time.sleep(QUIET_S)  # until the daemon has noticed that nobody reads
+            time.sleep(QUIET_S)  # until the daemon has noticed that no program reads
         with full_rings(daemon):
             for sleeper in sleepers:
                 sleeper.kill()

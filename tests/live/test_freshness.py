@@ -1,4 +1,4 @@
-"""Events gather while nobody waits for them, and are read at once for a subscriber."""
+"""Events gather while no program waits for them, and are read at once for a subscriber."""
 
 from __future__ import annotations
 

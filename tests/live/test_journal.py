@@ -141,7 +141,7 @@ def test_kills_of_shards_and_resolver_cost_a_subscriber_nothing(live_kernel: Non
                 with suppress(ProcessLookupError):
                     os.kill(victim[0], signal.SIGKILL)
                     killed.add(victim)
-                # One in four may hit a process that is just starting; more would leave nobody to empty the rings.
+                # One in four may hit a process that is just starting; more would leave no process to empty the rings.
                 if chance.random() < 0.75:
                     catch_up(daemon)
         follower.stop(workload)
@@ -158,7 +158,7 @@ def test_kills_of_shards_and_resolver_cost_a_subscriber_nothing(live_kernel: Non
 
 
 def test_kills_of_the_supervisor_are_one_gap_each(live_kernel: None, workload: Path) -> None:
-    """What was seen before is read from the journal; for the rest an event says from when to when nobody watched."""
+    """What was seen before is read from the journal; for the rest an event says from when to when no daemon watched."""
     with Daemon(SETTINGS) as daemon:
         follower = Follower(daemon)
         killed: list[int] = []
@@ -169,7 +169,7 @@ def test_kills_of_the_supervisor_are_one_gap_each(live_kernel: None, workload: P
                 daemon.kill()
                 killed.append(time.time_ns())
                 daemon.start()
-        # A heartbeat tells it, up to a second after the first events.
+        # A heartbeat reports it, up to a second after the first events.
         eventually(lambda: len(follower.gaps) >= SUPERVISOR_KILLS, limit_s=LONG_S)
         follower.stop(workload)
         subscriber = follower.subscriber

@@ -195,7 +195,7 @@ def test_they_print_what_the_library_receives_through_restarts(
         border = (restarts or unwatched[-1:])[0]
         assert orders_of(reader.lines[:border], phases["two"].last)
         assert orders_of(reader.lines[border:], phases["three"].first)
-        # A new daemon tells once of the time without one. Who connects again only after that has a gap in its place.
+        # A new daemon reports once the time without one. A subscriber that connects again later has a gap in its place.
         periods = [line for line in reference.lines if line["event"] == "unwatched"]
         told = [line for line in periods if line in reader.lines]
         gaps = [line for line in reader.lines if line["event"] == "missed"]

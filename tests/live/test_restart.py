@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 KEEP = '[supervision]\nkeep_tables = true\n[capture]\ncredentials = "off"\n'
 #: How soon a reader must follow a new daemon that is ready.
 FOLLOW_S = 2.0
-#: How long readers may use tables that nobody writes; a start takes long on a host that runs other tests.
+#: How long readers may use tables without a writer; a start takes long on a host that runs other tests.
 MAX_AGE_MS = 120_000
 #: A pid that no process has: pids begin again at 300 long before.
 NOBODY = (1 << 22) - 1

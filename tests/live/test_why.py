@@ -268,7 +268,7 @@ def test_a_script_and_how_it_ended(daemon: Daemon, tmp_path: Path) -> None:
     ended = one(story, "ended")
     assert (ended["facts"]["cause"], ended["facts"]["code"]) == ("exited", 3)
     assert story["summary"].startswith(f"backup.sh (pid {process.pid}) ran as ") and "with code 3" in story["summary"]
-    # The same process as of a time at which it ran: its end is told as something later.
+    # The same process as of a time at which it ran: its end is described as something later.
     at_ns = story["process"]["start_time_ns"] + 200_000_000
     assert before_ns < at_ns < ended["time_ns"]
     past = why(daemon, process.pid, "--at", str(at_ns))

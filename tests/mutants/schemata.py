@@ -66,7 +66,7 @@ def skipped() -> Counter[str]:
 
 
 def make_copy(directory: Path) -> None:
-    """Make the copy, or go on with one that was begun.
+    """Make the copy, or continue with one that was begun.
 
     Raises:
         ValueError: the directory has a copy of other sources, or a module does not compile.

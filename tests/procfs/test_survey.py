@@ -21,7 +21,7 @@ SET = 1 << 63 | 5  # number of a set of cgroups of version 1
 class Host:
     """Processes by pid, as `/proc` (this object is the reader) and a task iterator show them."""
 
-    passes: list[list[dict]]  #: for each pass of the iterator, what it shows; the last one goes on
+    passes: list[list[dict]]  #: for each pass of the iterator, what it shows; the last one is repeated
     args: dict[int, bytes] = field(default_factory=dict)
     envs: dict[int, bytes] = field(default_factory=dict)
     cwds: dict[int, bytes] = field(default_factory=dict)

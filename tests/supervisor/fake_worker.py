@@ -8,7 +8,7 @@
     busy:S     computes for S seconds of CPU time between two signs of life, which are at least 10 ms apart
     starved:S  the same, on CPU 0, and only while no other process uses that CPU
     slow-busy:S  the same, and has no handler of SIGTERM during its first second
-    lingering-busy:S  the same, and ends a second after it was told to
+    lingering-busy:S  the same, and ends a second after SIGTERM
     stubborn   ignores SIGTERM
     stubborn-busy:S  both
     unready    never reports that it is ready

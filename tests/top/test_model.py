@@ -34,7 +34,7 @@ def test_a_pause_shows_the_same_moment_until_it_ends(host: Host) -> None:
     assert texts(model) == shown
     assert model.span is not None
     model.pause()
-    assert model.at_boot_ns is None, "it goes on with the present"
+    assert model.at_boot_ns is None, "it continues with the present"
     assert model.step()
 
 

@@ -314,8 +314,8 @@ def tests(cpus: int, only: str | None) -> list[str]:
     own = ROOT / ".venv" / "bin" / "python"
     python = os.environ.get("PROCLINE_VM_PYTHON") or (str(own) if own.exists() else sys.executable)
     # Emulated, a test takes some fifteen times as long, so these are chosen: the tiers that other kernels refuse, each
-    # field of the records, and a whole daemon that uses the best tier, with what that tier tells. What tracepoints tell
-    # alike everywhere (cgroups, names, links) is left to the host, and so are long ones.
+    # field of the records, and a whole daemon that uses the best tier, with what that tier reports. The host runs those
+    # about what tracepoints report alike everywhere (cgroups, names, links), and long ones.
     chosen = (
         "fentry or kprobe or test_records or test_calls"
         " or (test_exec_shapes and not environment_that and (not sshd or environment0))"

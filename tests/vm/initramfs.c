@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* First program of a guest whose kernel has the way to its root directory in modules: loads them, in the order of their
- * names, mounts the directory and goes on with the program that the first argument names there; it has the others. */
+ * names, mounts the directory, and executes the program there that the first argument names. It gets the other ones. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>

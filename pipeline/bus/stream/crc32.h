@@ -72,7 +72,7 @@ static uint32_t pl_crc32_by_table(uint32_t crc, const uint8_t *p, size_t n)
 	_mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, k, 0x00), _mm_clmulepi64_si128(x, k, 0x11)), y)
 
 /* `n` is at least 64 and a multiple of 16. If `to` is not NULL, the bytes are copied there as well, past the caches: it
- * is aligned to 16 bytes, and nobody reads it soon. */
+ * is aligned to 16 bytes, and it is not read soon. */
 __attribute__((target("pclmul,sse4.1"))) static inline uint32_t
 pl_crc32_folded(uint32_t crc, const uint8_t *p, size_t n, __m128i *to)
 {

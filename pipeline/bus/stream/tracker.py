@@ -369,7 +369,7 @@ class Tracker:
     ) -> list[Fields]:
         ready: list[Fields] = []
         if header.stream != self.stream:
-            # If the journal had the whole former stream, only the time in which nobody watched is missing.
+            # If the journal had the whole former stream, only the time without a daemon is missing.
             self._begin_stream(header, is_quiet=is_whole and bool(self._news(header)))
         elif header.writer != self.writer:
             self._take_over(header)

@@ -125,7 +125,7 @@ cdef class CgroupNames:
         return wanted
 
     def members_of(self, sets: Collection[int]) -> dict[int, int]:
-        """Return, for each of some sets of cgroups, the pid of a live process that is in it as far as the rows tell.
+        """Return, for each of some sets of cgroups, the pid of a live process that is in it according to the rows.
 
         One pass over the rows. A set without such a process is left out, and so are sets after the first 64.
         """

@@ -1,4 +1,4 @@
-"""Notice programs that open the tables, so that the shards may rest while nobody has them open.
+"""Notice programs that open the tables, so that the shards may rest while no program has them open.
 
 While there are neither subscribers nor readers, events gather for longer than `capture.freshness_ms`. A program that
 opens the tables then would see them too far behind until the next housekeeping finds its lock. So the resolver watches
@@ -29,7 +29,7 @@ class Newcomers:
         hurry: makes the shards read their rings at once.
 
     Attributes:
-        is_resting: nobody waits for events, and an opening of the tables is noticed.
+        is_resting: no program waits for events, and an opening of the tables is noticed.
     """
 
     def __init__(self, tables: TableWriter, openings: Openings | None, hurry: Callable[[], object]) -> None:

@@ -860,7 +860,8 @@ cdef class Encoder:
             return
         self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
-        # A method of its own: its many registers would be saved for each event that nobody wants, a fifth of the time.
+        # A method of its own: its many registers would be saved for each event that has no subscriber, which would take
+        # a fifth of the time.
         if (self.topics_mask | self.kept_mask | self.filters.topics_mask) >> topic & 1:
             self._encode(tables, topic, kind, row, time_boot_ns, detail)
         elif kind != PL_KIND_FORK and kind != PL_KIND_EXIT:

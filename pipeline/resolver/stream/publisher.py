@@ -47,7 +47,8 @@ _PEER_MESSAGE_MAX_BYTES = 4096
 _REJOIN_NS = 400_000_000
 #: ... and for further subscribers after the first topics are complete.
 _REJOIN_SETTLE_NS = 50_000_000
-#: The longest time between two questions that counts as waiting. Nobody can reconnect while the successor gets no CPU.
+#: The longest time between two questions that counts as waiting. No subscriber can reconnect while the successor gets
+#: no CPU.
 _REJOIN_TURN_NS = 50_000_000
 #: How long the last messages may take, when the daemon ends.
 LINGER_MS = 500
@@ -172,7 +173,7 @@ class Publisher:
         self._prefixes: dict[bytes, int] = {}
         self._narrowed = Narrowed(encoder.filters)
         self._dropped = encoder.dropped
-        #: By topic, the number that comes next: earlier events were sent, or nobody subscribed to them.
+        #: By topic, the number that comes next: earlier events were sent, or had no subscriber.
         self._next = self._settled_next()
         self._lost: dict[str, int] = {}
         self._covered_ns = 0
@@ -287,7 +288,7 @@ class Publisher:
         )  # fmt: skip
 
     def _begin_journal(self, journal: JournalWriter) -> None:
-        """Append the beginning of a stream, or that nobody watched for a time."""
+        """Append the beginning of a stream, or that no daemon watched for a time."""
         last = journal.last
         hole_end_ns = self._unwatched[-1][1] if self._unwatched else 0
         if last is not None and last[0] == self.encoder.stream and last[1] >= hole_end_ns:

@@ -579,7 +579,7 @@ cdef class Entry:
         raise AttributeError(f"an Entry has no attribute {name!r}{hint}")
 
     def __repr__(self):
-        """Tell the story of the entry in one bounded line. Reads what it can, and never raises."""
+        """Describe the entry in one bounded line. Reads what it can, and never raises."""
         cdef object number = self.hot.tgid
         ending = origin = None
         try:

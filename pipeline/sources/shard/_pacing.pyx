@@ -3,17 +3,17 @@
 The cost of an event is that of its turn: the shard and the resolver wake up with cold caches, whatever the message
 carries. So a shard lets events gather, for as long as `capture.freshness_ms` permits, and reads them in one go.
 
-Under load it reads its rings at an interval, and the kernel wakes nobody. On a quiet host a timer would only keep idle
-CPUs busy. There the shard sleeps until a record wakes it, lets the records that follow gather, such as the exec and the
-exit of a fork, and then reads. The rate of records selects the mode: at less than one record in an interval, a timer
-would not combine any records.
+Under load it reads its rings at an interval, and the kernel wakes no process. On a quiet host a timer would only keep
+idle CPUs busy. There the shard sleeps until a record wakes it, lets the records that follow gather, such as the exec
+and the exit of a fork, and then reads. The rate of records selects the mode: at less than one record in an interval, a
+timer would not combine any records.
 
 How long events gather depends on the programs that wait for them (AUDIENCE_*). On a quiet host a subscriber gets each
 event at once; otherwise events gather for a few milliseconds, because each turn also wakes the subscriber. Readers see
-tables that are at most the freshness behind: the resolver measures what remains of it for gathering. If nobody has the
-tables open, events may gather for longer. When a program opens them, the resolver notices it and ends the waits of all
-shards (`hurry_fd`), before that program can have read anything. It does the same when a reader asks for the state of
-now.
+tables that are at most the freshness behind: the resolver measures what remains of it for gathering. If no reader has
+the tables open, events may gather for longer. When a program opens them, the resolver notices it and ends the waits of
+all shards (`hurry_fd`), before that program can have read anything. It does the same when a reader asks for the state
+of now.
 
 With a freshness of 0, events do not gather: a record wakes the shard, which reads it at once. Under load the shard
 reads at its shortest interval, a millisecond.
@@ -205,7 +205,7 @@ cdef class RingWaiter:
             self._watch(fd, EPOLLIN | EPOLLET)
         self._hurry = hurry_fd
         if hurry_fd >= 0:
-            # Each write is an edge, also if nobody has read the one before.
+            # Each write is an edge, also if the one before was not read.
             self._watch(hurry_fd, EPOLLIN | EPOLLET)
         # A handler alone would not end a wait that begins right after the signal.
         self._signalled, self._signal = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

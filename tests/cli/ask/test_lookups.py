@@ -156,7 +156,7 @@ def test_with_a_tracer_source_the_message_asks_for_pid_ns(
     procline: Command, table: type[FakeTable], runtime: Path
 ) -> None:
     (runtime / "default").mkdir()
-    (runtime / "default" / paths.TIERS).write_text('{"tracer": "what tracers tell"}')
+    (runtime / "default" / paths.TIERS).write_text('{"tracer": "what tracers report"}')
     assert "--pid-ns is needed" in procline("resolve", "99").err
     assert "--pid-ns is needed" not in procline("resolve", "99", "--pid-ns", "4026532208").err
 

@@ -307,7 +307,7 @@ def test_many_at_once_leave_what_one_by_one_leaves(plan: Plan) -> None:
 @given(PLANS, st.integers(0, 16))
 @example(Plan(_FAMILY), 2)
 def test_a_successor_of_a_resolver_that_was_killed_in_the_middle_removes_the_rest(plan: Plan, removed: int) -> None:
-    """After a kill, the tables are those of one-by-one removal at that place, and the successor goes on from them."""
+    """After a kill, the tables are those of one-by-one removal at that place, and the successor continues with them."""
     story = tell(plan.ops, _story())
     plan = replace(plan, age_ns=0)  # so that no process has younger facts
     found = []

@@ -49,7 +49,7 @@ assert len(tables.hot_view()) == before and tables.counter("table_full") > 4000
 print(tables.counter("growth_refused"), len(said))
 print(said[0])
 Path("/mnt/filler").unlink()
-assert rows(5000) > 3000 and any(ends(99) for _ in range(2000)), "it goes on growing by itself"
+assert rows(5000) > 3000 and any(ends(99) for _ in range(2000)), "it continues to grow by itself"
 """
 
 

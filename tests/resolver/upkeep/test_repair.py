@@ -19,7 +19,7 @@ from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import FakeProc
 from tests.resolver.story import Story, instance, make_tables
 
-#: A pid of the story that nobody knows.
+#: A pid that no process of the story has.
 FIRST = 1000
 
 

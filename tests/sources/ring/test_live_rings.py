@@ -23,7 +23,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.live
 
 CHILDREN = 23
-#: Room for the records of other tests on the host: their storms go on while a shard is started again.
+#: Room for the records of other tests on the host: their storms continue while a shard is started again.
 RING_BYTES = 32 << 20
 
 

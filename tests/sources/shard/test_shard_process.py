@@ -119,7 +119,7 @@ def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
 def test_orphaned_shard_ends_by_itself(stage: Stage) -> None:
     """The parent is killed; the shard also ends if the parent was gone before the shard could notice.
 
-    Nobody applies its records any more. It does not wait for that as long as it would wait for a living resolver.
+    No resolver applies its records any more. It does not wait for that as long as it would wait for a living resolver.
     """
     config = Config(supervision=Supervision(stop_timeout_s=3600.0))
     stage.description = msgspec.structs.replace(stage.description, config=config)
