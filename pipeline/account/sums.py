@@ -14,7 +14,7 @@ _K = TypeVar("_K", bound=Hashable)
 
 @dataclass(slots=True)
 class Sum:
-    """What several processes have used together.
+    """The resources that several processes have used together.
 
     Attributes:
         processes: how many they are.
@@ -157,7 +157,7 @@ def _children_first(roots: Iterable[str], children: dict[str, list[str]]) -> Ite
 
 @dataclass
 class Coverage:
-    """What sums contain, and what they lack.
+    """The processes that are missing in sums, or count only in part.
 
     Attributes:
         complete_from_ns: every process that ended later is retained; None: all that ended since the capture began are.

@@ -1,4 +1,4 @@
-"""What one process has used, and what is unknown of that."""
+"""The resources that one process has used, and which of them are unknown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIELDS = (
 
 @dataclass(slots=True)
 class Usage:
-    """What a process has used from its fork to its end, or to now. It is the process's own, without its children's.
+    """The resources that a process has used from its fork to its end, or to now, without those of its children.
 
     Attributes:
         entry: the process.

@@ -117,7 +117,7 @@ Loaded = TypeVar("Loaded")
 
 
 class Needs(NamedTuple):
-    """What the newer set needs and does not get from this kernel, each by its name in NEWER_NEEDS.
+    """The needs of the newer set that this kernel does not meet, each by its name in NEWER_NEEDS.
 
     Attributes:
         lacking: what the kernel lacks.

@@ -1,4 +1,4 @@
-"""What this host offers for eBPF: CPUs, BTF, capabilities. This module reads; probe.py tries."""
+"""Read which CPUs, BTF and capabilities this host offers for eBPF. probe.py tries them out."""
 
 from __future__ import annotations
 

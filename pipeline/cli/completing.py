@@ -1,4 +1,4 @@
-"""What a press of TAB offers: live processes, instances, commands, topics and settings.
+"""Completions of a press of TAB: live processes, instances, commands, topics and settings.
 
 Nothing here may fail or print: the shell is waiting. What cannot be read is not offered.
 """

@@ -1,4 +1,4 @@
-"""What `procline help` explains besides commands: fields, attributes, columns, settings, counters, lines of `stat`."""
+"""Topics of `procline help` besides commands: fields, attributes, columns, settings, counters, lines of `stat`."""
 
 from __future__ import annotations
 

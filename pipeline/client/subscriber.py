@@ -82,7 +82,7 @@ else:
 
 
 class _Options(TypedDict, total=False):
-    """What `Subscriber` also takes, for its overloads."""
+    """Further arguments of `Subscriber`, for its overloads."""
 
     select: Selection | None
     snapshot: bool

@@ -1,4 +1,4 @@
-"""What each value of `capture.credentials` sees of the changes of a process, what it sees late, and what it costs.
+"""The values of `capture.credentials`: the changes of a process that each one sees or sees late, and its cost.
 
 These texts are in the settings, in the report of `procline doctor` and in the tiers of an instance. docs/sources.md
 explains them.

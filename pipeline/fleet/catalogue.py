@@ -57,7 +57,7 @@ class File(NamedTuple):
 
 
 class Host(NamedTuple):
-    """What is known about a host. Times are ns since the Unix epoch."""
+    """The facts about a host. Times are ns since the Unix epoch."""
 
     host: str
     name: str

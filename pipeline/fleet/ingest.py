@@ -57,7 +57,7 @@ class NatsStream:
 
 @dataclass(slots=True)
 class Progress:
-    """What the ingester reports while it runs.
+    """The figures that the ingester reports while it runs.
 
     Attributes:
         waiting: messages in the stream that were not delivered yet; None: unknown.

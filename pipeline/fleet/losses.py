@@ -1,4 +1,4 @@
-"""What was lost where: records of the kernel's and the forwarders' losses, and numbers that never came."""
+"""Losses of each host: records of the kernel's and the forwarders' losses, and numbers that never came."""
 
 from __future__ import annotations
 

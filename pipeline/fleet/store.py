@@ -47,7 +47,7 @@ _Message = tuple[str, Mapping[str, str] | None, bytes]
 
 @dataclass(slots=True)
 class Totals:
-    """What a writer has done since it was opened."""
+    """Counts of a writer since it was opened."""
 
     messages: int = 0
     events: int = 0
@@ -71,7 +71,7 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Batch:
-    """What was added since the last commit."""
+    """The additions since the last commit."""
 
     events: int = 0
     bytes: int = 0

@@ -366,7 +366,7 @@ class Target(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """What becomes of a field.
+    """The names of a field in each format.
 
     Attributes:
         field: a field of events, or a fact of `pipeline.formats.facts`.

@@ -1,4 +1,4 @@
-"""What one message carries: consecutive events of one topic, or the record of a gap; and how events become batches."""
+"""Batches: a message carries consecutive events of one topic, or the record of a gap."""
 
 from __future__ import annotations
 

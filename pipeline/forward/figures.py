@@ -32,7 +32,7 @@ COUNTERS = {
 
 @dataclass
 class Figures:
-    """What happened since the start, and how it is now."""
+    """Counts since the start, and the present state."""
 
     counts: Counter[str] = field(default_factory=Counter)
     is_connected: bool = False

@@ -82,7 +82,7 @@ def host_of(settings: Forward) -> str:
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of an address.
+    """The result of the check of an address.
 
     Attributes:
         address: without a password.

@@ -96,7 +96,7 @@ class Sender:
 
 
 class _Connected:
-    """What happens over one connection."""
+    """Sends the batches of a queue over one connection."""
 
     def __init__(self, connection: Connection, server: Server, queue: Queue, figures: Figures, form: str) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""What the server holds of a host's stream already, according to its last messages.
+"""The part of a host's stream that the server holds already, according to its last messages.
 
 A message has the numbers of its events in its headers. So the last message of each subject shows where to continue,
 whatever was killed and however long ago. `Nats-Msg-Id` alone would not do: a server forgets these after its duplicate
@@ -51,7 +51,7 @@ class Subject:
 
 
 class Stored:
-    """What the server holds of a host.
+    """The messages of a host that the server holds.
 
     Attributes:
         subjects: the last message of each kind.

@@ -71,7 +71,7 @@ _THREADS_MAX = 1024
 
 
 class WorkerUsage(TypedDict):
-    """What one process of the instance uses; `pss_bytes` is None if the caller may not read it."""
+    """The resources that one process of the instance uses; `pss_bytes` is None if the caller may not read it."""
 
     role: str
     pid: int

@@ -23,7 +23,7 @@ _statx.restype = ctypes.c_int
 
 
 class Status(NamedTuple):
-    """What statx(2) returns of a file, in the order of its structure.
+    """The result of statx(2) for a file, in the order of its structure.
 
     Attributes:
         ctime_s, ctime_part_ns, mtime_s, mtime_part_ns: see `ctime_ns` and `mtime_ns`.

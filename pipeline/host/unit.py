@@ -111,7 +111,7 @@ SERVICES = (DAEMON, FORWARDER, FLEET_STORE)
 
 @dataclass(frozen=True, slots=True)
 class UnitState:
-    """What systemd knows of the unit.
+    """Properties of the unit, as systemd reports them.
 
     Attributes:
         ok: True: it runs; False: it failed; None: it is stopped, or starts or stops now.

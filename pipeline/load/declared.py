@@ -1,4 +1,4 @@
-"""What the processes of a load agree on, declared once: limits, the log of the program, what the subscriber has seen.
+"""Declarations that the processes of a load share: limits, the log of the program, what the subscriber has seen.
 
 ``script/generate`` writes the C header `programs/log.h` from this module; `truth` reads the log with it. Only the
 processes of one run use the layouts, so they may change at any time.

@@ -1,4 +1,4 @@
-"""What a load test and the benches measure: CPU time of an instance, its position, the fill of its rings, the host.
+"""Measurements of a load test and the benches: CPU time of an instance, its position, the fill of its rings, the host.
 
 Everything is read from outside of the instance: from `/proc`, from its tables, and from the rings of the kernel.
 """

@@ -47,7 +47,7 @@ _COUNTED_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """What was measured in one round.
+    """The measurements of one round.
 
     Attributes:
         made: what the load made.

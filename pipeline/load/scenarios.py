@@ -66,7 +66,7 @@ SCENARIOS: dict[str, Scenario] = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to make.
+    """The load to make.
 
     Attributes:
         scenario: a name of SCENARIOS.

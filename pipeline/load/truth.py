@@ -1,4 +1,4 @@
-"""What a load made, as its program recorded it, and the comparison with the events that a subscriber received.
+"""The events that a load made, as its program recorded them, and the comparison with those that a subscriber received.
 
 The program's records have a time before and after each event (boot clock). The kernel's time of an event is between
 the two, so pid and time identify the process, also if the pid is used again. An event is *seen* if it is in such a
@@ -44,7 +44,7 @@ _EXAMPLES_MAX = 5
 
 @dataclass(slots=True)
 class Made:
-    """What a load made.
+    """The events that a load made.
 
     Attributes:
         records: of all processes, in no order.

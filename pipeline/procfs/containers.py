@@ -107,7 +107,7 @@ def container_of_paths(paths: Iterable[str]) -> Container | None:
 
 
 class CgroupPath(NamedTuple):
-    """What a cgroup path shows about the processes in it."""
+    """Facts about the processes in a cgroup that its path shows."""
 
     container: Container | None  #: the innermost container in the path
     is_helper: bool  #: the path belongs to a runtime's helper, which serves a container but is not in it

@@ -1,4 +1,4 @@
-"""What matters of one process, on a dozen lines: its state, user, lineage, unit, container and session."""
+"""The main facts about one process, on a dozen lines: its state, user, lineage, unit, container and session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all HTML pages have in common: colours for light and dark screens, and a policy that allows no network.
+"""The common parts of all HTML pages: colours for light and dark screens, and a policy that allows no network.
 
 A page is one file that needs nothing else. Its policy (Content-Security-Policy) names the style and the scripts that it
 was made with, by their hashes, and allows no others. So if text of a process became markup by mistake, it could neither

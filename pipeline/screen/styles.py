@@ -15,7 +15,7 @@ from pipeline.select.programs import Kind
 
 
 class Style(enum.Enum):
-    """What a piece of text means."""
+    """The meaning of a piece of text."""
 
     escape: str  # what begins it on a terminal; an attribute, because a look-up by enum members is slow
 

@@ -76,7 +76,7 @@ class Pattern:
 
 
 class _State:
-    """What the main thread searches; the timer reads it."""
+    """The search of the main thread; the timer reads it."""
 
     searches = 0
     is_searching = False

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Kind(enum.Enum):
-    """What sort of program it is; screens give each its own colour."""
+    """The sort of a program; screens show each in its own colour."""
 
     SHELL = "shell"
     SCRIPT = "script"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a process must match. Everything that is given must hold; without anything, all processes are selected.
+    """Conditions that a process must match. All that are set must hold; without any, all processes are selected.
 
     Attributes:
         users: names or numbers of users. The name or number of `uid` or `euid` counts. A name that this host knows also

@@ -1,4 +1,4 @@
-"""What other software of this host has recorded: names and labels of containers, and which package installed a file.
+"""Records of other software of this host: names and labels of containers, and which package installed a file.
 
 Only records that root alone can change are used. `_container_paths` says for which containers root chose the name.
 

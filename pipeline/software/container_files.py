@@ -30,7 +30,7 @@ _ID = re.compile(r"[0-9a-fA-F]{64}\Z")
 
 
 class Names(NamedTuple):
-    """What a runtime's file says about a container. None, or no labels: the file says nothing about it.
+    """The contents of a runtime's file about a container. None, or no labels: the file says nothing about it.
 
     Attributes:
         file: the file.

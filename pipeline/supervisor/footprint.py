@@ -1,4 +1,4 @@
-"""What an instance costs in memory: an estimate from the settings and the number of CPUs, before it runs.
+"""Estimate the memory of an instance from the settings and the number of CPUs, before it runs.
 
 Sizes of maps are those of the BPF programs, as the kernel counts them (`memlock` in /proc/PID/fdinfo). Sizes of
 processes were measured (docs/performance.md).

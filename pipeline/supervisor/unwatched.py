@@ -34,7 +34,7 @@ Hole = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What the last daemon saved; times in boot ns, 0 if unknown.
+    """The state that the last daemon saved; times in boot ns, 0 if unknown.
 
     Attributes:
         began: when its watch began.

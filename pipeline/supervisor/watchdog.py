@@ -34,7 +34,7 @@ _BLOCKED = "D"
 
 
 class Times(NamedTuple):
-    """What the kernel reports about a thread.
+    """The state and the times of a thread, as the kernel reports them.
 
     Attributes:
         state: a letter of proc_pid_stat(5).

@@ -1,4 +1,4 @@
-"""What the screen shows of a process besides numbers. It is decoded from the tables only where it is needed."""
+"""Facts about processes that the screen shows besides numbers, decoded from the tables only where they are needed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FIELDS = (
 
 
 class Facts:
-    """What the screen shows of one image of a process.
+    """The facts that the screen shows about one image of a process.
 
     Attributes:
         fields: the fields of the entry that commands use.
@@ -66,7 +66,7 @@ class Facts:
 
     @property
     def text(self) -> str:
-        """What a search compares: pid, command line, path and user, in lower case."""
+        """The text that a search compares: pid, command line, path and user, in lower case."""
         if self._text is None:
             parts = (self.fields["pid"], self.command.plain, self.fields.get("path"), self.fields.get("user"))
             self._text = " ".join(printable(part) for part in parts if part is not None).lower()

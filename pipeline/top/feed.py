@@ -27,7 +27,7 @@ _OVERLAP_NS = 2_000_000_000
 
 @dataclass(frozen=True)
 class Reading:
-    """What the tables held at a moment.
+    """The contents of the tables at a moment.
 
     Attributes:
         now_boot_ns: the moment.

@@ -1,4 +1,4 @@
-"""What the instance reports about itself: events a second, losses, lag, and what its processes cost."""
+"""Figures that the instance reports about itself: events a second, losses, lag, and what its processes cost."""
 
 from __future__ import annotations
 

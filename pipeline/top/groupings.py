@@ -1,4 +1,4 @@
-"""What the rates can be grouped by. Apart from `rates`, so that the help of the command does not import numpy."""
+"""Groupings of the rates. Apart from `rates`, so that the help of the command does not import numpy."""
 
 from __future__ import annotations
 

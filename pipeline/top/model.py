@@ -1,4 +1,4 @@
-"""What the screen shows, without the screen: the processes, their order, the filter, the rates, and the moment."""
+"""The state that the screen shows: the processes, their order, the filter, the rates, and the moment."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Identity: TypeAlias = tuple[int, int]  # start on the boot clock in ns, pid
 
 @dataclass
 class Settings:
-    """What the user has chosen.
+    """The choices of the user.
 
     Attributes:
         is_tree: whether processes are shown as a tree; otherwise as a list.

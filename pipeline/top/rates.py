@@ -29,7 +29,7 @@ _KINDS = 3
 
 @dataclass(slots=True)
 class Group:
-    """What one group did.
+    """The events of one group.
 
     Attributes:
         name: of the group.

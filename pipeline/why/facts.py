@@ -1,4 +1,4 @@
-"""What is known about a process and those that led to it, as entries in their JSON form."""
+"""The facts about a process and the processes that led to it, as entries in their JSON form."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Role(enum.Enum):
-    """What a program does for others."""
+    """The kind of service that a program does for others."""
 
     SSH = "ssh"
     LOGIN = "login"

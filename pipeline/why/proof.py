@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Proof(enum.Enum):
-    """What a statement rests on, strongest first."""
+    """The evidence for a statement, strongest first."""
 
     KERNEL = "kernel"  #: the kernel reported it
     ROOT = "root"  #: a program or a file says so that only root can run or change

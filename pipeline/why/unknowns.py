@@ -1,4 +1,4 @@
-"""What is not known about a process and its lineage, and why."""
+"""The unknown facts about a process and its lineage, and why they are unknown."""
 
 from __future__ import annotations
 

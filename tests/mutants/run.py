@@ -52,7 +52,7 @@ TEST_LIMIT_S, TIME_LIMIT_S = 30, 600
 _MARKS = "not live and not alone and not vm"
 #: Marks and levels of the tests at each stage. What is named on the command line may need the kernel.
 _STAGES = {"quick": (f"{_MARKS} and not slow", "quick"), "thorough": (_MARKS, ""), "named": ("not vm", "quick")}
-#: Exit codes of pytest: all passed; it was told to run what it does not know; no test was selected.
+#: Exit codes of pytest: all passed; it does not know what it should run; no test was selected.
 _PASSED, _UNKNOWN, _NONE = 0, 4, 5
 
 

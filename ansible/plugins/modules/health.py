@@ -100,7 +100,7 @@ PAUSE_S = 0.2
 
 
 class UnhealthyError(Exception):
-    """What is wrong. It may pass."""
+    """A fault of the instance, which may be temporary."""
 
 
 def lost_since(stat, before):

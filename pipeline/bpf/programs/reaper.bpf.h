@@ -19,7 +19,7 @@ static __always_inline struct task_struct *pl_task_at(const void *address)
 	return PL_AS(struct task_struct, address);
 }
 
-/* Check whether an ancestor is a subreaper, and go on to its parent. */
+/* Check whether an ancestor is a subreaper, and continue with its parent. */
 PL_STEP(pl_check_ancestor, pl_reaper)
 {
 	struct task_struct *task = pl_task_at(state->task);

@@ -53,7 +53,7 @@ class Ancestor(TypedDict):
 
 
 class _Process(TypedDict):
-    """What every event about a process has."""
+    """The keys of every event about a process."""
 
     time_ns: int
     # generated: event-types
@@ -154,7 +154,7 @@ class _Process(TypedDict):
 
 
 class _Cost(TypedDict):
-    """What a process has used, at its end."""
+    """The resources that a process has used until its end."""
 
     # generated: event-cost-types
     cpu_user_ns: int | None
@@ -171,7 +171,7 @@ class _Cost(TypedDict):
 
 
 class _Numbered(TypedDict):
-    """What the publisher numbers: `seq` counts the events of a topic, `order` those of all topics."""
+    """The numbers of the publisher: `seq` counts the events of a topic, `order` those of all topics."""
 
     seq: int
     order: int

@@ -36,7 +36,7 @@ _COUNT_S = 0.05
 
 @dataclass
 class Extent:
-    """What a recording contains.
+    """The contents of a recording.
 
     Attributes:
         events: number of events, those of a frame that was recorded twice once.

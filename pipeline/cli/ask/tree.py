@@ -47,7 +47,7 @@ _DRAWN = (
 
 @dataclass(frozen=True)
 class _Asked:
-    """What the user asked for."""
+    """The arguments and options of the command."""
 
     pid: int | None
     pid_ns: int | None

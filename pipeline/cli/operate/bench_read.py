@@ -35,7 +35,7 @@ _BULK_PIDS = 1000
 
 
 class Cost(TypedDict):
-    """What a case costs: the median, best and worst round, ns for each item."""
+    """The cost of a case: the median, best and worst round, ns for each item."""
 
     case: str
     what: str

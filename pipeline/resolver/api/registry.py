@@ -1,4 +1,4 @@
-"""What follows when a process enters the cache, and how it leaves (specification 3.3.7, 3.3.11).
+"""Add processes to the cache and remove them (specification 3.3.7, 3.3.11).
 
 Collaborators are informed here. The records that change the tables are written by `insertion`.
 """

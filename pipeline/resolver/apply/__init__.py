@@ -1,4 +1,4 @@
-"""What an event does to the tables, and creating tables for a resolver in a program of one's own.
+"""Apply events to the tables, and create tables for a resolver in a program of one's own.
 
 It does not decide when an event is applied (`merge`), and it sends nothing.
 """

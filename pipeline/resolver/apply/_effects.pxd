@@ -1,4 +1,4 @@
-"""What events do to the tables, in batches or one at a time. See _effects.pyx."""
+"""Apply events to the tables, in batches or one at a time. See _effects.pyx."""
 
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,4 +1,4 @@
-"""What each kind of event does to the tables: one implementation for batches, single calls and facts from /proc.
+"""Apply each kind of event to the tables: one implementation for batches, single calls and facts from /proc.
 
 Follows specification 3.3.3, 3.3.4, 3.3.7, 3.3.11 and 5. It differs in the structure of 9.2 (the root of a process moves
 when its parent changes, so images are never lost) and in the identity (tgid with start time). An exec is in _execs.pyx,
@@ -291,7 +291,7 @@ cdef inline void inherit_tty(Events self, uint32_t row, uint32_t image, const pa
 
 
 cdef class Events(Execs):
-    """What events do to the tables."""
+    """Applies events to the tables."""
 
     cdef void apply_batch(self, Batch batch) noexcept nogil:
         cdef uint32_t i, count = batch.count

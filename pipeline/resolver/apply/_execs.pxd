@@ -1,4 +1,4 @@
-"""What records of several kinds have in common, and what an exec does. See _execs.pyx."""
+"""Functions that records of several kinds share, and those that apply an exec. See _execs.pyx."""
 
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t, uint8_t

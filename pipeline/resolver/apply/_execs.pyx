@@ -173,7 +173,7 @@ cdef inline void put_between(
 
 
 cdef class Execs(Lineage):
-    """What records of several kinds have in common, and what an exec does."""
+    """Functions that records of several kinds share, and those that apply an exec."""
 
     # -- for records of several kinds ----------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from pipeline.shm.writer._writer cimport STATUS_TTY_GIVEN, TableWriter
 
 
 cdef class FollowUps:
-    """What applied events leave to be done; a part of the Applier. One thread uses it: the resolver's.
+    """Work that applied events leave to be done; a part of the Applier. One thread uses it: the resolver's.
 
     Args:
         tables: the tables that the Applier changes.

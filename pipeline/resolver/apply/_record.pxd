@@ -95,7 +95,7 @@ cdef inline exec_text envs_of(const pl_exec_any *body, const char *strings) noex
 
 
 cdef inline const pl_cost_any *cost_of(const parsed_record *record) noexcept nogil:
-    """What the process of an exit record has used; NULL: unknown."""
+    """Return the resources that the process of an exit record has used; NULL: unknown."""
     if (
         record.body.exit == NULL or record.strings == NULL or not record.body.exit.exit_flags & PL_EXIT_COST
         or record.header.var_bytes < sizeof(pl_cost_any)

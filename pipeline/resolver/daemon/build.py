@@ -86,7 +86,7 @@ class NoProc:
 
 
 class _Source:
-    """What the name of the source decides."""
+    """Facts that follow from the name of the source."""
 
     def __init__(self, name: str) -> None:
         self.is_ebpf = name == "ebpf"
@@ -112,7 +112,7 @@ class _Stages(NamedTuple):
 
 
 class _HostReading(NamedTuple):
-    """What is read from this host: /proc, the cgroup tree, the kernel's loss counters and the task iterator."""
+    """The readers of this host: of /proc, the cgroup tree, the kernel's loss counters and the task iterator."""
 
     proc: ProcReader
     namer: CgroupNamer

@@ -86,7 +86,7 @@ WAIT_SESSIONS_MS = 20
 
 
 class CycleSettings(NamedTuple):
-    """What the duty cycle needs of the configuration; times in ns.
+    """The settings that the duty cycle needs; times in ns.
 
     A replay does not evict by age: its events are not of the present. `freshness_ns` is 0 if the source does not let
     events gather.

@@ -1,4 +1,4 @@
-"""What the runtimes' files say about containers, encoded for the stream. See _container_cache.pyx."""
+"""Details of containers from the runtimes' files, encoded for the stream. See _container_cache.pyx."""
 
 from libc.stdint cimport uint32_t
 

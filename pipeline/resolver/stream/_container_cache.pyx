@@ -1,4 +1,4 @@
-"""What the runtimes' files say about containers, encoded once for each container, and found without the GIL.
+"""Details of containers from the runtimes' files, encoded once for each container, and found without the GIL.
 
 Rows contain the id of a container and nothing else about it. `ContainerCache.of` finds its details by that id, if the
 path of the cgroup shows that a runtime of root's made the container (`pipeline.software._container_paths`). A container

@@ -1,4 +1,4 @@
-"""What was found out about executables, encoded for the stream. See _file_cache.pyx."""
+"""Facts about executables, encoded for the stream. See _file_cache.pyx."""
 
 from libc.stdint cimport uint32_t
 

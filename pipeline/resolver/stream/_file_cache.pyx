@@ -1,4 +1,4 @@
-"""What was found out about executables (their package, their hash), encoded once for each file, for the stream.
+"""Facts about executables (their package, their hash), encoded once for each file, for the stream.
 
 A file is identified by inode, device, mtime and ctime, as the kernel reported them with the exec: a file that was
 changed is another one. `pipeline.shm.names.executable_facts` has the same key for readers. `FileCache.of` finds what is

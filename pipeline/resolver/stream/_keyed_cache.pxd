@@ -1,4 +1,4 @@
-"""What the resolver's threads found out, by a key that rows contain. See _keyed_cache.pyx."""
+"""Results of the resolver's threads, by a key that rows contain. See _keyed_cache.pyx."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -1,4 +1,4 @@
-"""What the resolver's threads found out, by a key that rows contain, for the stream: found without the GIL.
+"""Results of the resolver's threads for the stream, by a key that rows contain: found without the GIL.
 
 Rows contain the key alone: the id of a container, the identity of a file, the namespaces of a process. A key that is
 not in the cache is noted. A part of `pipeline.resolver.upkeep` then requests what belongs to it, and replaces the

@@ -1,4 +1,4 @@
-"""What keeps the tables complete beside the events: snapshot, repair, names, sessions, terminals, cgroups.
+"""Keep the tables complete beside the events: snapshot, repair, names, sessions, terminals, cgroups.
 
 It does not handle events.
 """

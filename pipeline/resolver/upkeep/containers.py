@@ -1,4 +1,4 @@
-"""What the runtimes' files say about containers, for a running instance: in its events, and in files for its readers.
+"""Details of containers from the runtimes' files, for a running instance: in its events, and in files for its readers.
 
 A container's files are read as soon as one of its processes is seen, because they may be gone when the details are
 needed. They are read again now and then, because a container can be renamed. `pipeline.software.container_files` reads

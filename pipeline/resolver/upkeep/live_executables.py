@@ -45,7 +45,7 @@ Found = TypeVar("Found")
 
 
 class _LiveFiles(LiveDetails[Key, Found]):
-    """What both have in common."""
+    """The base class of both."""
 
     REFUSED = "files_refused"
     EVICTED = "files_evicted"

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 
 class Command(TypedDict, total=False):
-    """What is known of the command line of a process, in an entry or an event."""
+    """The fields about the command line of a process, in an entry or an event."""
 
     argv: list[str] | None
     path: str | None

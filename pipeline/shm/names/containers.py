@@ -1,4 +1,4 @@
-"""What the runtimes' files say about containers, which the resolver writes to files and readers look up.
+"""Details of containers from the runtimes' files, which the resolver writes to files and readers look up.
 
 Rows store only the id of a container. The resolver reads the files of the runtimes, which only root can read, and keeps
 one file for each container, below ``containers`` in the instance's directory. Each file is replaced as a whole:

@@ -1,4 +1,4 @@
-"""What was found out about executables, which the resolver writes to files and readers look up.
+"""Facts about executables, which the resolver writes to files and readers look up.
 
 Rows store the identity of a file. The resolver finds its package and its hash, and keeps one file for each executable
 in the instance's directory:

@@ -1,4 +1,4 @@
-"""What is read of the control segment of an instance without attaching to its tables."""
+"""Fields of the control segment of an instance, read without attaching to its tables."""
 
 from __future__ import annotations
 

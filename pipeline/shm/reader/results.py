@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class AncestorPids(NamedTuple):
-    """What `ProcessTable.ancestor_pids_many` returns.
+    """The result of `ProcessTable.ancestor_pids_many`.
 
     Attributes:
         pid: the numbers that were asked for.

@@ -1,4 +1,4 @@
-"""What an instance has done and holds: the result of `ProcessTable.stats`. It is read without numpy."""
+"""Counters and contents of an instance: the result of `ProcessTable.stats`. It is read without numpy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ImageCounts(TypedDict):
 
 
 class Stats(TypedDict):
-    """What `ProcessTable.stats` returns."""
+    """The result of `ProcessTable.stats`."""
 
     instance: str
     state: str

@@ -1,4 +1,4 @@
-"""What the writer keeps of each row and each pid for itself, declared once: its state, and words about its chain.
+"""The writer's own memory of each row and each pid, declared once: its state, and words about its chain.
 
 ``script/generate`` writes the constants and structs into ``_writer.pxd`` from this module; `pipeline.shm.check` checks
 the writer's memory with them. They are in no file of an instance: a successor makes them anew.
