@@ -68,7 +68,7 @@ SMALL = {"seconds": 0.2, "rates": "200,2000", "questions": 5}
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was used during one point: ns by role, and wake-ups."""
+    """The resources that were used during one point: ns by role, and wake-ups."""
 
     ns: dict[str, int]
     wakeups: int

@@ -1,4 +1,4 @@
-"""What tests have to know about the kernel that they run on."""
+"""Facts about the running kernel that tests need."""
 
 from __future__ import annotations
 

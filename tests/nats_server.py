@@ -69,7 +69,7 @@ class NatsServer:
 
     @property
     def log(self) -> str:
-        """What the server has logged so far."""
+        """The log of the server so far."""
         return (self.directory / "log").read_text()
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""What /proc says about a process, read without the product's own readers: the values that tests expect."""
+"""Facts about a process from /proc, read without the product's own readers: the values that tests expect."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _CONSTRUCTOR = re.compile(r"^    def (__c?init__)\(", re.MULTILINE)
 
 
 class Parameter(NamedTuple):
-    """What a caller has to know of a parameter."""
+    """The facts about a parameter that a caller has to know."""
 
     name: str
     is_keyword: bool

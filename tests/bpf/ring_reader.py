@@ -32,7 +32,7 @@ def _field(data: bytes, name: str) -> int:
 
 @dataclass
 class Parts:
-    """What follows the header of a record. `body` is None for kinds without one; `task` is None without all of it."""
+    """The parts of a record after HEADER. `body` is None for kinds without one; `task` is None without all of it."""
 
     task: np.void | None = None
     body: np.void | None = None

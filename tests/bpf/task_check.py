@@ -1,4 +1,4 @@
-"""What a record must say about a live process, by /proc, and what this kernel does when a leader ends first."""
+"""The facts that a record of a live process must have, by /proc, and what the kernel does if a leader ends first."""
 
 from __future__ import annotations
 

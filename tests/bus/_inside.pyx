@@ -1,4 +1,4 @@
-"""What only tests do with the checksums of the journal, called from Python.
+"""Functions of the journal's checksums that only tests call, from Python.
 
 setup.py compiles this module in place, as the core, but no package contains it.
 """

@@ -1,4 +1,4 @@
-"""What a subscriber on this host can make the publisher keep is bounded, and healthy subscribers notice nothing."""
+"""Limits of the memory that a subscriber on this host can make the publisher use; other subscribers notice nothing."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.cli.fakes import FakeTable
 
 
 class Watermark:
-    """What `watermark_boot_ns` is at each read: 0 until `passes_at_s` (monotonic), then the present."""
+    """The value of `watermark_boot_ns` at each read: 0 until `passes_at_s` (monotonic), then the present."""
 
     def __init__(self, passes_at_s: float) -> None:
         self.passes_at_s = passes_at_s

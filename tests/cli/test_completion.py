@@ -1,4 +1,4 @@
-"""What a press of TAB offers."""
+"""Completions of a press of TAB."""
 
 from __future__ import annotations
 

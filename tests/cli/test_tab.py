@@ -93,7 +93,7 @@ class Terminal:
         os.write(self._fd, keys.encode())
 
     def text(self) -> bytes:
-        """What the shell has drawn, without colours and movements of the cursor."""
+        """The output of the shell, without colours and movements of the cursor."""
         return ESCAPES.sub(b"", self._screen)
 
     def calls(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a subscriber missed comes from the journal: in order, without a double, and what it lacks is one gap a topic."""
+"""The journal supplies what a subscriber missed, in order and without a double; what it lacks is one gap a topic."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_topics_and_numbers_of_one_topic(host: Host) -> None:
 
 
 def test_a_killed_resolver_costs_a_subscriber_nothing(directory: Path) -> None:
-    """What was published and neither received nor committed keeps its number; what is applied again is not repeated."""
+    """Events that were published and neither received nor committed keep their numbers, and are not repeated."""
     host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES))
     subscriber = subscribe(host)
     events: list[Any] = []

@@ -170,7 +170,7 @@ def citations(file: str, text: str) -> Iterator[Citation]:
 
 
 def _names_in_docstring(file: str, text: str) -> Iterator[Citation]:
-    """What the docstring of a module below `pipeline` names, without the package `pipeline` and its public names."""
+    """The names in the docstring of a module below `pipeline`, without the package `pipeline` and its public names."""
     docstring = _DOCSTRING.match(text)
     if docstring is None or not file.startswith("pipeline/") or file == "pipeline/__init__.py":
         return
@@ -181,7 +181,7 @@ def _names_in_docstring(file: str, text: str) -> Iterator[Citation]:
 
 
 def _remark(file: str, line: str) -> str:
-    """What a line says besides code: what follows the sign of a comment, or all of it."""
+    """The comment of a line: the text behind the sign of a comment, or all of the line."""
     if file.endswith(_ALL_TEXT):
         return line
     code, sign, remark = line.partition("  # ")

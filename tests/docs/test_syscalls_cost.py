@@ -1,4 +1,4 @@
-"""What the method "syscalls" costs: the ranges in settings and reports cover every table of the documents."""
+"""The cost of the method "syscalls": the ranges in settings and reports cover every table of the documents."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _PID_MAX = Path("/proc/sys/kernel/pid_max")
 
 @dataclass
 class Report:
-    """What was measured, a line each."""
+    """The measurements, a line each."""
 
     lines: list[tuple[str, str]] = field(default_factory=list)
 

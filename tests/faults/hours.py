@@ -49,7 +49,7 @@ _PART_EVENTS = 100_000
 
 @dataclass(frozen=True)
 class Sample:
-    """What an instance used at one moment of a replay.
+    """The resources that an instance used at one moment of a replay.
 
     Attributes:
         hours: since the begin of the recording.

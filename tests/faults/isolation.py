@@ -1,4 +1,4 @@
-"""What a subscriber loses beside bad ones and on a starved host: `python -m tests.faults.isolation`.
+"""The losses of a subscriber beside bad ones and on a starved host: `python -m tests.faults.isolation`.
 
 Each host is tried twice, with an instance of its own and a load of forks and exits at a fixed rate: first one healthy
 subscriber alone, then the same beside three others. One of these reads 100 events a second, one is frozen (SIGSTOP)
@@ -65,7 +65,7 @@ def hosts(busy_count: int = BUSY) -> list[Host]:
 
 @dataclass(frozen=True)
 class Row:
-    """What one subscriber got.
+    """The result of one subscriber.
 
     Attributes:
         host, name, beside: where it ran, which one it is, and beside which others.

@@ -50,7 +50,7 @@ PROTOCOL_BYTES = 8
 
 @dataclass
 class Scene:
-    """What a fault of a resource gets.
+    """The arguments of a fault of a resource.
 
     Attributes:
         workload: the program of storms.
@@ -223,7 +223,7 @@ def full_disk_of_a_recording(name: str, scene: Scene) -> None:
 
 
 def killed_recorder(name: str, scene: Scene) -> None:
-    """What a recorder had written when it was killed can be replayed; its BPF programs are gone."""
+    """The events that a recorder had written when it was killed can be replayed; its BPF programs are gone."""
     daemon, table = scene.start()
     file = scene.directory / "killed.rec"
     process = record(file)

@@ -47,7 +47,7 @@ LOG_SHOWN = 8000
 
 @dataclass
 class Tally:
-    """What happened in all rounds.
+    """The results of all rounds.
 
     Attributes:
         recovered_s: for each kind of fault, how long it took until a new process was found.

@@ -43,7 +43,7 @@ _FLAGS, _KNOWN, _SOURCES = _named("ROW_"), _named("KNOWN_"), _named("SOURCE_")
 
 @dataclass
 class Truth:
-    """What the tables have of a storm.
+    """The events of a storm that the tables have.
 
     Attributes:
         made: events of the storm, by kind.

@@ -100,7 +100,7 @@ def kill_all(
 def test_kills_of_server_and_forwarder_neither_lose_nor_double_an_event(
     host: Published, command: Command, nats_server: NatsServer, tmp_path: Path, spool: bool
 ) -> None:
-    """What the forwarder had not read, or had only in memory, when it was killed, is in the daemon's journal."""
+    """Events that a killed forwarder had not read, or had only in memory, are in the daemon's journal."""
     if spool:
         command.add("--spool", str(tmp_path / "spool"))
     began_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the reader passes on when the stream changes."""
+"""Tests of what the reader passes on when the stream changes."""
 
 from __future__ import annotations
 

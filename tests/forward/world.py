@@ -1,4 +1,4 @@
-"""What tests of the forwarder need: a host that publishes, the command, and what a server has stored."""
+"""The environment of tests of the forwarder: a host that publishes, the command, and what a server has stored."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Fuzz = Callable[[str, int, int, float], "Part"]
 
 @dataclass
 class Part:
-    """What a decoder did with some inputs.
+    """The results of a decoder with some inputs.
 
     Attributes:
         inputs, accepted: how many there were, and how many of them were valid.

@@ -1,4 +1,4 @@
-"""What a target of the fuzzer is, and the directory in memory where it has its files."""
+"""The class of the fuzzer's targets, and the directory in memory where it has its files."""
 
 from __future__ import annotations
 

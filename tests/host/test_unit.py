@@ -1,4 +1,4 @@
-"""What `procline doctor` says about the systemd units."""
+"""The lines of `procline doctor` about the systemd units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed on the hosts: packages and wheelhouses of two versions, kept for each state of the checkout.
+"""Build what is installed on the hosts: packages and wheelhouses of two versions, kept for each state of the checkout.
 
 Only files that get into a package count: a change of a test does not need a build.
 """

@@ -1,4 +1,4 @@
-"""What runs as process 1 of the namespaces of a run: it makes the hosts, and runs scenarios and a command.
+"""The program that runs as process 1 of the namespaces of a run: it makes the hosts, and runs scenarios and a command.
 
 command.py starts it. /run, the network namespaces and all mounts that are made here exist only in here.
 """

@@ -213,7 +213,7 @@ class Reader:
 
 
 class OtherWork:
-    """What this machine does besides this run, from the construction on."""
+    """The CPU time that other work of this machine uses, from the construction on."""
 
     def __init__(self) -> None:
         self._began = self._read()

@@ -1,4 +1,4 @@
-"""What is tested on the hosts. A scenario gets the hosts; an AssertionError or a HostError is its failure."""
+"""The tests on the hosts. A scenario gets the hosts; an AssertionError or a HostError is its failure."""
 
 from __future__ import annotations
 

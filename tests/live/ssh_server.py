@@ -55,7 +55,7 @@ class Server:
 
     @property
     def options(self) -> list[str]:
-        """What a client needs to reach it."""
+        """The options with which a client reaches it."""
         return [
             "-i", str(self.key), "-p", str(self.port), "-F", "none", "-o", "StrictHostKeyChecking=no",
             "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes",

@@ -71,7 +71,7 @@ class Reader:
         return has(self.file, word)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What it has received about descendants of the test, with `now_ns`."""
+        """The events about descendants of the test that it has received, with `now_ns`."""
         for line in lines(self.file):
             for values in line["events"]:
                 yield dict(zip(FIELDS, values, strict=True), now_ns=line["now_ns"])

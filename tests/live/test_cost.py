@@ -1,4 +1,4 @@
-"""What a process has used: the same in its entry, its exit event and `procline cost`, and as wait4() says."""
+"""The use of a process is the same in its entry, its exit event and `procline cost`, and as wait4() says."""
 
 from __future__ import annotations
 

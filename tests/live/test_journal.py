@@ -158,7 +158,7 @@ def test_kills_of_shards_and_resolver_cost_a_subscriber_nothing(live_kernel: Non
 
 
 def test_kills_of_the_supervisor_are_one_gap_each(live_kernel: None, workload: Path) -> None:
-    """What was seen before is read from the journal; for the rest an event says from when to when no daemon watched."""
+    """Earlier events are read from the journal; for the rest an event says from when to when no daemon watched."""
     with Daemon(SETTINGS) as daemon:
         follower = Follower(daemon)
         killed: list[int] = []

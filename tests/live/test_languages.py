@@ -52,7 +52,7 @@ for _ in range(5):
 
 
 class Reference:
-    """What `Subscriber` returns: `events`, and `lines` in the form of the programs."""
+    """The events that `Subscriber` returns, and their `lines` in the form of the programs."""
 
     def __init__(self, directory: Path) -> None:
         self.events: list[Event] = []
@@ -125,7 +125,7 @@ def topic_of(line: dict[str, Any]) -> str:
 
 
 def undeclared(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What others have and `lines` neither contain nor report as missed."""
+    """Return the events of others that `lines` neither contain nor report as missed."""
     found = {line["order"]: line for line in lines if "order" in line}
     gaps = [line for line in lines if line["event"] == "missed"]
     return [

@@ -94,7 +94,7 @@ def test_a_restart_keeps_the_history_and_readers_follow(daemon: Daemon) -> None:
 
 
 def test_other_sizes_begin_new_tables_and_readers_follow(daemon: Daemon) -> None:
-    """What an upgrade to another layout does: the tables cannot be continued, so the history ends."""
+    """As after an upgrade to another layout: the tables cannot be continued, so the history ends."""
     with ProcessTable.attach(path=daemon.directory, max_age_ms=MAX_AGE_MS) as table:
         pid = ended_process(table)
         epoch = table.stats()["epoch"]

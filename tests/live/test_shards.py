@@ -76,7 +76,7 @@ def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload:
 
 @pytest.mark.skipif(len(online_cpus()) < 2, reason="a ring has one reader, and this host has one ring")
 def test_a_change_waits_for_no_old_shard(live_kernel: None) -> None:
-    """What an old shard cannot hand over, because it gets no CPU or waits for another ring, the new one reads again."""
+    """The new shard reads again what an old one cannot hand over, because it gets no CPU or waits for another ring."""
     daemon = Daemon('[supervision]\nstop_timeout_s = 300\n[log]\nformat = "json"\n')
     daemon.wrapper = EAGER
     with daemon:

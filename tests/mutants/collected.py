@@ -32,7 +32,7 @@ _PIPES = "PROCLINE_MUTANT_PIPES"
 
 @dataclass(frozen=True)
 class Run:
-    """What became of some tests.
+    """The result of some tests.
 
     Attributes:
         failed: the first test that failed, or did not end in time; None: all passed.

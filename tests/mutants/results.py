@@ -1,4 +1,4 @@
-"""What became of mutants: kept in a file, so that a later run continues, and summed up by package."""
+"""The results of mutants: kept in a file, so that a later run continues, and summed up by package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Z = 1.959964
 
 
 class Key(NamedTuple):
-    """What identifies a mutant although lines before it come and go.
+    """The identity of a mutant, which stays the same if lines before it change.
 
     Attributes:
         module: its path relative to ROOT.
@@ -31,7 +31,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one mutant.
+    """The result of one mutant.
 
     Attributes:
         module, before, after, number: see `Key`.

@@ -1,4 +1,4 @@
-"""What is kept of each mutant, and the sums of them."""
+"""Tests of the results of mutants and of their sums."""
 
 from __future__ import annotations
 

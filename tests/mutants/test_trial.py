@@ -1,4 +1,4 @@
-"""What becomes of mutants of bodies: which tests run, and which outcome they have."""
+"""Trials of mutants of bodies: which tests run, and which outcome they have."""
 
 from __future__ import annotations
 

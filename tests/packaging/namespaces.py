@@ -1,4 +1,4 @@
-"""What the tests of units need: a systemd of their own, in namespaces."""
+"""A systemd in namespaces of its own, for the tests of units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the controller counts and prints when workers report less."""
+"""Tests of what the controller counts and prints when workers report less."""
 
 from __future__ import annotations
 

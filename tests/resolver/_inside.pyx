@@ -1,4 +1,4 @@
-"""What only tests and benches do with the resolver's compiled classes: single steps, called from Python.
+"""Single steps of the resolver's compiled classes, which only tests and benches call, from Python.
 
 setup.py compiles this module in place, as the core, but no package contains it.
 """

@@ -338,7 +338,7 @@ def sampled(event: Event, changed_after_boot_ns: int | None = None) -> Event:
 
 
 class HasTables(Protocol):
-    """What a test file does with tables, as an object of a class of its own."""
+    """An object of a test file's own class that has tables."""
 
     tables: TableWriter
 
@@ -428,7 +428,7 @@ class Reading:
 
 
 def costs_of(tables: TableWriter, row: int) -> dict[str, object]:
-    """What the process of a row has used; None where the row does not have it."""
+    """The resources that the process of a row has used; None where the row does not have them."""
     if not tables.hot_view()[row]["known"] & layout.KNOWN_COST:
         return dict.fromkeys(layout.COSTS.names)
     return dict(zip(layout.COSTS.names, tables.costs_view()[row].item(), strict=True))

@@ -378,7 +378,7 @@ def lineage_of(row: Row, depth: int) -> dict[str, Any]:
 
 
 def costs_of(row: Row) -> dict[str, Any]:
-    """What a process that has ended has used."""
+    """The resources that a process that has ended has used."""
     return if_known(
         row, layout.KNOWN_COST, "cpu_user_ns", "cpu_system_ns", "children_cpu_ns", "max_rss_bytes", "minor_faults",
         "major_faults", "voluntary_switches", "involuntary_switches",

@@ -1,4 +1,4 @@
-"""What matters of one process."""
+"""The main facts about one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scrubber hides of the labelled command lines in ``corpus.txt``, and what it hides besides.
+"""Measure what the scrubber hides of the labelled command lines in ``corpus.txt``, and what it hides besides.
 
     python -m tests.secrets.measuring            figures of both halves
     python -m tests.secrets.measuring --seen     also every failure of the half that rules may be written by

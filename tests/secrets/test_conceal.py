@@ -1,4 +1,4 @@
-"""What is hidden in frames and in surveys before anything is stored."""
+"""Secrets are hidden in frames and in surveys before anything is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is hidden in command lines, what is not, and that no command line makes it slow."""
+"""Which words of command lines are hidden, and that no command line makes it slow."""
 
 from __future__ import annotations
 

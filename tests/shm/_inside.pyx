@@ -1,4 +1,4 @@
-"""What only tests and benches do with the writer's tables: single steps of its compiled methods, called from Python.
+"""Single steps of the writer's compiled methods, which only tests and benches call, from Python.
 
 setup.py compiles this module in place, as the core, but no package contains it.
 """

@@ -1,4 +1,4 @@
-"""What only tests ask about the draining of rings: why it stopped, and the sizes of its structs.
+"""Facts about the draining of rings that only tests ask for: why it stopped, and the sizes of its structs.
 
 setup.py compiles this module in place, as the core, but no package contains it.
 """

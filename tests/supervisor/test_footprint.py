@@ -1,4 +1,4 @@
-"""What an instance costs in memory: the estimate, the table of the documentation, and a live instance."""
+"""The memory of an instance: the estimate, the table of the documentation, and a live instance."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ Check = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def check() -> Iterator[Check]:
-    """What a check says in a process with the limit `(number, soft, hard)`, with these options."""
+    """Return the result of a check in a process with the limit `(number, soft, hard)`, with these options."""
     with subprocess.Popen(
         [sys.executable, "-c", CHECK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

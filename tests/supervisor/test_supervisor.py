@@ -391,7 +391,7 @@ def test_an_end_during_a_change_leaves_no_process(
 
 
 def test_shards_that_have_just_begun_drain_at_the_end(start: Callable[..., Run]) -> None:
-    """What came during the change is in the rings; a shard without a handler of SIGTERM would leave it there."""
+    """Records from during the change are in the rings; a shard without a handler of SIGTERM would leave them there."""
     fake = f"shard-0=slow-{BUSY},shard-1=slow-{BUSY}"
     run = start("supervision.stop_timeout_s=60", fake=fake, PROCLINE_FAKE_EAGER="1").ready()
     run.until(lambda: "shard-1 start" in run.journal() and bool(changes(run)))

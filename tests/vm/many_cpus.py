@@ -1,4 +1,4 @@
-"""What an instance costs on a host with many CPUs, and whether it counts every event there. Run it in a guest.
+"""Measure the cost of an instance on a host with many CPUs, and whether it counts every event there. Run it in a guest.
 
     tests/vm/run --cpus 32 --timeout 1500 -- .venv/bin/python tests/vm/many_cpus.py
 

@@ -1,4 +1,4 @@
-"""What is kept of the live tests under other kernels, and the table that is made of it."""
+"""Tests of the stored results of live tests under other kernels, and of the table that is made from them."""
 
 from __future__ import annotations
 

@@ -468,7 +468,7 @@ TURNS = st.tuples(
 
 
 def play(turns: list[tuple[list[int], bool, str]], *, with_streams: bool) -> list[Sent]:
-    """What a publisher with a journal does; the last turn is a heartbeat on each topic."""
+    """Publish with a journal, as a publisher does; the last turn is a heartbeat on each topic."""
     sender = Sender()
     played = []
     for topics, is_split, before in turns:

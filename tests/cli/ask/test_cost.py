@@ -219,7 +219,7 @@ def test_the_time_of_a_few_ends_needs_no_note(procline: Command, build: Callable
 def test_a_period_that_reaches_too_far_is_reported(
     procline: Command, tables: Tables, build: Callable[..., int]
 ) -> None:
-    """What is not retained any more must not look as if it had never been."""
+    """Processes that are not retained any more must be reported as missing in the sums."""
     build(95, "/usr/bin/new")
     (tables.directory / "retention").write_text("300")
     tables.control["horizon_boot_ns"] = 50 * S

@@ -139,7 +139,7 @@ class Cgroups:
 
 @dataclass
 class Plan:
-    """What the tables and ``/proc`` hold, and which processes are suspected.
+    """The contents of the tables and of ``/proc``, and the processes that are suspected.
 
     Attributes:
         ops: of `tell`.

@@ -1,4 +1,4 @@
-"""What is entered of a process that was read from `/proc` while the kernel's maps know more about it."""
+"""Rows of processes that were read from `/proc` while the kernel's maps know more about them."""
 
 from __future__ import annotations
 

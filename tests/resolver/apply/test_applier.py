@@ -698,7 +698,7 @@ COST = {
 
 
 def cost_of(row):
-    """What a row says that its process has used; {}: nothing."""
+    """The resources that a process has used, by its row; {}: unknown."""
     io = ("read_bytes", "write_bytes")
     return {name: getattr(row, name) for name in COST
             if row.known & (layout.KNOWN_IO if name in io else layout.KNOWN_COST)}  # fmt: skip

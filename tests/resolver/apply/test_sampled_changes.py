@@ -30,7 +30,7 @@ CRED, SID, COMM = declared.KIND_CRED, declared.KIND_SID, declared.KIND_COMM
 
 
 class Marks(ApplierWorld):
-    """What the tables say of the last change of a process."""
+    """The last change of a process, by the tables."""
 
     def extra(self, tgid: int) -> dict[str, Any]:
         return extra_of(self, self.proc(tgid))

@@ -1,4 +1,4 @@
-"""What the BPF programs count, summed over CPUs. The map of the counters is a file here."""
+"""The counters of the BPF programs, summed over CPUs. The map of the counters is a file here."""
 
 from __future__ import annotations
 

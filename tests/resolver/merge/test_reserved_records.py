@@ -1,4 +1,4 @@
-"""What a record does that stays reserved: rings by hand, which are drained and merged in turns of a millisecond."""
+"""Effects of a record that stays reserved: rings by hand, which are drained and merged in turns of a millisecond."""
 
 from __future__ import annotations
 

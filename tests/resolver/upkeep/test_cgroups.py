@@ -78,7 +78,7 @@ def made_of(tables: TableWriter, row: int) -> tuple[int, int]:
 
 
 def text_of(tables: TableWriter, row: int) -> bytes:
-    """What is stored of the cgroup's path, with its times."""
+    """The stored path of the cgroup, with its times."""
     return tables.names.py_bytes(int(tables.cold_view()[row]["cgroup_ref"]))
 
 

@@ -73,13 +73,13 @@ class Instance:
         self.writer.py_retire(row.number)
 
     def details(self, row: Row) -> Any:
-        """What an event of the row contains."""
+        """Return the details in an event of the row."""
         self.encoder.add(self.writer, CONTEXT, 6, row.number, 5)
         (event,) = take(self.encoder)
         return event["container_details"]
 
     def read(self, row: Row) -> Any:
-        """What a reader sees that has read nothing before."""
+        """Return the details that a reader finds that has read nothing before."""
         forget()
         entry = TableReader(self.directory).resolve(row["tgid"])
         assert entry is not None

@@ -81,7 +81,7 @@ class Instance:
         return event["file_package"], event["file_sha256"]
 
     def read(self, row: Row) -> tuple[Any, Any]:
-        """What a reader sees that has read nothing before."""
+        """Return the facts that a reader finds that has read nothing before."""
         forget()
         entry = TableReader(self.directory).resolve(row["tgid"])
         assert entry is not None

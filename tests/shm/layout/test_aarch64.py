@@ -1,4 +1,4 @@
-"""What a compiler makes of the row protocol for aarch64: the barriers that docs/row-protocol.md relies on.
+"""The code that a compiler makes of the row protocol for aarch64: the barriers that docs/row-protocol.md relies on.
 
 x86-64 keeps stores in order and loads in order. A missing barrier changes nothing there, so no test and no emulator on
 such a machine can show it. The instructions can be read without a machine that runs them.

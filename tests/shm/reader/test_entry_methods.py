@@ -1,4 +1,4 @@
-"""What an entry does besides having fields: it finds others, tells a story, has times, and is copied and pickled."""
+"""Methods of an entry: it finds others, describes itself, has times, and is copied and pickled."""
 
 from __future__ import annotations
 

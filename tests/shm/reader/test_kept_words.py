@@ -185,7 +185,7 @@ def test_damaged_index_and_links(tables: Tables, table: ProcessTable) -> None:
 
 
 def test_rows_that_are_noted_during_a_call(tables: Tables, table: ProcessTable) -> None:
-    """What was found with kept words until then is found again in the rows."""
+    """Processes that were found with kept words until then are found again in the rows."""
     pids = family(tables)
     expected = keep(table, pids, len(tables.hot))
     many, whole = np.tile(np.array(pids, np.uint32), 300), [part * 300 for part in expected]  # type: ignore[operator]

@@ -139,7 +139,7 @@ def test_an_earlier_image_is_an_ancestor_of_its_child_only(
 
 @pytest.mark.parametrize("seed", range(12))
 def test_chains_that_join_anywhere(tables: Tables, table: ProcessTable, seed: int) -> None:
-    """What is copied of chains that were walked before is what the hops would find."""
+    """Copies of chains that were walked before are equal to what the hops would find."""
     chance = random.Random(seed)
     rows: list[int] = []
     heads: dict[int, int] = {}

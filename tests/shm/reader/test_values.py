@@ -1,4 +1,4 @@
-"""What the value of a field is made of: the words by which rows are grouped."""
+"""The words that a field's value consists of, by which rows are grouped."""
 
 from __future__ import annotations
 

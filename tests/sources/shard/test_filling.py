@@ -1,4 +1,4 @@
-"""What a source that fills its own ring reports about itself."""
+"""Reports of a source that fills its own ring about itself."""
 
 from __future__ import annotations
 
