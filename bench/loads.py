@@ -139,23 +139,23 @@ class Load:
         gaps_ns: tuple[int, int] = (500, 3000),
     ) -> None:  # fmt: skip
         rng = np.random.default_rng(seed)
-        self.kind, who = np.array(actions[0], np.uint8), np.array(actions[1], np.int64)
+        self.kind, which = np.array(actions[0], np.uint8), np.array(actions[1], np.int64)
         self.count = n = len(self.kind)
         times = begin_boot_ns + np.cumsum(rng.integers(*gaps_ns, n)).astype(np.uint64)
         self.period_ns = np.uint64(int(times[-1]) + 10_000 - begin_boot_ns)
         self.end_boot_ns = int(times[-1]) + 10_000
         forks = self.kind == declared.KIND_FORK
-        starts = np.zeros(int(who.max()) + 1, np.uint64)
-        starts[who[forks]] = times[forks] - np.uint64(400)
+        starts = np.zeros(int(which.max()) + 1, np.uint64)
+        starts[which[forks]] = times[forks] - np.uint64(400)
         pids = (first_pid + np.arange(len(starts)) % pid_range).astype(np.uint32)
         self.processes = Processes(pids, starts)
         parent = rng.integers(0, len(parents.tgid), len(starts))
         self.header, self.task = np.zeros(n, dtypes.HEADER), np.zeros(n, dtypes.TASK)
         self.header["time_boot_ns"], self.header["kind"] = times, self.kind
-        self.header["tgid"] = self.header["tid"] = pids[who]
-        self.header["start_boot_ns"] = starts[who]
-        self.header["ppid"] = parents.tgid[parent[who]]
-        self.header["parent_start_boot_ns"] = parents.start_boot_ns[parent[who]]
+        self.header["tgid"] = self.header["tid"] = pids[which]
+        self.header["start_boot_ns"] = starts[which]
+        self.header["ppid"] = parents.tgid[parent[which]]
+        self.header["parent_start_boot_ns"] = parents.start_boot_ns[parent[which]]
         for name in ("uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"):
             self.task[name] = 1000
         self.task["auid"], self.task["audit_session"], self.task["sid"] = 1000, 1, 2

@@ -68,15 +68,15 @@ def ids(entry: EntryFields) -> dict[str, Any]:
     return {key: entry.get(key) for key in ("uid", "euid", "gid", "egid", "user", "euser", "group", "egroup")}
 
 
-def text_of(who: dict[str, Any], *, is_on_host: bool) -> str:
-    """Return the effective user in `ids` in a word.
+def text_of(numbers: dict[str, Any], *, is_on_host: bool) -> str:
+    """Return the effective user in a word.
 
     Args:
-        who: the ids.
+        numbers: what `ids` returns.
         is_on_host: the names are those of the host. In a container, any user can be named root.
     """
-    uid = who.get("euid")
-    name = who.get("euser") if is_on_host else None
+    uid = numbers.get("euid")
+    name = numbers.get("euser") if is_on_host else None
     return "root" if uid == 0 else name if name and _PLAIN.match(name) else f"uid {uid}"
 
 

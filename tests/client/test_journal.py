@@ -478,7 +478,7 @@ def test_a_client_that_sees_only_the_sockets_asks_for_the_journal(host: Host, mo
             asked.close()
             read.close()
             assert host.resolver.tables.counter("journal_reads") > 60
-            # Those who may not read the stream get nothing.
+            # A user that may not read the stream gets nothing.
             monkeypatch.setattr(channel, "may_read", lambda client, status: False)
             refused = JournalReader(JournalRequests(paths.requests_socket(directory)))
             assert refused.geometry is None and host.resolver.tables.counter("journal_refused") == 1

@@ -219,7 +219,7 @@ class OtherWork:
         self._began = self._read()
 
     def share(self) -> float:
-        """Return the share of all CPUs' time that neither the hosts used nor nobody, from 0 to 1."""
+        """Return the share of all CPUs' time that other work than the hosts used, from 0 to 1."""
         busy, own, total = (now - then for now, then in zip(self._read(), self._began, strict=True))
         return max(0.0, (busy - own) / total)
 

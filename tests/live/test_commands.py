@@ -158,7 +158,7 @@ def test_waiting_ends_when_a_start_fails(live_kernel: None) -> None:
         daemon.start(wait=False)
         assert daemon.process is not None
         lock = daemon.directory / paths.SUPERVISOR_LOCK
-        while not lock.exists() or not lock.read_text():  # before that, nothing says who is starting
+        while not lock.exists() or not lock.read_text():  # before that, nothing says which process is starting
             assert daemon.process.poll() is None
         daemon.process.send_signal(signal.SIGSTOP)  # so that the start is not over before the command looks
         waiting = started(daemon, "wait", "--timeout", "120")

@@ -157,17 +157,17 @@ def test_a_program_that_opens_the_tables_finds_what_was_forked_before(live_kerne
         assert sorted(took)[2] < 0.04, took
 
 
-@pytest.mark.parametrize("who", ["nobody", "a reader", "a subscriber"])
-def test_a_command_is_one_turn_while_nobody_subscribes(usual: Daemon, who: str) -> None:
+@pytest.mark.parametrize("audience", ["nobody", "a reader", "a subscriber"])
+def test_a_command_is_one_turn_while_nobody_subscribes(usual: Daemon, audience: str) -> None:
     with ExitStack() as stack:
-        if who == "a reader":
+        if audience == "a reader":
             stack.enter_context(usual.attach())
-        elif who == "a subscriber":
+        elif audience == "a subscriber":
             stack.enter_context(Recorder(usual, "proc.fork", "proc.exec", "proc.exit").started())
         expected = {
             "nobody": layout.AUDIENCE_NOBODY, "a reader": layout.AUDIENCE_READERS,
             "a subscriber": layout.AUDIENCE_SUBSCRIBERS,
-        }[who]  # fmt: skip
+        }[audience]  # fmt: skip
         audience = stack.enter_context(audience_of(usual))
         eventually(lambda: audience() == expected)
         frames, events = frames_and_events(usual)
@@ -175,4 +175,4 @@ def test_a_command_is_one_turn_while_nobody_subscribes(usual: Daemon, who: str) 
         assert others >= 0
         # Other processes of this host end too, and each of their events may have a frame for itself.
         # With a subscriber, the shard may wake up between the three events or behind them: the scheduler decides.
-        assert who == "a subscriber" or frames - others <= 2 * COMMANDS
+        assert audience == "a subscriber" or frames - others <= 2 * COMMANDS

@@ -81,11 +81,11 @@ def test_a_start_during_a_fork_storm_misses_no_process(live_kernel: None, worklo
                     assert lost_kinds(during.stat()["lost"]) <= SKIPPED_KINDS
                     stormy = sum(end > ready_ns for end in there.values())
                     assert stormy > 500, "no storm"
-                    quick = {who for who, end in there.items() if who[1] >= began_ns and 0 < end < ready_ns}
-                    assert quick, "nobody was quick enough for the snapshot alone to miss"
-                    lived = {who for who, end in there.items() if not end or end >= ready_ns} | quick
+                    quick = {each for each, end in there.items() if each[1] >= began_ns and 0 < end < ready_ns}
+                    assert quick, "no process was quick enough for the snapshot alone to miss"
+                    lived = {each for each, end in there.items() if not end or end >= ready_ns} | quick
                     missed = lived - found.keys()
-                    assert not missed, {who: (there[who], began_ns, ready_ns) for who in missed}
+                    assert not missed, {each: (there[each], began_ns, ready_ns) for each in missed}
                     # No process is invented, and none is there twice with a coarser start time.
                     assert found.keys() - identities(before).keys() == set()
                     # The exits of all ended processes are known.

@@ -41,7 +41,7 @@ def test_unwatched_times_enclose_the_missed_events(daemon: Daemon, is_killed: bo
     seen = [event["time_ns"] for event in events if event["event"] == "exec"]
     # The period begins with what was committed and ends when the next capture is complete: events at both edges may be
     # seen.
-    assert not [time_ns for time_ns in seen if unseen_ns < time_ns < unseen_until_ns], "nobody watched"
+    assert not [time_ns for time_ns in seen if unseen_ns < time_ns < unseen_until_ns], "no daemon watched"
     assert min(seen) < begin and max(seen) > end, "the unwatched period is too long"
     assert told["seq"] is None and told["time_ns"] >= end
 

@@ -158,7 +158,7 @@ def test_programs_that_change_the_user(
 
 
 def test_a_change_that_only_the_next_exec_shows(comparing: Daemon) -> None:
-    """A program that is not known for it changed the user: it or the one that it executed, nobody saw which."""
+    """A program that is not known for it changed the user: it or the one that it executed, no event shows which."""
     nobody = pwd.getpwnam("nobody").pw_uid
     code = f"import os; os.setuid({nobody}); os.execv('/usr/bin/sleep', ['sleep', '7311'])"
     with running(sys.executable, "-c", code) as process:

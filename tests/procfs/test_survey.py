@@ -186,7 +186,7 @@ def test_after_a_move_another_process_names_the_cgroup() -> None:
     del host.infos[11]
     host.asked.clear()
     host.survey()
-    assert host.asked == [10, 11, 12]  # nobody knows: no more than these are asked
+    assert host.asked == [10, 11, 12]  # the number is unknown: no more than these are asked
 
 
 def test_a_process_that_the_iterator_hides_comes_from_proc() -> None:

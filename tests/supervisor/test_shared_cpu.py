@@ -121,7 +121,7 @@ def test_short_waits_are_no_reason_to_leave(host: Host) -> None:
     host.worker(10, wait_ns=1000 * WAIT_NS, runs=1001)
     host.pass_time(*[BUSY] * len(ALLOWED))
     assert host.balance(worker) == cpu
-    assert host.where == {}, "and nobody is bound anew"
+    assert host.where == {}, "and no process is bound again"
 
 
 def test_earlier_waiting_times_do_not_count(host: Host) -> None:

@@ -53,7 +53,7 @@ def test_every_event_could_have_happened(
         assert start < header["time_boot_ns"]
         assert living.get(parent[0]) == parent[1], "the parent lives"
         if header["kind"] == declared.KIND_FORK:
-            assert tgid not in living, "nobody has the pid"
+            assert tgid not in living, "no process has the pid"
             living[tgid] = start
             forks += 1
             continue

@@ -1169,7 +1169,7 @@ def test_an_earlier_owner_of_a_pid_moves_without_its_successor(w: World) -> None
     w.check()
     assert w.tables.py_children(high(5)) == [high(4)] and new.ppid == high(5)
     w.delete(high(4))
-    assert new.reparent(init) and w.tables.py_children(1) == [high(5), high(3)], "an ended process is nobody's child"
+    assert new.reparent(init) and w.tables.py_children(1) == [high(5), high(3)], "an ended process is no child"
 
 
 def test_walk_calls_back_with_heads_only(w: World) -> None:

@@ -256,7 +256,7 @@ def test_r19_to_r22_the_kernels_word_on_the_parent(w):
         w.applier.reparent(12, 902, now)
         assert w.applier.take_wanted() == [(905, 0), (902, 0)]
     assert not w.applier.reparent(12, 0, now)
-    assert not w.applier.reparent(1, 12, now), "nobody is its own ancestor"
+    assert not w.applier.reparent(1, 12, now), "no process is its own ancestor"
 
 
 # -- facts that a fork copies ------------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def test_the_end_of_the_process_that_has_the_pid(w: World) -> None:
 def test_an_end_that_is_older_than_the_owner_of_the_pid_is_not_its_end(w: World) -> None:
     w.exit(50 * TICK, 0, PARENT)
     assert w.proc(PARENT).exit_boot_ns == 0
-    assert w.exit(300 * TICK, 0, CHILD) == 0, "nobody has the pid"
+    assert w.exit(300 * TICK, 0, CHILD) == 0, "no process has the pid"
 
 
 @pytest.mark.parametrize("is_repeated", [False, True])

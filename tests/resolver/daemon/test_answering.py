@@ -458,7 +458,7 @@ def test_shards_are_hurried_again_if_the_first_time_was_not_enough(world: World)
     assert len(world.channel.answers) == 1
     world.now += 5_000_000
     world.answering.do_work(world.now)
-    assert len(world.hurried) == 3, "nobody waits any more"
+    assert len(world.hurried) == 3, "no question waits any more"
 
 
 def test_a_question_that_waits_for_its_turn_does_not_keep_the_resolver_busy(world: World) -> None:

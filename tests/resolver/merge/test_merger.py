@@ -340,7 +340,7 @@ def test_nothing_is_late_when_the_only_shard_dies_and_comes_back():
     merger.add(frame(0, [1004 * MS]))
     for now in range(1010, 1900, 50):
         merger.advance(now * MS, positions(3, 2, 0))
-        assert take_all(merger) == [], "nobody makes progress: nobody is held up"
+        assert take_all(merger) == [], "no ring makes progress, so none is held up"
     merger.add(frame(1, [1003 * MS, 1008 * MS]))
     merger.advance(1910 * MS, positions(3, 2, 0))
     found = take_all(merger)

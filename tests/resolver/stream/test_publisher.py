@@ -239,7 +239,7 @@ def test_a_slow_subscriber_loses_only_its_own_messages(directory: Path, peers: z
         elapsed = time.monotonic() - begin
         assert got == total, "the quick one has all"
         assert instance.publisher.unsent > 0
-        assert elapsed < 20, "and nobody waited"
+        assert elapsed < 20, "and no subscriber waited"
         first = receive(slow)[1]
         received, last = first.count, first.first + first.count - 1
         while message := receive(slow, 200):

@@ -31,7 +31,7 @@ def test_a_process_is_found_by_its_innermost_number(tmp_path: Path) -> None:
     inner, innermost = ((tmp_path / f"namespace{number}").stat().st_ino for number in (2, 3))
     now = [0]
     pids = ForeignPids(str(tmp_path), lambda: now[0])
-    assert pids.find((3, inner)) == 0, "nobody has looked yet"
+    assert pids.find((3, inner)) == 0, "nothing was read yet"
     assert pids.refresh()
     assert [pids.find(key) for key in ((3, inner), (3, innermost), (7, innermost), (11, inner))] == [11, 12, 0, 0]
     # The pid has another owner now.

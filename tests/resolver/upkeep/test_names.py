@@ -100,7 +100,7 @@ def test_answers_wait_until_they_are_handled(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         row = made.row(7, uid=4_000_000)
         made.live.do_work(made.now)
-        assert made.event(row)["user"] is None  # nobody waits for the name service
+        assert made.event(row)["user"] is None  # the event does not wait for the name service
         until(lambda: made.live.has_answers)
         made.live.do_work(made.now)
         assert not made.live.has_answers and made.event(row)["user"] == "ldap"

@@ -168,7 +168,7 @@ def test_a_terminal_of_the_fallback_stays_until_the_next_exec(w: World, monkeypa
     for kind in (declared.KIND_CRED, declared.KIND_SID, declared.KIND_COMM, declared.KIND_CGROUP):
         ttyless(w.story.change(4, kind, uid=int(kind))).apply(w.applier)
     assert ttys(w, 3, 4, 5) == [b"pts3"] * 3
-    assert w.applier.followups.take_ttyless() == [], "nobody is looked at again"
+    assert w.applier.followups.take_ttyless() == [], "no process is examined again"
     before = context_events(w)
     fallback.do_work()
     assert context_events(w) == before
@@ -512,7 +512,7 @@ def test_a_terminal_is_acquired_by_another_session(w: World, sessions: SessionTe
     session(w, 8)
     w.proc_of.ttys = {}
     sessions.do_work()
-    assert ttys(w, 5, 6, 7, 8) == [b"pts1"] * 4, "nobody knows"
+    assert ttys(w, 5, 6, 7, 8) == [b"pts1"] * 4, "the terminal is not known any more"
 
 
 def test_a_process_with_a_start_known_to_the_tick_only(w: World, sessions: SessionTerminals) -> None:
