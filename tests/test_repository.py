@@ -93,6 +93,12 @@ def test_the_oldest_python_is_the_same_everywhere() -> None:
         assert text in (ROOT / name).read_text(), name
 
 
+def test_no_version_of_a_kernel_decides_on_a_host() -> None:
+    """Distributions add features to their kernels: `procline doctor` tries what is needed."""
+    for path in (ROOT / "ansible").rglob("*.yml"):
+        assert not re.search(r"kernel\w* is version", path.read_text()), path
+
+
 def test_one_version_of_each_package_in_all_lock_files() -> None:
     """Versions for different versions of Python are different packages here."""
     dev = pinned(ROOT / "requirements" / "dev.txt")
