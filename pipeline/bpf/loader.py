@@ -170,6 +170,27 @@ class Tier:
 
 
 @dataclass(frozen=True, slots=True)
+class Gaps:
+    """What a tier of CREDENTIALS does not see at once on this kernel; `reason` is empty if it sees all changes.
+
+    Attributes:
+        lacking: its programs without an attach point.
+        is_uncounted: this kernel does not count what the programs miss.
+    """
+
+    lacking: tuple[str, ...] = ()
+    is_uncounted: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why it does not see all changes."""
+        reasons = [f"this kernel has no attach point for {', '.join(self.lacking)}"] if self.lacking else []
+        if self.is_uncounted:
+            reasons.append("this kernel does not count what the programs miss")
+        return " and ".join(reasons)
+
+
+@dataclass(frozen=True, slots=True)
 class ProgramStats:
     """Run-time figures of a program; `runs` and `run_ns` count only while BPF statistics are enabled.
 
@@ -224,6 +245,7 @@ class Capture:
         tiers: which tiers are in use, and why.
         lacks: why the older set of objects is used, which is mostly what the newer one needs and this kernel lacks;
             empty: the newer one is. See features.py.
+        gaps: what the tiers that are in use do not see at once, by their names.
     """
 
     def __init__(
@@ -272,7 +294,7 @@ class Capture:
         self.lacks: tuple[str, ...] = ()
         self._tier_objects: list[libbpf.TierObject] = []
         self._iter_links: dict[str, int] = {}
-        self._gaps: dict[str, str] = {}
+        self.gaps: dict[str, Gaps] = {}
         self._scope = b""
         self._sizes: dict[str, int] = {}
         self._program_fds: list[int] = []
@@ -421,12 +443,10 @@ class Capture:
             left_out = [name for name in left_out if name not in names]
         for name in replaced:
             one.detach(name)
-        lacking = [name for name in left_out if name not in replaced]
-        gaps = [f"this kernel has no attach point for {', '.join(lacking)}"] if lacking else []
-        if kind.can_miss and not misses.are_counted(one.link_fds[0]):
-            gaps.append("this kernel does not count what the programs miss")
-        self._gaps[kind.name] = " and ".join(gaps)
-        return Tier(kind.name, kind.attach_kind, True, "; ".join([kind.records, *gaps]))
+        lacking = tuple(name for name in left_out if name not in replaced)
+        gaps = Gaps(lacking, kind.can_miss and not misses.are_counted(one.link_fds[0]))
+        self.gaps[kind.name] = gaps
+        return Tier(kind.name, kind.attach_kind, True, "; ".join(filter(None, (kind.records, gaps.reason))))
 
     def _show_hangups(
         self, tiers: list[Tier], changes: list[Tier], *, is_on_signal: bool
@@ -537,12 +557,12 @@ class Capture:
     def _completing(self, tier: Tier, chosen: str, task_iterator: str) -> Tier:
         """Return a tier of CREDENTIALS, loaded if it is the one that completes the chosen one and that has gaps."""
         kind = CREDENTIALS.get(_COMPLETES)
-        if kind is None or tier.name != kind.name or not self._gaps.get(chosen) or chosen == kind.name:
+        if kind is None or tier.name != kind.name or chosen in {"", kind.name} or not self.gaps[chosen].reason:
             return tier
         if task_iterator == "off":
             return _without_iterator(kind)
         loaded = self._load_tier(kind)
-        return replace(loaded, detail=_completion(chosen, self._gaps[chosen])) if loaded.is_on else loaded
+        return replace(loaded, detail=_completion(chosen, self.gaps[chosen].reason)) if loaded.is_on else loaded
 
     @property
     def programs(self) -> list[ProgramStats]:
@@ -577,6 +597,20 @@ class Capture:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class CredentialsTrial(Capture):
+    """A capture that loads and attaches one method of CREDENTIALS only, and whose programs record nothing."""
+
+    def __init__(self, credentials: str, task_iterator: str = "auto") -> None:
+        """Load and attach it; arguments and errors as in Capture."""
+        super().__init__(ring_bytes=mmap.PAGESIZE, credentials=credentials, task_iterator=task_iterator)
+
+    def _begin(self) -> None:
+        pass
+
+    def _load_other(self, kind: TierKind, task_iterator: str, unwanted: Collection[str]) -> list[Tier]:
+        return []
 
 
 def _completion(chosen: str, gap: str) -> str:

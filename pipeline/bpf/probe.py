@@ -38,8 +38,22 @@ _METHODS = {"fentry": "fentry", "kprobe": "kprobe", "sampled": "iter", "syscalls
 _OF_AUTO = ("fentry", "kprobe", "sampled")
 #: Those with a limit or a price, which the complete report always shows.
 _LIMITED = ("sampled", "syscalls")
+#: What to do if a method does not see all changes at once on this kernel.
+_COMPLETED = "docs/sources.md says how such changes are found, and marked"
 #: What to do if the method that `auto` uses sees too little.
 _SYSCALLS = f'capture.credentials = "syscalls": {methods.SEES["syscalls"]}'
+
+#: What programs of a method record, for those that some kernels have no attach point for.
+_CHANGES = {
+    "pl_set_loginuid": "the login uid",
+    "pl_tty_release": "the release of a terminal",
+    "pl_tty_hangup": "hangups of terminals",
+    "pl_change_pid": "session and process group",
+    "pl_move_pid": "setpgid() of a child",
+    "pl_tty_set": "a new terminal",
+    "pl_clear_tty": "the terminal of a new session",
+    "pl_switch_ns": "namespaces",
+}
 
 #: What to do if the kernel does not permit BPF programs to a process with the capabilities, as in a user namespace.
 _NOT_PERMITTED = "run as root of the host, or use --source proc-connector"
@@ -63,13 +77,14 @@ class Finding:
 
 
 def findings(choice: str = "auto", task_iterator: str = "auto") -> list[Finding]:
-    """Run all probes; briefly loads programs, and attaches empty ones, if that is permitted.
+    """Run all probes; briefly loads programs, and attaches some that record nothing, if that is permitted.
 
     Args:
         choice: the setting `capture.credentials`.
         task_iterator: the setting `capture.task_iterator`.
     """
     kinds = {kind: attach_kind(kind) for kind in ATTACH_KINDS}
+    late = seen_late(method_of(kinds, choice, task_iterator), task_iterator)
     return [
         Finding("kernel", True, os.uname().release),
         _btf(),
@@ -77,7 +92,7 @@ def findings(choice: str = "auto", task_iterator: str = "auto") -> list[Finding]
         _capabilities(),
         *kinds.values(),
         programs(),
-        credentials(kinds, choice, task_iterator),
+        credentials(kinds, choice, task_iterator, late),
         *limits(kinds, task_iterator),
         _jit(),
         _lockdown(),
@@ -113,23 +128,61 @@ def attach_kind(kind: str) -> Finding:
     return Finding(name, True, "works")
 
 
-def credentials(kinds: Mapping[str, Finding], choice: str = "auto", task_iterator: str = "auto") -> Finding:
+def method_of(kinds: Mapping[str, Finding], choice: str = "auto", task_iterator: str = "auto") -> str:
+    """Return which method an instance will use, a key of loader.CREDENTIALS; "off" if none; arguments as below."""
+    works = _methods(kinds, task_iterator)
+    candidates = _OF_AUTO if choice == "auto" else (choice,)
+    return next((each for each in candidates if each in works and works[each].ok), "off")
+
+
+def seen_late(method: str, task_iterator: str = "auto") -> str:
+    """Return which changes a method does not see at once on this kernel; empty: it sees all, or that is unknown.
+
+    Args:
+        method: a key of loader.CREDENTIALS, or "off".
+        task_iterator: the setting `capture.task_iterator`.
+    """
+    if method in {"sampled", "off"} or host.missing_capabilities():
+        return ""
+    from pipeline.bpf import loader
+
+    try:
+        with loader.CredentialsTrial(method, task_iterator) as trial:
+            (gaps,) = (gaps for name, gaps in trial.gaps.items() if name == loader.CREDENTIALS[method].name)
+            is_completed = any(tier.is_on for tier in trial.tiers if tier.name == loader.CREDENTIALS["sampled"].name)
+    except (LoadError, UnsupportedError):
+        return ""  # other findings say why
+    late = [", ".join(_CHANGES.get(program, program) for program in gaps.lacking)] if gaps.lacking else []
+    if gaps.is_uncounted:
+        late.append("what the programs miss, which this kernel does not count")
+    if not late:
+        return ""
+    when = (
+        "within capture.sampling_interval_s, by comparison" if is_completed else "with the next record of the process"
+    )
+    return f"on this kernel seen only {when}: {'; '.join(late)}"
+
+
+def credentials(
+    kinds: Mapping[str, Finding], choice: str = "auto", task_iterator: str = "auto", late: str = ""
+) -> Finding:
     """Return how an instance will capture changes of credentials, and why no better way works.
 
     Args:
         kinds: results of `attach_kind`, by attach kind.
         choice: the setting `capture.credentials`.
         task_iterator: the setting `capture.task_iterator`.
+        late: the result of `seen_late` for the method that the instance will use.
     """
     works = _methods(kinds, task_iterator)
     if choice == "auto":
-        return _automatic(works)
+        return _automatic(works, late)
     hint = _alternative(choice, works)
     if choice == "off":
         return Finding("credentials", True, f'capture.credentials is "off": {methods.SEES["off"]}', hint)
     found = works[choice]
     if found.ok:
-        return Finding("credentials", True, f"by {_METHODS[choice]}: {methods.SEES[choice]}", hint)
+        return Finding("credentials", True, _by(choice, late), hint or (_COMPLETED if late else ""))
     detail = f'capture.credentials is "{choice}": {_reason(choice, found)}'
     return Finding("credentials", found.ok, detail, found.hint if found.ok is None else 'set it to "auto"')
 
@@ -158,14 +211,19 @@ def _reason(method: str, found: Finding) -> str:
     return f"{_METHODS[method]} {found.detail.partition(';')[0]}"
 
 
-def _automatic(works: Mapping[str, Finding]) -> Finding:
+def _by(method: str, late: str) -> str:
+    """Return what an instance sees by a method."""
+    return f"by {_METHODS[method]}: {'; '.join(filter(None, (methods.SEES[method], late)))}"
+
+
+def _automatic(works: Mapping[str, Finding], late: str) -> Finding:
     name = "credentials"
     better: list[str] = []
     for method in _OF_AUTO:
         if works[method].ok:
             why = f" ({'; '.join(better)})" if better else ""
-            detail = f"by {_METHODS[method]}: {methods.SEES[method]}{why}"
-            return Finding(name, True, detail, _alternative(method, works))
+            hint = _alternative(method, works) or (_COMPLETED if late else "")
+            return Finding(name, True, f"{_by(method, late)}{why}", hint)
         better.append(_reason(method, works[method]))
     unknown = [works[method] for method in _OF_AUTO if works[method].ok is None]
     if unknown:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 
-from pipeline.bpf import features, host, libbpf, probe
-from pipeline.bpf.loader import CREDENTIALS, Capture
+from pipeline.bpf import features, host, libbpf, loader, probe
+from pipeline.bpf._positions import ProducerPositions
+from pipeline.bpf.loader import CREDENTIALS, Capture, CredentialsTrial, Gaps, Tier
 from pipeline.config import methods
 from pipeline.errors import LoadError
 
@@ -102,6 +105,83 @@ def test_the_method_for_credentials(
     assert ("not seen: a change that is reverted" in found.detail) == bool(sampled and not fentry and not kprobe)
     # The brief report shows a method with limits only if there is a hint.
     assert bool(found.hint) == (ok is not True or "by iter" in found.detail)
+
+
+class Trial:
+    """In place of a CredentialsTrial: a kernel that sees some changes by comparison."""
+
+    gaps: dict[str, Gaps]
+    is_completed = True
+
+    def __init__(self, method: str, task_iterator: str) -> None:
+        assert task_iterator == ("auto" if self.is_completed else "off")
+        self.tiers = [Tier("cred_sampled", "iter", self.is_completed, "")]
+
+    def __enter__(self) -> Trial:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("method", "gaps", "words"),
+    [
+        ("fentry", Gaps(("pl_tty_release", "pl_set_loginuid")), ": the release of a terminal, the login uid"),
+        ("fentry", Gaps(("pl_new",)), ": pl_new"),
+        ("kprobe", Gaps((), True), ": what the programs miss, which this kernel does not count"),
+        ("kprobe", Gaps(("pl_tty_release",), True), ": the release of a terminal; what the programs miss, which"),
+        ("fentry", Gaps(), ""),
+    ],
+)
+@pytest.mark.parametrize("is_completed", [True, False])
+def test_what_a_method_does_not_see_at_once_on_this_kernel(
+    monkeypatch: pytest.MonkeyPatch, method: str, gaps: Gaps, words: str, is_completed: bool
+) -> None:
+    monkeypatch.setattr(host, "missing_capabilities", list)
+    monkeypatch.setattr(Trial, "gaps", {f"cred_{method}": gaps, "cred_sampled": Gaps()}, raising=False)
+    monkeypatch.setattr(Trial, "is_completed", is_completed)
+    monkeypatch.setattr(loader, "CredentialsTrial", Trial)
+    late = probe.seen_late(method, "auto" if is_completed else "off")
+    assert (words in late) if words else not late
+    assert ("by comparison" in late) == bool(words and is_completed)
+    automatic = probe.credentials(kinds(fentry=method == "fentry"), "auto", late=late)
+    for found in (automatic, probe.credentials(kinds(fentry=method == "fentry"), method, late=late)):
+        assert found.ok is True and f"{methods.SEES[method]}; {late}".removesuffix("; ") in found.detail
+    assert bool(automatic.hint) == bool(words)
+
+
+def test_nothing_is_loaded_to_find_out_what_a_comparison_sees_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "missing_capabilities", list)
+    monkeypatch.setattr(loader, "CredentialsTrial", mock.Mock(side_effect=AssertionError))
+    assert probe.seen_late("sampled") == probe.seen_late("off") == ""
+    monkeypatch.setattr(loader, "CredentialsTrial", mock.Mock(side_effect=LoadError("refused")))
+    assert probe.seen_late("fentry") == ""
+
+
+@pytest.mark.parametrize(
+    ("refused", "choice", "method"),
+    [((), "auto", "fentry"), (("fentry",), "auto", "kprobe"), (("fentry", "kprobe"), "auto", "sampled"),
+     (("fentry", "kprobe", "iter"), "auto", "off"), ((), "syscalls", "syscalls"), (("kprobe",), "kprobe", "off"),
+     ((), "off", "off")],
+)  # fmt: skip
+def test_the_method_that_an_instance_will_use(refused: tuple[str, ...], choice: str, method: str) -> None:
+    assert probe.method_of(kinds(**dict.fromkeys(refused, False)), choice) == method
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("method", ["sampled", "syscalls"])
+def test_a_trial_of_a_method_finds_what_a_capture_finds_and_records_nothing(live_kernel: None, method: str) -> None:
+    with Capture(ring_bytes=4096, credentials=method) as capture:
+        whole = capture.gaps[CREDENTIALS[method].name]
+    with CredentialsTrial(method) as trial:
+        assert trial.gaps[CREDENTIALS[method].name] == whole
+        subprocess.run(["true"], check=True)
+        rings = ProducerPositions(dict(trial.fds.rings), trial.ring_count)
+        positions = np.zeros(trial.ring_count, np.uint64)
+        rings.sample(positions)
+        rings.close()
+        assert not positions.any()
 
 
 def kinds(**outcomes: bool | None) -> dict[str, probe.Finding]:

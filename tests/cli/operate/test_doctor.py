@@ -122,6 +122,7 @@ def attach_kinds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(probe.host, "missing_capabilities", list)
         monkeypatch.setattr(probe, "attach_kind", attach_kind)
         monkeypatch.setattr(probe, "programs", lambda: probe.Finding("programs", True, "the newer set"))
+        monkeypatch.setattr(probe, "seen_late", lambda method, task_iterator: "")
 
     return stub
 
@@ -160,6 +161,17 @@ def test_the_brief_report_has_the_limits_of_the_configured_method(
     credentials(method)
     (note,) = (line for line in procline("doctor").out.splitlines() if line.startswith("note"))
     assert methods.SEES[method] in note
+
+
+def test_the_brief_report_has_what_a_method_sees_late_on_this_kernel(
+    procline: Command, attach_kinds: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach_kinds()
+    monkeypatch.setattr(probe, "seen_late", lambda method, task_iterator: f"late by {method}: the login uid")
+    done = procline("doctor")
+    (note,) = (line for line in done.out.splitlines() if line.startswith("note"))
+    assert note.endswith("by fentry: seen at once, at no cost to others; late by fentry: the login uid")
+    assert done.code == 0
 
 
 @pytest.mark.parametrize("also", [(), ("tp/syscalls",)])
