@@ -49,6 +49,8 @@ OLD_NAMES = (
     "probe",
 )  # fmt: skip
 
+#: What the version of a kernel contains that preempts nearly everything.
+REAL_TIME = "PREEMPT_RT"
 #: Attach kinds whose programs PREEMPT_RT can preempt on every kernel.
 TRAMPOLINES = ("fentry", "fexit")
 #: Why they are not used where `share_buffers`.
@@ -61,7 +63,7 @@ def share_buffers(program_fd: int) -> bool:
     A record could then contain facts of both. The kernels that skip such runs are those that count them; any program
     shows whether this one does.
     """
-    return "PREEMPT_RT" in os.uname().version and syscall.info_bytes(program_fd) < misses.COUNTING_INFO_BYTES
+    return REAL_TIME in os.uname().version and syscall.info_bytes(program_fd) < misses.COUNTING_INFO_BYTES
 
 
 def is_split(function: str) -> bool:

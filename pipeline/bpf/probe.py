@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,13 @@ from pipeline.errors import LoadError, UnsupportedError
 OBJECT = Path(__file__).parent / "programs" / "probe.bpf.o"
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
+#: How the kernel preempts itself: all settings, the one in use in parentheses. Needs debugfs.
+PREEMPT = Path("/sys/kernel/debug/sched/preempt")
+COMMAND_LINE = Path("/proc/cmdline")
+#: Settings with which a program can be preempted.
+_PREEMPTING = ("full", "lazy")
+#: What the version of a kernel contains that has no other setting.
+_ALWAYS = "PREEMPT"
 
 #: Attach kind -> what is missing without it, and what to do.
 ATTACH_KINDS = {
@@ -96,6 +105,7 @@ def findings(choice: str = "auto", task_iterator: str = "auto") -> list[Finding]
         *limits(kinds, task_iterator),
         _jit(),
         _lockdown(),
+        preemption(kinds),
         _memlock(),
         _cpus(),
     ]
@@ -335,6 +345,51 @@ def _lockdown() -> Finding:
     if mode == "confidentiality":
         return Finding("lockdown", False, mode, "BPF programs may not read kernel memory in this mode")
     return Finding("lockdown", True, mode or text.strip())
+
+
+def preemption(kinds: Mapping[str, Finding]) -> Finding:
+    """Return whether this kernel can preempt BPF programs, and then skips events of other processes.
+
+    Args:
+        kinds: results of `attach_kind`, by attach kind.
+    """
+    setting = preempt_setting()
+    if not setting:
+        return Finding("preemption", None, f"set at boot; {PREEMPT} shows how, and cannot be read")
+    from pipeline.bpf import features
+
+    if setting not in {*_PREEMPTING, _ALWAYS, features.REAL_TIME}:
+        return Finding("preemption", True, f"{setting}: programs are not preempted")
+    if features.SHARED_BUFFERS in kinds["fentry"].detail:
+        return Finding("preemption", True, f"{setting}: fentry is not used")
+    return Finding(
+        "preemption", True,
+        f"{setting}: programs of fentry can be preempted, and since Linux 7.0 those on tracepoints too; events of "
+        "other processes on that CPU are skipped meanwhile, and counted as lost, or in runs_skipped",
+        "nothing to do: a repair follows each loss; docs/sources.md says which events each program misses",
+    )  # fmt: skip
+
+
+def preempt_setting() -> str:
+    """Return how this kernel preempts itself, such as ``full``; empty if that is unknown."""
+    from pipeline.bpf import features
+
+    kinds = [word for word in os.uname().version.split() if word.startswith("PREEMPT")]
+    if features.REAL_TIME in kinds:
+        return features.REAL_TIME
+    if not kinds:
+        return "voluntary or none"
+    with suppress(OSError):
+        if chosen := re.search(r"\((\w+)\)", PREEMPT.read_text()):
+            return chosen[1]
+    if _ALWAYS in kinds:
+        return _ALWAYS
+    with suppress(OSError):
+        *_, last = ("", *(word for word in COMMAND_LINE.read_text().split() if word.startswith("preempt=")))
+        # Newer kernels ignore the other values.
+        if (setting := last.removeprefix("preempt=")) in _PREEMPTING:
+            return setting
+    return ""
 
 
 def _memlock() -> Finding:

@@ -325,6 +325,41 @@ def test_lockdown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | N
     assert by_name()["lockdown"].ok is ok
 
 
+@pytest.mark.parametrize(
+    ("version", "setting", "command_line", "found"),
+    [
+        ("#1 SMP PREEMPT_RT Debian 6.12.118-1", None, "", "PREEMPT_RT"),
+        ("#1 SMP Debian 5.10.0-32", None, "preempt=full", "voluntary or none"),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.12.118-1", "none (voluntary) full lazy \n", "preempt=full", "voluntary"),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 7.2.13-1", "full (lazy) \n", "", "lazy"),
+        ("#1 SMP PREEMPT_DYNAMIC", None, "quiet preempt=none preempt=full ro", "full"),
+        ("#1 SMP PREEMPT_DYNAMIC", None, "preempt=full preempt=none", ""),
+        ("#1 SMP PREEMPT_DYNAMIC", None, "quiet", ""),
+        ("#1 SMP PREEMPT", None, None, "PREEMPT"),
+    ],
+)
+def test_how_the_kernel_preempts_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, setting: str | None, command_line: str | None,
+    found: str,
+) -> None:  # fmt: skip
+    for name, text in (("PREEMPT", setting), ("COMMAND_LINE", command_line)):
+        monkeypatch.setattr(probe, name, tmp_path / name)
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    monkeypatch.setattr(os, "uname", lambda: mock.Mock(version=version))
+    assert probe.preempt_setting() == found
+    finding = probe.preemption(kinds())
+    assert finding.ok is (True if found else None)
+    is_preempted = found in {"PREEMPT_RT", "PREEMPT", "lazy", "full"}
+    assert ("counted as lost" in finding.detail) == bool(finding.hint) == is_preempted
+
+
+def test_where_fentry_is_not_used_because_of_preemption_it_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "preempt_setting", lambda: features.REAL_TIME)
+    refused = {**kinds(), "fentry": probe.Finding("attach fentry", False, f"{features.SHARED_BUFFERS}; so what")}
+    assert probe.preemption(refused) == probe.Finding("preemption", True, "PREEMPT_RT: fentry is not used")
+
+
 def test_shortage_is_no_answer() -> None:
     error = LoadError("no memory")
     error.__cause__ = OSError(12, "Cannot allocate memory")

@@ -57,6 +57,8 @@ _METHOD = "method "
 _SWITCHED_OFF = re.compile(r"[a-z_]+\.[a-z_]+ is ")
 #: What `unit` reports for an optional unit that this host does not use.
 _UNWANTED = re.compile(r" is (not enabled|masked)$")
+#: The finding about kernels that preempt BPF programs.
+_PREEMPTION = "preemption"
 _INDENT = 9
 #: Name of the finding about the daemon's unit, and what the names of those about optional units begin with.
 _UNIT = "unit"
@@ -127,7 +129,7 @@ def _mark(check: Check) -> str:
         return {True: _OK, False: _FAILED, None: _OFF}[check.ok]
     if check.ok is False:
         return _MISSING if check.needed else _WITHOUT
-    if check.ok and check.name == _WAYS and check.hint:
+    if check.ok and check.hint and check.name in {_WAYS, _PREEMPTION}:
         return _NOTE
     return _OK if check.ok else _UNKNOWN
 

@@ -123,6 +123,7 @@ def attach_kinds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(probe, "attach_kind", attach_kind)
         monkeypatch.setattr(probe, "programs", lambda: probe.Finding("programs", True, "the newer set"))
         monkeypatch.setattr(probe, "seen_late", lambda method, task_iterator: "")
+        monkeypatch.setattr(probe, "preempt_setting", lambda: "voluntary")
 
     return stub
 
@@ -215,6 +216,14 @@ def test_a_missing_feature_with_an_alternative_does_not_fail(
     done = procline("doctor")
     assert done.code == 0
     assert ("without" if outcome is False else "unknown") in done.out
+
+
+def test_a_kernel_that_preempts_programs_is_a_note(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    preemption = probe.Finding("preemption", True, "full: events are skipped", "see the documents")
+    monkeypatch.setattr(probe, "findings", lambda *settings: [*findings(), preemption])
+    done = procline("doctor")
+    assert done.code == 0 and "note     preemption: full: events are skipped" in done.out.splitlines()
+    assert "-> see the documents" in done.out
 
 
 def test_an_unknown_feature_is_not_reported_as_missing(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
