@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.bpf import host
+from pipeline.bpf import host, syscall
 from pipeline.config import methods
 from pipeline.errors import LoadError, UnsupportedError
 
@@ -106,7 +106,7 @@ def findings(choice: str = "auto", task_iterator: str = "auto") -> list[Finding]
         _jit(),
         _lockdown(),
         preemption(kinds),
-        _memlock(),
+        memlock(),
         _cpus(),
     ]
 
@@ -392,11 +392,54 @@ def preempt_setting() -> str:
     return ""
 
 
-def _memlock() -> Finding:
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+def memlock() -> Finding:
+    """Return whether the memory of maps counts against RLIMIT_MEMLOCK, and whether an instance can raise that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     amount = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft} bytes"
-    # libbpf raises it where it must: on kernels before Linux 5.11, which need CAP_SYS_RESOURCE for that.
-    return Finding("memlock", True, f"{amount}; counts before Linux 5.11 only, since then the memory cgroup does")
+    if missing := host.missing_capabilities():
+        return Finding("memlock", None, f"not tried: {' and '.join(missing)} missing", "run this as root")
+    is_counted = _counts_memory(hard)
+    if is_counted is None:
+        return Finding("memlock", None, f"{amount}; it is not known whether BPF memory counts against it")
+    if not is_counted:
+        return Finding("memlock", True, f"{amount}; BPF memory does not count against it on this kernel")
+    detail = f"{amount}; BPF memory counts against it on this kernel"
+    if soft == resource.RLIM_INFINITY:
+        return Finding("memlock", True, detail)
+    # libbpf does the same at the start of an instance.
+    if _can_set_memlock(resource.RLIM_INFINITY, resource.RLIM_INFINITY):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+        return Finding("memlock", True, f"{detail}, and the start of an instance raises it")
+    return Finding(
+        "memlock", False, f"{detail}, and raising it needs CAP_SYS_RESOURCE",
+        "raise it before the start: ulimit -l unlimited, LimitMEMLOCK=infinity in a unit, or --ulimit=memlock=-1:-1 "
+        "for a container. Where it is too low, the start fails with EPERM",
+    )  # fmt: skip
+
+
+def _counts_memory(hard: int) -> bool | None:
+    """Return whether the kernel permits a map only with a limit above 0; None if it permits none with `hard` either."""
+    soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    made = []
+    try:
+        for limit in (0, hard):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, hard))
+            try:
+                os.close(syscall.create_array())
+                made.append(True)
+            except OSError:
+                made.append(False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+    return not made[0] if any(made) else None
+
+
+def _can_set_memlock(soft: int, hard: int) -> bool:
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _cpus() -> Finding:

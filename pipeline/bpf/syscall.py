@@ -17,6 +17,7 @@ from pathlib import Path
 from pipeline.host import privileges
 from pipeline.records.capabilities import CAP_BPF, CAP_SYS_ADMIN
 
+MAP_CREATE = 0
 MAP_LOOKUP_ELEM = 1
 MAP_UPDATE_ELEM = 2
 MAP_DELETE_ELEM = 3
@@ -25,6 +26,8 @@ OBJ_GET_INFO_BY_FD = 15
 MAP_LOOKUP_AND_DELETE_ELEM = 21
 MAP_LOOKUP_BATCH = 24
 ITER_CREATE = 33
+
+_ARRAY = 2  # BPF_MAP_TYPE_ARRAY
 
 ANY = 0  #: update: create or replace
 NOEXIST = 1  #: update: create, or fail with EEXIST
@@ -75,6 +78,14 @@ def needs_capability() -> bool:
         except OSError as error:
             return error.errno == errno.EPERM
     return False
+
+
+def create_array() -> int:
+    """Return the descriptor of a new array of one element of eight bytes, which takes a page.
+
+    Unlike libbpf, this does not raise RLIMIT_MEMLOCK before.
+    """
+    return bpf(MAP_CREATE, _attributes("IIII", _ARRAY, 4, 8, 1))
 
 
 def lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:

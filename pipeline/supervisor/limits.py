@@ -4,8 +4,8 @@ A soft limit is raised as far as the hard limit allows. The check uses an estima
 with a reserve. It does not cover a host that is short of memory (see `tables` in the settings).
 
 RLIMIT_MEMLOCK is not checked here: the memory of BPF maps counts against it before Linux 5.11 only, and there libbpf
-raises it, which needs CAP_SYS_RESOURCE (`procline doctor` names the limit). RLIMIT_NPROC does not bind root
-(copy_process in kernel/fork.c).
+makes it unlimited, which needs CAP_SYS_RESOURCE unless the hard limit is unlimited (`procline doctor` tries both).
+RLIMIT_NPROC does not bind root (copy_process in kernel/fork.c).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from pipeline.bpf import features, host, libbpf, loader, probe
+from pipeline.bpf import features, host, libbpf, loader, probe, syscall
 from pipeline.bpf._positions import ProducerPositions
 from pipeline.bpf.loader import CREDENTIALS, Capture, CredentialsTrial, Gaps, Tier
 from pipeline.config import methods
@@ -358,6 +359,64 @@ def test_where_fentry_is_not_used_because_of_preemption_it_skips_nothing(monkeyp
     monkeypatch.setattr(probe, "preempt_setting", lambda: features.REAL_TIME)
     refused = {**kinds(), "fentry": probe.Finding("attach fentry", False, f"{features.SHARED_BUFFERS}; so what")}
     assert probe.preemption(refused) == probe.Finding("preemption", True, "PREEMPT_RT: fentry is not used")
+
+
+INF = resource.RLIM_INFINITY
+
+
+class Limits:
+    """In place of the kernel: RLIMIT_MEMLOCK, and whether maps count against it, and who may raise it."""
+
+    def __init__(self, now: tuple[int, int], is_counted: bool, may_raise: bool, is_permitted: bool = True) -> None:
+        self.now = now
+        self.is_counted, self.may_raise, self.is_permitted = is_counted, may_raise, is_permitted
+
+    def get(self, number: int) -> tuple[int, int]:
+        assert number == resource.RLIMIT_MEMLOCK
+        return self.now
+
+    def set(self, number: int, limits: tuple[int, int]) -> None:
+        hard = self.now[1]
+        if limits[1] != hard and hard != INF and (limits[1] == INF or limits[1] > hard) and not self.may_raise:
+            raise ValueError("not allowed to raise maximum limit")
+        self.now = limits
+
+    def create_array(self) -> int:
+        if not self.is_permitted or (self.is_counted and self.now[0] == 0):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return os.open("/dev/null", os.O_RDONLY)
+
+
+@pytest.mark.parametrize(
+    ("limits", "ok", "words"),
+    [
+        (Limits((65536, 65536), False, False), True, "65536 bytes; BPF memory does not count"),
+        (Limits((65536, 65536), True, False), False, "raising it needs CAP_SYS_RESOURCE"),
+        (Limits((65536, 65536), True, True), True, "the start of an instance raises it"),
+        (Limits((65536, INF), True, False), True, "the start of an instance raises it"),
+        (Limits((INF, INF), True, False), True, "unlimited; BPF memory counts against it on this kernel"),
+        (Limits((65536, 65536), False, False, is_permitted=False), None, "not known"),
+    ],
+)
+def test_the_limit_of_locked_memory(
+    monkeypatch: pytest.MonkeyPatch, limits: Limits, ok: bool | None, words: str
+) -> None:
+    before = limits.now
+    monkeypatch.setattr(host, "missing_capabilities", list)
+    monkeypatch.setattr(resource, "getrlimit", limits.get)
+    monkeypatch.setattr(resource, "setrlimit", limits.set)
+    monkeypatch.setattr(syscall, "create_array", limits.create_array)
+    found = probe.memlock()
+    assert found.ok is ok and words in found.detail
+    assert ("--ulimit=memlock=-1:-1" in found.hint) == (ok is False)
+    assert limits.now == before
+
+
+@pytest.mark.live
+def test_this_kernel_is_asked_what_counts_as_locked_memory(live_kernel: None) -> None:
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    assert probe.memlock().ok is not None
+    assert resource.getrlimit(resource.RLIMIT_MEMLOCK) == before
 
 
 def test_shortage_is_no_answer() -> None:
