@@ -39,7 +39,8 @@ STAT_LINES = {
     "holds": "Processes and images (what a process executed, one after another) in the tables.",
     "tables": "How full the tables are. If one is full, the entries that ended first are removed.",
     "changes": "How soon a change of credentials, session, terminal or namespaces is found, where processes are "
-    "compared with their last records (capture.sampling_interval_s). With many processes it takes longer, because "
+    "compared with their last records (capture.sampling_interval_s). On some kernels that is so for some changes only, "
+    "and `procline doctor` names them. With many processes it takes longer, because "
     "comparisons use at most 0.3 % of a CPU. The event of a change has the limits of its time (changed_after_ns), and "
     "so has the entry (extra.sampled_change).",
     "readers": "Programs that have the tables open.",

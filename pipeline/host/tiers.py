@@ -43,3 +43,9 @@ def sees_each_change(tiers: Mapping[str, str]) -> bool | None:
     if not any(tier.startswith("cred_") for tier in tiers):
         return None
     return any(is_on(tiers[tier]) for tier in _EACH_CHANGE if tier in tiers)
+
+
+def is_completed(tiers: Mapping[str, str]) -> bool:
+    """Whether comparisons find only those changes of credentials that another method does not see on this kernel."""
+    used = {tier for tier, detail in tiers.items() if tier.startswith("cred_") and is_on(detail)}
+    return "cred_sampled" in used and len(used) > 1

@@ -47,3 +47,17 @@ def test_a_file_of_another_user_is_not_believed(tmp_path: Path) -> None:
 )
 def test_whether_each_change_is_seen(used: dict[str, str], expected: bool | None) -> None:
     assert tiers.sees_each_change(used) is expected
+
+
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [
+        ({}, False),
+        ({"cred_fentry": CHANGES, "cred_sampled": "off: not needed"}, False),
+        ({"cred_fentry": "off: x", "cred_sampled": CHANGES}, False),
+        ({"cred_fentry": "off: x", "cred_kprobe": CHANGES, "cred_sampled": "the others"}, True),
+        ({"cred_sampled": "the others", "cred_syscalls": CHANGES}, True),
+    ],
+)
+def test_whether_comparisons_find_only_some_changes(used: dict[str, str], expected: bool) -> None:
+    assert tiers.is_completed(used) is expected

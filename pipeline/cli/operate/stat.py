@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline import paths
 from pipeline.cli import common
 from pipeline.export.json import dumps
-from pipeline.host import instances
+from pipeline.host import instances, tiers
 from pipeline.screen.card import INDENT, labelled
 from pipeline.screen.lines import Line
 from pipeline.screen.progress import Progress
@@ -79,7 +80,8 @@ def command(seconds: float | None, is_verbose: bool, name: str, as_json: bool) -
         if running is not None and running.since_ns is not None:
             period_s = max(0.001, (time.time_ns() - running.since_ns) / 1e9)
     screen = Screen()
-    screen.wrap(_summary(stats, before, period_s), INDENT)
+    is_completed = tiers.is_completed(tiers.read(paths.instance_dir(name)))
+    screen.wrap(_summary(stats, before, period_s, is_completed=is_completed), INDENT)
     step_s = round((control_fields.clock_step_ns(name) or 0) / 1e9)
     if step_s:
         how_far = f"{'forward' if step_s > 0 else 'back'} by {duration(abs(step_s) * 10**9)}"
@@ -91,8 +93,17 @@ def command(seconds: float | None, is_verbose: bool, name: str, as_json: bool) -
     return 0
 
 
-def _summary(stats: Mapping[str, Any], before: Mapping[str, Any] | None, period_s: float | None) -> Iterator[Line]:
-    """Yield what an operator asks first: does it keep up, did it lose anything, what does it hold."""
+def _summary(
+    stats: Mapping[str, Any], before: Mapping[str, Any] | None, period_s: float | None, *, is_completed: bool
+) -> Iterator[Line]:
+    """Yield what an operator asks first: does it keep up, did it lose anything, what does it hold.
+
+    Args:
+        stats: the counters.
+        before: those of the beginning of the period; None: it is the time since the start.
+        period_s: its length, if that is known.
+        is_completed: comparisons find some changes only, and the others are seen at once.
+    """
     yield _state(stats, before, period_s)
     lost = _nonzero(stats.get("lost", {}))
     if lost:
@@ -122,7 +133,9 @@ def _summary(stats: Mapping[str, Any], before: Mapping[str, Any] | None, period_
     if memory := stats.get("memory"):
         yield labelled("tables", _tables(memory))
     if found_within_s := stats.get("sampling_interval_s"):
-        yield labelled("changes", Line(f"found within {period(found_within_s)}", (", by comparison", Style.FAINT)))
+        some, others = ("some ", "; the others are seen at once") if is_completed else ("", "")
+        how = (f", by comparison{others}", Style.FAINT)
+        yield labelled("changes", Line(f"{some}found within {period(found_within_s)}", how))
     readers = stats.get("readers")
     if readers is not None:
         at_least = "" if stats.get("readers_complete", True) else "at least "

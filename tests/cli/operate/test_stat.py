@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli.topics import STAT_LINES
+from pipeline.host import tiers
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable
 
@@ -36,6 +37,9 @@ def test_how_soon_a_comparison_finds_a_change(
     usual = FakeTable.stats
     monkeypatch.setattr(table, "stats", lambda self: usual(self) | {"sampling_interval_s": 7.5})
     assert "  changes   found within 7.5 s, by comparison\n" in procline("stat").out
+    monkeypatch.setattr(tiers, "read", lambda directory: {"cred_fentry": "changes", "cred_sampled": "others"})
+    shown = " ".join(procline("stat").out.split())
+    assert "changes some found within 7.5 s, by comparison; the others are seen at once" in shown
     assert "compared with their last records" in " ".join(procline("help", "changes").out.split())
 
 
