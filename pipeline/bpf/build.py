@@ -50,7 +50,8 @@ CLANG_VERSION = 19
 
 _FLAGS = (
     "-target", "bpf",
-    # v3: 32-bit operations and exchange; since Linux v5.12.
+    # v3: 32-bit operations, and atomic ones that return a value. Kernels before v5.12 lack only the latter, which the
+    # older set for x86-64 does not use (PL_NO_FETCH in programs/sets.bpf.h).
     "-mcpu=v3", "-O2", "-g", "-std=gnu11", "-nostdinc", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror",
 )  # fmt: skip
 
