@@ -48,14 +48,14 @@ TABLES = [
         (4, 5),
     ),
 ]
-#: Which range a row belongs to; "": it is not a single call, or it is one that is recorded.
+#: Which range a row belongs to; "": it is not a single call, or it is one that is recorded with any method.
 KINDS = {
     r"empty|stat$|read of": "every system call of the host",
     r"`?write|`?ioctl": "a write or an ioctl",
     r"`?open": "an open with its close",
     r"signal": "a signal",
-    r"`setresuid` that changes nothing": "setresuid() and the like",
-    r"`setresuid` (that changes something|to another user)|`setpgid`|`dd`|rename|cgroup move|fork": "",
+    r"`setresuid`|`setpgid`": "setresuid() and the like",
+    r"`dd`|rename|cgroup move|fork": "",
 }
 
 
