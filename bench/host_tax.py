@@ -14,7 +14,8 @@ Command
 How to read it
     `tax %` is the median ratio - 1, `low` and `high` its 95 % confidence interval (bootstrap over the rounds), `ns` the
     median of the differences. Only the first five calls have nothing to do with what Procline records. The target is
-    for these calls, with the default. If the interval is wider than the target in both directions, `verdict` is "none".
+    for these calls, with the default. It is reached if the whole interval is at most the target, and missed if all of
+    it is above. Otherwise `verdict` is "none", and so it is if the daemon sees no changes by any method.
     Changes, moves, forks, execs and exits are recorded; those of user and group not by the method "sampled". Their tax
     is the cost of the record, and of the daemon that reads it on the same machine. With "syscalls", that of an empty
     call is in each of them. The note says which methods the daemons used.
@@ -47,6 +48,8 @@ from pipeline.procfs.containers import cgroup_v2_root
 TARGET_PERCENT = 2
 #: Calls that Procline does not record.
 UNRELATED = ("empty call", "write of 1 byte", "open and close", "signal", "ioctl on a terminal")
+#: The method of a daemon that sees no changes of credentials.
+NO_METHOD = "none"
 #: The snapshot is done; the daemon is quiet after this time.
 QUIET_S = 1.5
 SMALL = {"rounds": 1, "bursts": 3}
@@ -90,7 +93,7 @@ def method_in_force(daemon: live.Daemon) -> str:
     """Return the tier by which a daemon sees changes of credentials."""
     used = tiers.read(daemon.directory)
     found = [name for name, detail in used.items() if name.startswith("cred_") and tiers.is_on(detail)]
-    return found[0] if found else "none"
+    return found[0] if found else NO_METHOD
 
 
 def tracers() -> list[str]:
@@ -106,10 +109,16 @@ def tracers() -> list[str]:
     return sorted(found)
 
 
-def verdict(call: str, tax: float, low: float, high: float, report: common.Report) -> str:
-    """Compare the tax of an unrelated call, in percent, with the target; "none" if the interval is too wide."""
-    if high - low > 2 * TARGET_PERCENT:
-        report.notes.append(f"{call}: no verdict, because the interval is too wide; use more --rounds")
+def verdict(call: str, tax: float, low: float, high: float, method: str, report: common.Report) -> str:
+    """Compare the interval of the tax of an unrelated call, in percent, with the target; "none" if it is on both sides.
+
+    A daemon whose method is "none" does less than one of the default settings should, so it has no verdict either.
+    """
+    if method == NO_METHOD:
+        report.notes.append(f"{call}: no verdict, because the daemon sees no changes of credentials by any method")
+        return "none"
+    if low <= TARGET_PERCENT < high:
+        report.notes.append(f"{call}: no verdict, because the target is within the interval; use more --rounds")
         return "none"
     report.target(f"tax on {call}, default settings", tax, TARGET_PERCENT, "%")
     return "reached" if report.targets[-1].is_reached else "MISSED"
@@ -134,7 +143,8 @@ def measure(options: argparse.Namespace, report: common.Report) -> None:
                     continue
                 with live.Daemon(f'[capture]\ncredentials = "{method}"\n') as daemon:
                     common.settle(options, QUIET_S)
-                    in_force[method] = method_in_force(daemon)
+                    if in_force.get(method) != NO_METHOD:
+                        in_force[method] = method_in_force(daemon)
                     turns[method].append(turn(program, options.bursts, cgroups))
                     with daemon.attach() as table:
                         lost += sum(live.caught_up(table)["lost"].values())
@@ -144,12 +154,13 @@ def measure(options: argparse.Namespace, report: common.Report) -> None:
             pairs = [(each[call], before) for each, before in zip(turns[method], without, strict=True)]
             ratios = [with_it / before for with_it, before in pairs]
             low, high, tax = ((ratio - 1) * 100 for ratio in (*interval(ratios), measuring.quartiles(ratios)[1]))
+            is_judged = method == "auto" and call in UNRELATED
             report.rows.append({
                 "call": call, "credentials": method, "ns without": measuring.quartiles(without)[1],
                 "ns with": measuring.quartiles([with_it for with_it, _ in pairs])[1],
                 "ns": measuring.quartiles([with_it - before for with_it, before in pairs])[1],
                 "tax %": tax, "low": low, "high": high, "rounds": len(ratios),
-                "verdict": verdict(call, tax, low, high, report) if method == "auto" and call in UNRELATED else "",
+                "verdict": verdict(call, tax, low, high, in_force[method], report) if is_judged else "",
             })  # fmt: skip
     if lost:
         report.notes.append(f"{lost} events were lost, so what is recorded cost less than it should")

@@ -238,6 +238,24 @@ def test_busy_cores_and_sums_and_the_error_of_the_median() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_tax_has_a_verdict_only_if_the_whole_interval_is_on_one_side_of_the_target() -> None:
+    code = """if True:
+        import common, host_tax
+        def verdict(tax, low, high, method="cred_fentry"):
+            report = common.Report("host_tax", "?", {})
+            found = host_tax.verdict("signal", tax, low, high, method, report)
+            assert bool(report.notes) == (found == "none") == (not report.targets)
+            assert not report.targets or report.targets[0].is_reached == (found == "reached")
+            return found
+        assert verdict(0.2, -1.8, 0.8) == verdict(-1.9, -6.2, 1.1) == verdict(1.5, 1.0, 2.0) == "reached"
+        assert verdict(1.9, -0.1, 3.9) == verdict(2.1, 2.0, 2.2) == "none"
+        assert verdict(2.4, 2.1, 9.0) == "MISSED"
+        assert verdict(0.0, 0.0, 0.0, "none") == verdict(3, 3, 3, "none") == "none"
+        """
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCH, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_bench_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = run(str(BENCH / "_all.py"), "nonesuch", "--output", str(tmp_path))
     assert done.returncode == 2
