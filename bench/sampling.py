@@ -9,9 +9,10 @@ Command
     python bench/sampling.py [--processes N] [--seconds N] [--programs old] [--json]     (root)
 How to read it
     `processes` are all processes of the host. `ms/pass` is the CPU time of a pass, `us/process` its growth with the
-    sleeping processes. `gap s` is the time between the beginnings of two passes, within which a change is seen. It
-    grows if passes would take more than their share of a CPU. `share %` is what they took of one CPU, with the system
-    calls of the supervisor.
+    sleeping processes. `gap s` is the median time between the beginnings of two passes, within which a change is seen,
+    and `longest s` the longest one. It grows if passes would take more than their share of a CPU, or if this process
+    gets no CPU. The target is for the median. `share %` is what the passes took of one CPU, with the system calls of
+    the supervisor.
 What it does not show
     Changes themselves: only what differs makes a record. Threads other than the leader cost less than processes.
 """
@@ -54,10 +55,12 @@ def measure(seconds: float) -> dict[str, float]:
             time.sleep(sampler.advance())
         cpu_s, end = time.thread_time() - before, time.monotonic()
         sampler.close()
+    gaps = [later - first for first, later in itertools.pairwise(begun)]
     return {
         "processes": sum(entry.name.isdecimal() for entry in Path("/proc").iterdir()),
         "ms/pass": cpu_s / len(begun) * 1000,
-        "gap s": statistics.median(later - first for first, later in itertools.pairwise(begun)),
+        "gap s": statistics.median(gaps),
+        "longest s": max(gaps),
         "share %": cpu_s / (end - began) * 100,
         "passes": len(begun),
     }
