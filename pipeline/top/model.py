@@ -101,7 +101,9 @@ class Model:
     def step(self) -> bool:
         """Read the tables again; returns whether there is something new to show."""
         now_s = time.monotonic()
-        passed_s, self._stepped_s = now_s - self._stepped_s, now_s
+        # A recording begins when it is first shown, however long the start takes.
+        passed_s = now_s - self._stepped_s if self.reading is not None else 0.0
+        self._stepped_s = now_s
         if self.at_boot_ns is not None and not self.is_paused:
             self._advance(passed_s)
         elif self.is_paused and self.processes is not None and self._is_shown():

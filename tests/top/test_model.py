@@ -67,8 +67,10 @@ def test_a_recording_is_played_from_its_begin_to_its_end(host: Host, monkeypatch
     assert model.is_recording and model.span is not None
     assert (model.span.begin_boot_ns, model.span.end_boot_ns) == (host.ago(10), host.ago(5))
     assert sum(model.span.counts) == 3  # the start, the exec and the end of one process
+    clock[0] += 60  # a start on a slow host
     model.step()
     assert "--50 date" in texts(model) and not model.is_paused
+    assert model.at_boot_ns == host.ago(10)
     clock[0] += 2
     model.step()
     assert model.at_boot_ns == host.ago(6)
