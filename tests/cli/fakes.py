@@ -10,7 +10,7 @@ from typing import Any
 import pipeline
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.client.event_filter import EventFilter
-from pipeline.errors import NoProcessError, NotRunningError
+from pipeline.errors import ClosedError, NoProcessError, NotRunningError
 from pipeline.export.forest import is_called
 from pipeline.select.selection import Selection
 from pipeline.shm.layout.entry_fields import ENTRY_FIELDS
@@ -181,6 +181,7 @@ class FakeSubscriber:
         resume: StreamPosition | None = None,
     ) -> None:  # fmt: skip
         type(self).resumed = resume
+        self._is_closed = False
         self._given = 0 if resume is None else resume.next["proc.exec"] - 1
         self._rest: list[dict[str, Any]] = []
         self._wanted = EventFilter(select, topics)
@@ -209,6 +210,8 @@ class FakeSubscriber:
         while self._left:
             batch = self._left.pop(0)
             made: Any = batch() if isinstance(batch, Callable) else batch  # type: ignore[arg-type]
+            if self._is_closed:
+                raise ClosedError("closed")
             if found := self._wanted.of(made, self._start):
                 return found
         if timeout is not None:
@@ -216,4 +219,4 @@ class FakeSubscriber:
         return []
 
     def close(self) -> None:
-        pass
+        self._is_closed = True

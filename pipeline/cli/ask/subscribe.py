@@ -21,7 +21,7 @@ import click
 from pipeline import files
 from pipeline.cli import common
 from pipeline.cli.ask.selecting import select_options
-from pipeline.errors import ConfigError, NoProcessError, NotRunningError
+from pipeline.errors import ClosedError, ConfigError, NoProcessError, NotRunningError
 from pipeline.screen.terminal import Screen
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def command(
                 common.not_found(pid, name)
             return 1
         with contextlib.closing(subscriber):
+            ending.subscriber = subscriber
             if stored is not None:
                 stored.write(subscriber.position)
             common.warn_about_namespace(name)
@@ -170,7 +171,10 @@ def _show(
             stack.callback(lambda: stored.write(written))
         while count is None or shown < count:
             wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            events = subscriber.read(wait_s, limit=None if count is None else count - shown)
+            try:
+                events = subscriber.read(wait_s, limit=None if count is None else count - shown)
+            except ClosedError:  # by a signal
+                raise _EndedError from None
             if subscriber.is_incomplete and not is_warned:
                 is_warned = True
                 click.echo("procline: --under has too many descendants: some events are not shown", err=True)
@@ -274,11 +278,18 @@ def _lines(events: list[Event]) -> str:
 class _Ending:
     """Lets SIGINT and SIGTERM end the body, but not in the middle of a line.
 
-    A signal interrupts waiting for events. If a line is being written, it is completed first, as long as the reader of
-    the output accepts bytes within _LAST_LINE_S. A reader that has stopped must not keep the command from ending.
+    A signal closes the subscriber, so that reading ends. If a line is being written, it is completed first, as long as
+    the reader of the output accepts bytes within _LAST_LINE_S. A reader that has stopped must not keep the command from
+    ending.
+
+    Attributes:
+        subscriber: what a signal closes. Until it is set, a signal raises an exception instead. An exception is not
+            enough later: Python ignores it if the signal arrives while it frees an object, and then nothing would end
+            the wait for the next event.
     """
 
     def __init__(self) -> None:
+        self.subscriber: Subscriber | None = None
         self._is_asked = False
         self._is_writing = False
 
@@ -292,7 +303,9 @@ class _Ending:
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self._is_asked = True
-        if not self._is_writing:
+        if self.subscriber is not None:
+            self.subscriber.close()
+        elif not self._is_writing:
             raise _EndedError
 
     def write(self, text: str) -> None:

@@ -122,6 +122,17 @@ def test_signals_end_it_with_0(procline: Command, subscriber: type[FakeSubscribe
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_while_an_object_is_freed_ends_it(procline: Command, subscriber: type[FakeSubscriber]) -> None:
+    """Python ignores exceptions there, also one of a signal handler. No further event arrives, as on a quiet host."""
+
+    class Freed:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    subscriber.batches = ([event(1)], lambda: Freed() and None)
+    assert procline("subscribe").code == 0
+
+
 def test_the_end_of_the_instance_is_printed(procline: Command, subscriber: type[FakeSubscriber]) -> None:
     subscriber.batches = ([event(1)], [])
     done = procline("subscribe", "--name", "web")
