@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pipeline import ProcessTable
 from pipeline.errors import BusyError, StaleError
 from pipeline.load.program import Load
-from pipeline.shm.layout.layout import HOT, ROW_GAP, ROW_IS_EXEC
+from pipeline.shm.layout.layout import COLD, HOT, ROW_GAP, ROW_IS_EXEC
 from tests.live.harness import Daemon
 from tests.waiting import eventually
 
@@ -185,9 +185,13 @@ def is_found(table: ProcessTable, pid: int) -> bool:
 
 
 def _rows_of(directory: Path, parents: set[int]) -> npt.NDArray[Any]:
-    """Return the images of all children of `parents` in the tables, without rows that are being written."""
-    hot = np.fromfile(directory / "hot", HOT)
-    return hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0) & np.isin(hot["ppid"], list(parents))]
+    """Return the images of all children of `parents` in the tables, without rows that are being written.
+
+    A child whose exit was lost is not under its parent any more: it seemed to live when the parent ended.
+    """
+    hot, cold = np.fromfile(directory / "hot", HOT), np.fromfile(directory / "cold", COLD)
+    is_child = np.isin(hot["ppid"], list(parents)) | np.isin(cold["creator_tgid"], list(parents))
+    return hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0) & is_child]
 
 
 def images_of(directory: Path, parents: set[int], comm: bytes | None = b"workload") -> Counter[str]:

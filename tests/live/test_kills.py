@@ -32,8 +32,8 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
 
-#: Until what was lost is counted. The kernel's counts of skipped runs are read every two seconds.
-COUNTED_S = 4 if SKIPPED_KINDS else 1
+#: Until what was lost is counted. The kernel's counts of skipped runs are read every four seconds.
+COUNTED_S = 6 if SKIPPED_KINDS else 1
 
 
 def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
