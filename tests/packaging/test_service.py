@@ -276,13 +276,19 @@ def test_a_supervisor_that_hangs_is_replaced_and_a_killed_one_too(host: Host) ->
     assert json.loads(host.procline("stat", "--json").stdout)["takeovers"] == 2
 
 
-def test_a_failure_is_not_repeated_and_doctor_explains_it(host: Host) -> None:
-    host.configure('[access]\ngroup = "no-such-group"\n')
+def failure(host: Host) -> list[dict[str, Any]]:
+    """Start the service, which fails and is not started again; return its error messages in the journal."""
     assert host.systemctl("start", UNIT) != 0
     until(lambda: host.properties("ActiveState")["ActiveState"] == "failed", limit_s=20)
     time.sleep(1.5)  # RestartSec= has passed
     assert host.properties("NRestarts", "ExecMainStatus") == {"NRestarts": "0", "ExecMainStatus": "2"}
-    (error,) = [each for each in host.journal("-p", "err") if "no-such-group" in each["MESSAGE"]]
+    return [each for each in host.journal("-p", "err") if "no-such-group" in each["MESSAGE"]]
+
+
+def test_a_failure_is_not_repeated_and_doctor_explains_it(host: Host) -> None:
+    host.configure('[access]\ngroup = "no-such-group"\n')
+    # On a busy host, a process can end before journald has read the unit from its cgroup.
+    (error,) = failure(host) or failure(host)
     assert error["PRIORITY"] == "3"
     done = host.procline("doctor")
     explained = r"^failed +unit: procline\.service has failed: exit code 2, .*no-such-group"

@@ -455,13 +455,12 @@ cdef inline int _check_keys(const fields *found) except -1:
 
 cdef inline int _check_values(const fields *found, dict lost) except -1:
     """Check the values that are about the frame as a whole; `_check` compares the columns."""
-    cdef const pl_value *values = found.values
-    if values[KEY_BOOT].number != 16:
-        _bad(f"'boot' has {values[KEY_BOOT].number} bytes, not 16")
-    if values[KEY_RING].number > UINT32_MAX:
-        _bad(f"ring {values[KEY_RING].number} is out of range")
-    if values[KEY_FROM].number > values[KEY_TO].number:
-        _bad(f"the range [{values[KEY_FROM].number}, {values[KEY_TO].number}) ends before it begins")
+    if found.values[KEY_BOOT].number != 16:
+        _bad(f"'boot' has {found.values[KEY_BOOT].number} bytes, not 16")
+    if found.values[KEY_RING].number > UINT32_MAX:
+        _bad(f"ring {found.values[KEY_RING].number} is out of range")
+    if found.values[KEY_FROM].number > found.values[KEY_TO].number:
+        _bad(f"the range [{found.values[KEY_FROM].number}, {found.values[KEY_TO].number}) ends before it begins")
     if lost is None:
         _bad("'lost' contains a value that is not a count")
     if (found.seen >> KEY_TASK_OF ^ found.seen >> KEY_NS_PID) & 1:
@@ -471,26 +470,25 @@ cdef inline int _check_values(const fields *found, dict lost) except -1:
 
 cdef inline int _fill(Frame frame, const fields *found) except -1:
     """Store the values of checked keys in the frame."""
-    cdef const pl_value *values = found.values
-    frame.from_pos, frame.to_pos = values[KEY_FROM].number, values[KEY_TO].number
-    frame.boot = <const unsigned char *>values[KEY_BOOT].at
-    frame.source = _source_of(&values[KEY_SRC])
-    frame.ring, frame.frame_seq = <uint32_t>values[KEY_RING].number, values[KEY_SEQ].number
+    frame.from_pos, frame.to_pos = found.values[KEY_FROM].number, found.values[KEY_TO].number
+    frame.boot = <const unsigned char *>found.values[KEY_BOOT].at
+    frame.source = _source_of(&found.values[KEY_SRC])
+    frame.ring, frame.frame_seq = <uint32_t>found.values[KEY_RING].number, found.values[KEY_SEQ].number
     if found.seen >> KEY_BAD & 1:
-        frame.malformed = values[KEY_BAD].number
+        frame.malformed = found.values[KEY_BAD].number
     if found.seen >> KEY_WM & 1:
-        frame.has_watermark, frame.watermark = True, values[KEY_WM].number
+        frame.has_watermark, frame.watermark = True, found.values[KEY_WM].number
     if found.seen >> KEY_CAP & 1:
-        frame.capture_id = values[KEY_CAP].number
-    _set(&frame.headers, &values[KEY_HEAD])
-    _set(&frame.tasks, &values[KEY_TASK])
-    _set(&frame.forks, &values[KEY_FORK])
-    _set(&frame.execs, &values[KEY_EXEC])
-    _set(&frame.exits, &values[KEY_EXIT])
-    _set(&frame.strings, &values[KEY_BLOB])
+        frame.capture_id = found.values[KEY_CAP].number
+    _set(&frame.headers, &found.values[KEY_HEAD])
+    _set(&frame.tasks, &found.values[KEY_TASK])
+    _set(&frame.forks, &found.values[KEY_FORK])
+    _set(&frame.execs, &found.values[KEY_EXEC])
+    _set(&frame.exits, &found.values[KEY_EXIT])
+    _set(&frame.strings, &found.values[KEY_BLOB])
     if found.seen >> KEY_TASK_OF & 1:
-        _set(&frame.task_of, &values[KEY_TASK_OF])
-        _set(&frame.ns_pids, &values[KEY_NS_PID])
+        _set(&frame.task_of, &found.values[KEY_TASK_OF])
+        _set(&frame.ns_pids, &found.values[KEY_NS_PID])
     return 0
 
 
