@@ -168,8 +168,8 @@ def test_a_command_is_one_turn_while_nobody_subscribes(usual: Daemon, audience: 
             "nobody": layout.AUDIENCE_NOBODY, "a reader": layout.AUDIENCE_READERS,
             "a subscriber": layout.AUDIENCE_SUBSCRIBERS,
         }[audience]  # fmt: skip
-        audience = stack.enter_context(audience_of(usual))
-        eventually(lambda: audience() == expected)
+        now = stack.enter_context(audience_of(usual))
+        eventually(lambda: now() == expected)
         frames, events = frames_and_events(usual)
         others = events - 3 * COMMANDS
         assert others >= 0
