@@ -112,7 +112,7 @@ def tracers() -> list[str]:
 def verdict(call: str, tax: float, low: float, high: float, method: str, report: common.Report) -> str:
     """Compare the interval of the tax of an unrelated call, in percent, with the target; "none" if it is on both sides.
 
-    A daemon whose method is "none" does less than one of the default settings should, so it has no verdict either.
+    With the method "none", the daemon does less than the default settings intend. Then there is no verdict either.
     """
     if method == NO_METHOD:
         report.notes.append(f"{call}: no verdict, because the daemon sees no changes of credentials by any method")

@@ -600,7 +600,7 @@ class Capture:
 
 
 class CredentialsTrial(Capture):
-    """A capture that loads and attaches one method of CREDENTIALS only, and whose programs record nothing."""
+    """A capture with one method of CREDENTIALS and nothing else. Its programs are attached, but record nothing."""
 
     def __init__(self, credentials: str, task_iterator: str = "auto") -> None:
         """Load and attach it; arguments and errors as in Capture."""

@@ -1,8 +1,8 @@
 """Wait until what happened before a command began is in the tables.
 
-A user who starts a process and asks about it at once expects to see it. But while no reader has the tables open, events
-gather for up to a quarter of a second. An opening of the tables ends that. On an idle host they are up to date a
-millisecond later, on a busy one after `capture.freshness_ms`.
+After starting a process, a user can ask about it at once, and expects to see it. But while no reader has the tables
+open, events gather for up to a quarter of a second. An opening of the tables ends that. On an idle host they are up to
+date a millisecond later, on a busy one after `capture.freshness_ms`.
 
 So `begin` opens the tables before anything else, and closes them again. They catch up while the command imports its
 modules, and then `wait` seldom has to wait. After `_CATCH_UP_S` every event before the opening is in the tables, unless

@@ -65,7 +65,7 @@ def sampling(live_kernel: None) -> Iterator[Daemon]:
 
 
 class Held:
-    """A process whose leader a user holds in execve().
+    """A process with a leader that a user holds in execve().
 
     Attributes:
         pid: its pid.

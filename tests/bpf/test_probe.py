@@ -365,7 +365,7 @@ INF = resource.RLIM_INFINITY
 
 
 class Limits:
-    """In place of the kernel: RLIMIT_MEMLOCK, and whether maps count against it, and who may raise it."""
+    """Replaces the kernel: has RLIMIT_MEMLOCK. The arguments say whether maps count, and who may raise it."""
 
     def __init__(self, now: tuple[int, int], is_counted: bool, may_raise: bool, is_permitted: bool = True) -> None:
         self.now = now

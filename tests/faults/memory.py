@@ -44,7 +44,7 @@ _OWN = "allocated"
 _JOURNAL = "journal"
 SHOWN = ("hot", "cold", "costs", "names", "args", _JOURNAL, "rest")
 
-#: Programs whose path, name and arguments no process has had before.
+#: Programs with new paths, names and arguments: no earlier process had them.
 NAMES = """
 import os, random, sys
 directory = sys.argv[1]

@@ -187,7 +187,8 @@ def is_found(table: ProcessTable, pid: int) -> bool:
 def _rows_of(directory: Path, parents: set[int]) -> npt.NDArray[Any]:
     """Return the images of all children of `parents` in the tables, without rows that are being written.
 
-    A child whose exit was lost is not under its parent any more: it seemed to live when the parent ended.
+    If the exit of a child was lost, it appears alive when its parent ends, and gets another parent. So its creator
+    counts, too.
     """
     hot, cold = np.fromfile(directory / "hot", HOT), np.fromfile(directory / "cold", COLD)
     is_child = np.isin(hot["ppid"], list(parents)) | np.isin(cold["creator_tgid"], list(parents))

@@ -91,7 +91,7 @@ def test_keys_are_allowed_refused_and_revoked_while_the_daemon_runs(host: Host) 
     daemon = host.daemon.process
     with host.subscriber("alice") as alice:
         eventually(lambda: receives(alice), LIMIT_S)
-        # A client whose key is not allowed receives nothing, and is counted and logged.
+        # A client with a key that is not allowed receives nothing. It is counted and logged.
         with pytest.raises(NotRunningError):
             host.subscriber("mallory", REFUSED_S)
         eventually(lambda: host.counter("curve_refused") >= 1, LIMIT_S)

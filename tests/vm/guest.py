@@ -104,7 +104,7 @@ def machine(
     """Return QEMU's command line; `script` may have arguments of init behind it, `parameters` are the kernel's."""
     emulator = find("qemu-system-x86_64", package="qemu-system-x86")
     initramfs = directory / "initramfs"
-    # The kernel starts either /init of an initramfs, whose arguments say what to start next, or init= of the root.
+    # The kernel starts /init of an initramfs, which gets the next program as an argument, or init= of the root.
     first, then = ("", f"{HERE / 'init'} ") if initramfs.exists() else (f"init={HERE / 'init'} ", "")
     # Mitigations and a fifth level of page tables (la57) cost a tenth of the time and protect nothing here. The check
     # of the timer fails on a busy host, and then the kernel does not come up.

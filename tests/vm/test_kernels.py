@@ -85,7 +85,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tried(monkeypatch: pytest.MonkeyPatch, row: dict[str, Any], *arguments: str) -> int:
-    """Return the exit code of a trial whose guest prints this row and ends with 0."""
+    """Return the exit code of a trial if its guest prints this row and ends with 0."""
     monkeypatch.setattr(kernels, "in_guest", lambda *_args, **_kwargs: (copy.deepcopy(row), 0))
     monkeypatch.setattr(sys, "argv", ["kernels", "--suite", "bullseye", *arguments])
     return kernels.main()
