@@ -80,8 +80,49 @@ cdef extern from *:
         return pl_put_be32(p + 1, items);
     }
 
-    /* Well-formed UTF-8 as in RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF. */
-    static int pl_is_utf8(const char *s, size_t n)
+    PL_INLINE uint32_t pl_load32(const char *s) { uint32_t v; memcpy(&v, s, 4); return v; }
+    PL_INLINE uint64_t pl_load64(const char *s) { uint64_t v; memcpy(&v, s, 8); return v; }
+
+    /* As memcpy. Most strings are names of a few bytes, for which the call would take longer than the copy. Two reads,
+     * which overlap unless there is nothing between them, replace a loop over the bytes. */
+    PL_INLINE void pl_copy(char *to, const char *from, size_t n)
+    {
+        if (n > 16) {
+            memcpy(to, from, n);
+        } else if (n >= 8) {
+            uint64_t first = pl_load64(from), last = pl_load64(from + n - 8);
+            memcpy(to, &first, 8);
+            memcpy(to + n - 8, &last, 8);
+        } else if (n >= 4) {
+            uint32_t first = pl_load32(from), last = pl_load32(from + n - 4);
+            memcpy(to, &first, 4);
+            memcpy(to + n - 4, &last, 4);
+        } else if (n > 0) {
+            char first = from[0], middle = from[n / 2], last = from[n - 1];
+            to[0] = first;
+            to[n / 2] = middle;
+            to[n - 1] = last;
+        }
+    }
+
+    PL_INLINE int pl_is_ascii(const char *s, size_t n)
+    {
+        uint64_t bits;
+
+        if (n >= 8) {
+            bits = pl_load64(s + n - 8);
+            for (size_t at = 0; at + 8 < n; at += 8)
+                bits |= pl_load64(s + at);
+        } else if (n >= 4) {
+            bits = pl_load32(s) | pl_load32(s + n - 4);
+        } else {
+            bits = n > 0 ? (unsigned char)(s[0] | s[n / 2] | s[n - 1]) : 0;
+        }
+        return !(bits & 0x8080808080808080ull);
+    }
+
+    /* Whether bytes are UTF-8, as in RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF. */
+    static __attribute__((noinline)) int pl_is_well_formed(const char *s, size_t n)
     {
         const unsigned char *p = (const unsigned char *)s, *end = p + n;
 
@@ -117,6 +158,8 @@ cdef extern from *:
         return 1;
     }
 
+    static inline int pl_is_utf8(const char *s, size_t n) { return pl_is_ascii(s, n) || pl_is_well_formed(s, n); }
+
     /* The header of a str of `n` bytes, which must be UTF-8. */
     static inline char *pl_str_header(char *p, uint32_t n)
     {
@@ -147,7 +190,7 @@ cdef extern from *:
     static inline char *pl_text(char *p, const char *s, uint32_t n)
     {
         p = pl_is_utf8(s, n) ? pl_str_header(p, n) : pl_bin_header(p, n);
-        memcpy(p, s, n);
+        pl_copy(p, s, n);
         return p + n;
     }
 
@@ -162,7 +205,7 @@ cdef extern from *:
     {
         size_t n = strlen(s);
         *p = (char)(0xa0 | n);
-        memcpy(p + 1, s, n);
+        pl_copy(p + 1, s, n);
         return p + 1 + n;
     }
 

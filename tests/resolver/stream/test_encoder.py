@@ -555,6 +555,22 @@ def test_names_of_a_file_that_was_reached_through_a_link(path, offset, argv, is_
         assert event["symlink_paths"] == (None if names is None else [f"/bin/{names}", f"/usr/bin/{names}"])
 
 
+def test_a_text_of_any_length_is_a_string_unless_one_of_its_bytes_is_not_utf8() -> None:
+    """Short texts are checked and copied a few bytes at a time, so each length and each place of a byte is tried."""
+    letters = bytes(range(ord("a"), ord("a") + 26)) * 2
+    argv = [letters[:size] for size in range(len(letters))]
+    for size in range(1, 36):
+        for at in range(size):
+            argv += [letters[:at] + byte + letters[at + 1 : size] for byte in (b"\xff", "é".encode(), "猫".encode())]
+    with tables() as writer:
+        row = Row(writer, tgid=7, start_boot_ns=5, known=0x7FFF, args=blob(argv))
+        made = encoder()
+        made.add(writer, EXEC, 2, row.number, 5)
+        (event,) = take(made)
+        assert event["argv"] == [text.decode("utf-8", "surrogateescape") for text in argv]
+        assert event == expected(row, topic=EXEC, kind=2, seq=1, order=1, time=5)
+
+
 def test_a_file_without_attributes_has_no_owner() -> None:
     with tables() as writer:
         record = np.zeros(1, layout.FILE)
