@@ -23,6 +23,7 @@ from pipeline.resolver.merge._merger import Merger
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.shard._shard import Shard
+from tests.linux import SKIPPED_KINDS
 from tests.resolver import _inside
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
@@ -85,7 +86,8 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
         for ring in rings.values():
             ring.close()
 
-    assert len(header) >= 21_000 and len(samples) > 1000
+    # Where the kernel skips runs of programs, some are missing. Other tests show that these are counted.
+    assert len(header) >= (20_000 if SKIPPED_KINDS else 21_000) and len(samples) > 1000
     checked = 0
     for number in rings:
         mine = np.sort(header[rings_of == number], order="ring_pos")
