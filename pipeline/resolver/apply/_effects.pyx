@@ -61,7 +61,7 @@ cdef enum:
     AHEAD_INDEX = 8
     AHEAD_ROWS = 4
     #: Bytes of an event's strings that are fetched at most: the arguments and the environment of most programs.
-    AHEAD_STRINGS = 2048
+    AHEAD_STRINGS = 4096
 
 
 cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept nogil:
