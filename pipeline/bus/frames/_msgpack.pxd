@@ -80,9 +80,6 @@ cdef extern from *:
         return pl_put_be32(p + 1, items);
     }
 
-    PL_INLINE uint32_t pl_load32(const char *s) { uint32_t v; memcpy(&v, s, 4); return v; }
-    PL_INLINE uint64_t pl_load64(const char *s) { uint64_t v; memcpy(&v, s, 8); return v; }
-
     /* As memcpy. Most strings are names of a few bytes, for which the call would take longer than the copy. Two reads,
      * which overlap unless there is nothing between them, replace a loop over the bytes. */
     PL_INLINE void pl_copy(char *to, const char *from, size_t n)
@@ -90,11 +87,15 @@ cdef extern from *:
         if (n > 16) {
             memcpy(to, from, n);
         } else if (n >= 8) {
-            uint64_t first = pl_load64(from), last = pl_load64(from + n - 8);
+            uint64_t first, last;
+            memcpy(&first, from, 8);
+            memcpy(&last, from + n - 8, 8);
             memcpy(to, &first, 8);
             memcpy(to + n - 8, &last, 8);
         } else if (n >= 4) {
-            uint32_t first = pl_load32(from), last = pl_load32(from + n - 4);
+            uint32_t first, last;
+            memcpy(&first, from, 4);
+            memcpy(&last, from + n - 4, 4);
             memcpy(to, &first, 4);
             memcpy(to + n - 4, &last, 4);
         } else if (n > 0) {
@@ -107,16 +108,21 @@ cdef extern from *:
 
     PL_INLINE int pl_is_ascii(const char *s, size_t n)
     {
-        uint64_t bits;
+        uint64_t bits = 0, eight;
+        uint32_t first, last;
 
         if (n >= 8) {
-            bits = pl_load64(s + n - 8);
-            for (size_t at = 0; at + 8 < n; at += 8)
-                bits |= pl_load64(s + at);
+            memcpy(&bits, s + n - 8, 8);
+            for (size_t at = 0; at + 8 < n; at += 8) {
+                memcpy(&eight, s + at, 8);
+                bits |= eight;
+            }
         } else if (n >= 4) {
-            bits = pl_load32(s) | pl_load32(s + n - 4);
-        } else {
-            bits = n > 0 ? (unsigned char)(s[0] | s[n / 2] | s[n - 1]) : 0;
+            memcpy(&first, s, 4);
+            memcpy(&last, s + n - 4, 4);
+            bits = first | last;
+        } else if (n > 0) {
+            bits = (unsigned char)(s[0] | s[n / 2] | s[n - 1]);
         }
         return !(bits & 0x8080808080808080ull);
     }
