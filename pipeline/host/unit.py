@@ -170,9 +170,11 @@ def explain(service: Service, properties: Mapping[str, str], last_error: str = "
 def _has_failed(properties: Mapping[str, str]) -> bool:
     """Whether it failed; a unit that waits for its restart has failed too."""
     active, result = properties.get("ActiveState"), properties.get("Result", "success")
-    return active == "failed" or (active == "activating" and properties.get("SubState") == "auto-restart") or (
-        active == "inactive" and result != "success"
-    )  # fmt: skip
+    # "auto-restart" until the time of RestartSec= is over, then "auto-restart-queued" until the manager starts it.
+    is_waiting = properties.get("SubState", "").startswith("auto-restart")
+    return (
+        active == "failed" or (active == "activating" and is_waiting) or (active == "inactive" and result != "success")
+    )
 
 
 def _reason(service: Service, properties: Mapping[str, str]) -> tuple[str, str]:

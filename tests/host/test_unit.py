@@ -87,8 +87,9 @@ def test_its_own_last_error_is_quoted() -> None:
     assert "access.group: this host has no group 'x'" in found.detail
 
 
-def test_a_unit_that_waits_for_its_restart_has_failed() -> None:
-    assert "exit code 4" in failed("exit-code", 4, ActiveState="activating", SubState="auto-restart").detail
+@pytest.mark.parametrize("state", ["auto-restart", "auto-restart-queued"])
+def test_a_unit_that_waits_for_its_restart_has_failed(state: str) -> None:
+    assert "exit code 4" in failed("exit-code", 4, ActiveState="activating", SubState=state).detail
 
 
 @pytest.mark.parametrize(

@@ -184,10 +184,8 @@ def run(
         if not code.isdecimal():
             if end is End.ENOUGH:
                 return NO_CODE
-            is_late = end is End.LATE
-            tail = (work / "console").read_text(errors="replace").splitlines()[-30:] if not is_late else []
-            print(*tail, sep="\n")
-            print(f"vm: no exit code came back{f' within {timeout_s:g} s' if is_late else ''}")
+            print(*(work / "console").read_text(errors="replace").splitlines()[-30:], sep="\n")
+            print(f"vm: no exit code came back{f' within {timeout_s:g} s' if end is End.LATE else ''}")
             return NO_CODE
         return int(code)
 
