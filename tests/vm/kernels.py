@@ -11,9 +11,7 @@ that works according to its row in kernels.json. 1: not all of that. Others are 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
-import io
 import json
 import os
 import shutil
@@ -159,14 +157,18 @@ def in_guest(suite: str, flavour: str, timeout_s: float) -> tuple[dict[str, Any]
     try:
         guest.require()
         directory = debian.kernel(guest.CACHE, flavour, *debian.parse_suite(suite))
-        output = _Copy()
-        with contextlib.redirect_stdout(output):
-            python = os.environ.get("PROCLINE_VM_PYTHON") or str(ROOT / ".venv" / "bin" / "python")
-            code = guest.run(directory, [python, "tests/vm/kernels.py", "--here"], timeout_s=timeout_s)
+        output = bytearray()
+
+        def keep_output(piece: bytes, _cpu_s: float) -> bool:
+            output.extend(piece)
+            return False
+
+        python = os.environ.get("PROCLINE_VM_PYTHON") or str(ROOT / ".venv" / "bin" / "python")
+        code = guest.run(directory, [python, "tests/vm/kernels.py", "--here"], timeout_s=timeout_s, watch=keep_output)
     except debian.NotPossibleError as error:
         print(f"vm: NO GUEST: {error}", file=sys.stderr)
         return None, guest.NOT_POSSIBLE
-    for line in output.text().splitlines():
+    for line in output.decode(errors="replace").splitlines():
         if line.startswith(PREFIX):
             row = json.loads(line.removeprefix(PREFIX))
             row["from"] = origin(suite, flavour)
@@ -177,31 +179,6 @@ def in_guest(suite: str, flavour: str, timeout_s: float) -> tuple[dict[str, Any]
 def origin(suite: str, flavour: str) -> str:
     """Return where a kernel is from, as the tables say it."""
     return f"Debian {suite or 'trixie'}{'' if flavour == 'cloud' else f', {flavour}'}"
-
-
-class _Copy(io.TextIOWrapper):
-    """Standard output that is kept too."""
-
-    def __init__(self) -> None:
-        self._kept, self._out = b"", sys.stdout
-        super().__init__(io.BytesIO(), "utf-8", "replace")
-        kept = self
-
-        class _Both(io.RawIOBase):
-            def write(self, data: Any) -> int:
-                kept._kept += bytes(data)
-                kept._out.buffer.write(data)
-                kept._out.flush()
-                return len(data)
-
-        self._both = _Both()
-
-    @property
-    def buffer(self) -> Any:
-        return self._both
-
-    def text(self) -> str:
-        return self._kept.decode(errors="replace")
 
 
 # -- on the kernel ----------------------------------------------------------------------------------------------------
