@@ -109,22 +109,24 @@ cdef inline void count_event(Events self, const pl_header_any *header, const cha
         self.counters[PL_C_PATH_ERROR] += 1
 
 
+# Parts of a record that are one behind the other in a frame begin anywhere in a cache line. The ends of lines are named
+# below: the beginning of a part came with the end of the one before, and its own end would else be missing.
 cdef inline void prefetch_record(const pending_event *item, const columns *all) noexcept nogil:
     cdef const columns *col = &all[item.frame]
     cdef const char *task = col.task + item.event * sizeof(pl_task_any)
-    pl_prefetch(col.header + item.event * sizeof(pl_header_any))
+    pl_prefetch(col.header + (item.event + 1) * sizeof(pl_header_any) - 1)
     if col.task_of == NULL:  # else they are few and near
-        pl_prefetch(task)
-        pl_prefetch(task + 64)
-        pl_prefetch(task + 128)
-    pl_prefetch(col.exit + item.body * sizeof(pl_exit_any))
-    pl_prefetch(col.fork + item.body * sizeof(pl_fork_any))
+        pl_prefetch(task + 63)
+        pl_prefetch(task + 127)
+        pl_prefetch(task + sizeof(pl_task_any) - 1)
+    pl_prefetch(col.exit + (item.body + 1) * sizeof(pl_exit_any) - 1)
+    pl_prefetch(col.fork + (item.body + 1) * sizeof(pl_fork_any) - 1)
 
 
 cdef inline void prefetch_pids(Events self, const pending_event *item, const columns *all) noexcept nogil:
     cdef const pl_header_any *header = &(<const pl_header_any *>all[item.frame].header)[item.event]
     cdef const char *strings = all[item.frame].blob + item.var
-    cdef uint32_t at
+    cdef uint32_t at, n = min(header.var_bytes, <uint32_t>AHEAD_STRINGS)
     if header.tgid < self.tables.pid_capacity:
         pl_prefetch_write(&self.tables.index[header.tgid])
         pl_prefetch(&self.pids[header.tgid])
@@ -135,8 +137,10 @@ cdef inline void prefetch_pids(Events self, const pending_event *item, const col
         pl_prefetch(&self.tables.kin[header.ppid])
         if header.kind == PL_KIND_FORK:
             pl_prefetch(&self.cgroups.sets[header.ppid])
-    for at in range(0, min(header.var_bytes, <uint32_t>AHEAD_STRINGS), 64):
-        pl_prefetch(strings + at)
+    if n:
+        for at in range(63, n, 64):
+            pl_prefetch(strings + at)
+        pl_prefetch(strings + n - 1)
 
 
 cdef inline void prefetch_rows(Events self, const pending_event *item, const columns *all) noexcept nogil:
