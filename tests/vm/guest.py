@@ -48,6 +48,10 @@ SHARED = (
 #: The modules that have others.
 ALONE = ("tests/bpf/test_records.py", "tests/live/test_changes.py")
 
+#: A guest whose kernel has not started its first program, and so nothing of Procline, is started again, once. This much
+#: time of this machine's CPUs it may take, for each two of its own, and this much in all: over ten times what it takes.
+START_CPU_S, START_S = 120.0, 480.0
+
 #: Nothing came back from the guest: it hung, panicked or was ended.
 NO_CODE = 99
 #: Something that a guest needs is not here.
@@ -163,31 +167,70 @@ def run(
     Raises:
         NotPossibleError: there can be no guest here.
     """
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="run-") as name:
-        work = Path(name)
+
+    def machine_of(work: Path, socket: Path) -> list[str]:
         script = work / "command"
         script.write_text(script_of(command))
-        (work / "out").touch()
+        first = f"{script}{' systemd' if has_systemd else ''}"
+        return machine(directory, work, socket, first, cpus, memory_mib, has_virtual_time, parameters)
+
+    deadline = time.monotonic() + timeout_s
+    end, code = boot(machine_of, cpus, deadline, watch)
+    if end is End.NOT_STARTED:
+        print("vm: the guest's kernel HAS NOT STARTED the first program; its console is above. Once more:", flush=True)
+        end, code = boot(machine_of, cpus, deadline, watch)
+    if code == NO_CODE and end is not End.ENOUGH:
+        print(f"vm: no exit code came back{f' within {timeout_s:g} s' if end is End.LATE else ''}")
+    return code
+
+
+def boot(
+    machine_of: Callable[[Path, Path], list[str]],
+    cpus: int,
+    deadline: float,
+    watch: Callable[[bytes, float], bool] | None,
+) -> tuple[End, int]:
+    """Start a machine and follow it; return why that ended, and the exit code or NO_CODE."""
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="run-") as name:
+        work = Path(name)
+        for port in "out", "code":
+            (work / port).touch()
         with shared_root(work) as socket:
-            first = f"{script}{' systemd' if has_systemd else ''}"
-            process = subprocess.Popen(
-                machine(directory, work, socket, first, cpus, memory_mib, has_virtual_time, parameters),
-                stdin=subprocess.DEVNULL,
-            )
+            process = subprocess.Popen(machine_of(work, socket), stdin=subprocess.DEVNULL)
             try:
                 with (work / "out").open("rb") as out:
-                    end = follow(process, out, time.monotonic() + timeout_s, watch)
+                    end = follow(process, out, deadline, Start(work / "code", cpus), watch)
             finally:
                 process.kill()
                 process.wait()
-        code = (work / "code").read_text().strip() if (work / "code").exists() else ""
-        if not code.isdecimal():
-            if end is End.ENOUGH:
-                return NO_CODE
+        code = (work / "code").read_text().removeprefix(Start.SIGN).strip()
+        if code.isdecimal():
+            return end, int(code)
+        if end is not End.ENOUGH:
             print(*(work / "console").read_text(errors="replace").splitlines()[-30:], sep="\n")
-            print(f"vm: no exit code came back{f' within {timeout_s:g} s' if end is End.LATE else ''}")
-            return NO_CODE
-        return int(code)
+        return end, NO_CODE
+
+
+class Start:
+    """Whether a guest has come as far as its first program, or never will.
+
+    Args:
+        code: the file with what the guest writes to the port of its exit code.
+        cpus: of the guest.
+    """
+
+    #: What `init` writes when it begins.
+    SIGN = "started\n"
+
+    def __init__(self, code: Path, cpus: int) -> None:
+        self._code, self._cpu_limit_s = code, START_CPU_S * max(1, cpus / 2)
+        self._deadline = time.monotonic() + START_S
+        self._is_over = False
+
+    def is_hopeless(self, cpu_s: float) -> bool:
+        """Return whether it has not started within its time; `cpu_s` is the time of CPUs that it has used."""
+        self._is_over = self._is_over or self._code.stat().st_size > 0
+        return not self._is_over and (cpu_s > self._cpu_limit_s or time.monotonic() > self._deadline)
 
 
 def script_of(command: Sequence[str]) -> str:
@@ -210,15 +253,17 @@ class End(enum.Enum):
     ENDED = enum.auto()
     LATE = enum.auto()
     ENOUGH = enum.auto()
+    NOT_STARTED = enum.auto()
 
 
 def follow(
     process: subprocess.Popen[bytes],
     out: BinaryIO,
     deadline: float,
+    start: Start,
     watch: Callable[[bytes, float], bool] | None,
 ) -> End:
-    """Copy the output of a guest to stdout until it ends, the time is over, or `watch` says that it is enough."""
+    """Copy the output of a guest to stdout until it ends, or a time is over, or `watch` says that it is enough."""
     while True:
         cpu_s = cpu_seconds(process.pid)  # before it is waited for
         has_ended = process.poll() is not None
@@ -230,6 +275,8 @@ def follow(
             return End.ENOUGH
         if is_late:
             return End.LATE
+        if start.is_hopeless(cpu_s):
+            return End.NOT_STARTED
         if has_ended:
             return End.ENDED
         time.sleep(0.1)
