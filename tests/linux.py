@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pipeline.records.declared import KIND_NAMES
 
+#: Whether this is a machine of tests/vm, which tests may change for each other.
+IS_GUEST = os.environ.get("PROCLINE_GUEST") == "1"
 IS_REAL_TIME = "PREEMPT_RT" in os.uname().version
 #: The kernel skips runs of a program while it is preempted on that CPU, and counts them (docs/sources.md#preemption).
 #: Since Linux 7.0 programs on tracepoints can be preempted.

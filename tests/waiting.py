@@ -6,15 +6,15 @@ and a busy machine can need far longer.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 from pipeline.errors import BusyError, StaleError
+from tests.linux import IS_GUEST
 
 #: How long a test waits for a state that it expects. In an emulated guest, everything takes longer.
-WAIT_S = 300.0 if os.environ.get("PROCLINE_GUEST") == "1" else 60.0
+WAIT_S = 300.0 if IS_GUEST else 60.0
 
 
 def until(

@@ -73,16 +73,28 @@ def crowd(workload: Path, count: int) -> Iterator[int]:
 
 
 @contextmanager
-def highest_pid(limit: int) -> Iterator[None]:
-    """Allow more pids for a while; 0 changes nothing. Instances that run already cannot index the additional ones."""
+def highest_pid(limit: int = 0) -> Iterator[None]:
+    """Allow more pids for a while; 0 changes nothing. Instances that run already cannot index the additional ones.
+
+    At the end `pid_max` is what it was, also if something else has changed it meanwhile.
+    """
     before = pid_max()
     try:
         if limit:
             _PID_MAX.write_text(str(limit))
         yield
     finally:
-        if limit:
+        if pid_max() != before:
             _PID_MAX.write_text(str(before))
+
+
+def is_of_namespace() -> bool:
+    """Return whether each pid namespace has a `pid_max` of its own (Linux 6.14); others change that of the host."""
+    before = pid_max()
+    with highest_pid():
+        change = ["unshare", "--pid", "--fork", "sh", "-c", f"echo {before - 1} > {_PID_MAX}"]
+        subprocess.run(change, check=True)
+        return pid_max() == before
 
 
 def commands(daemon: Daemon, parent: int, child: int, count: int) -> Iterator[tuple[str, float]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.faults.faults import BETWEEN_STORMS, IN_A_STORM
-from tests.faults.resources import CROWD_MAX, RESOURCES, resource_round
+from tests.faults.resources import CROWD_MAX, RESOURCES, Resource, resource_round
 from tests.faults.rounds import Tally, start_round, storm_round
 from tests.live.harness import build_workload
 
@@ -52,6 +52,15 @@ class Progress:
         return cls(rng, Tally(**tally), spent_s)
 
 
+def possible_resources() -> list[Resource]:
+    """Return the faults of resources that this machine can have, and say which it cannot."""
+    missing = {kind.name: kind.missing() for kind in RESOURCES}
+    for name, what in missing.items():
+        if what:
+            print(f"left out: {name}: {what}", file=sys.stderr, flush=True)
+    return [kind for kind in RESOURCES if not missing[kind.name]]
+
+
 def run(
     count: int,
     progress: Progress,
@@ -73,7 +82,7 @@ def run(
     rounds = (
         (5, PER_ROUND, IN_A_STORM, storm_round),
         (3, PER_ROUND // 2, BETWEEN_STORMS, start_round),
-        (3, PER_ROUND // 2, RESOURCES, partial(resource_round, crowd_max=crowd_max)),
+        (3, PER_ROUND // 2, possible_resources(), partial(resource_round, crowd_max=crowd_max)),
     )
     weights = [weight for weight, *_ in rounds]
     rng, tally = progress.rng, progress.tally
@@ -107,7 +116,7 @@ def run_each(times: int, only: str, progress: Progress, workload: Path, crowd_ma
         for faults, make_round in (
             (IN_A_STORM, storm_round),
             (BETWEEN_STORMS, start_round),
-            (RESOURCES, partial(resource_round, crowd_max=crowd_max)),
+            (possible_resources(), partial(resource_round, crowd_max=crowd_max)),
         ):
             for kind in faults:
                 for _ in range(times if only in kind.name else 0):

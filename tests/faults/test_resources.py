@@ -24,6 +24,8 @@ CROWD_MAX, PATIENCE_S, STORM_S = 1000, 60.0, 0.5
 
 @pytest.mark.parametrize("kind", RESOURCES, ids=lambda kind: kind.name.replace(" ", "-"))
 def test_the_fault_is_survived(workload: Path, kind: Resource) -> None:
+    if missing := kind.missing():
+        pytest.skip(missing)
     tally = Tally()
     resource_round(
         workload, tally, [kind], random.Random(1), crowd_max=CROWD_MAX, patience_s=PATIENCE_S, storm_s=STORM_S

@@ -27,17 +27,17 @@ from pipeline.errors import ProclineError
 from pipeline.export.json import dumps
 from pipeline.host import processes
 from pipeline.records.limits import PID_MAX
+from tests.linux import IS_GUEST
 from tests.live.memory import fdinfo
 from tests.waiting import WAIT_S, until
 
 SOURCE = Path(__file__).with_name("workload.c")
 CHECKOUT = Path(__file__).parents[2]
-_IS_GUEST = os.environ.get("PROCLINE_GUEST") == "1"
 #: How many times as long programs take in an emulated guest: some fifteen times, up to ten with virtual time.
-EMULATION_FACTOR = 15 if _IS_GUEST else 1
-READY_SECONDS = 1200 if _IS_GUEST else 120
-STARTED_SECONDS = 300 if _IS_GUEST else 120
-STOP_SECONDS = 200 if _IS_GUEST else 60
+EMULATION_FACTOR = 15 if IS_GUEST else 1
+READY_SECONDS = 1200 if IS_GUEST else 120
+STARTED_SECONDS = 300 if IS_GUEST else 120
+STOP_SECONDS = 200 if IS_GUEST else 60
 _PIDFD_GETFD = 438
 
 #: Settings of a daemon that finds changes of credentials and session by the task iterator only: without regular
@@ -77,7 +77,7 @@ class Daemon:
         self.config = self.root / "procline.toml"
         self.config.write_text(config)
         self.log = self.root / "log"
-        self.options = (*options, "--set", "supervision.start_timeout_s=1200") if _IS_GUEST else options
+        self.options = (*options, "--set", "supervision.start_timeout_s=1200") if IS_GUEST else options
         #: Prefix of the command `procline run`, to run it in another environment.
         self.wrapper: tuple[str, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None

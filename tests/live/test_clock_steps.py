@@ -7,7 +7,6 @@ clock for them (`clock.c`), because other programs need the machine's.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -20,14 +19,13 @@ from typing import Any
 import pytest
 
 from pipeline import ProcessTable, StreamPosition, Subscriber
-from tests.linux import SKIPPED_KINDS, lost_kinds
+from tests.linux import IS_GUEST, SKIPPED_KINDS, lost_kinds
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, resolve
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.vm]
 
-_IS_GUEST = os.environ.get("PROCLINE_GUEST") == "1"
 SOURCE = Path(__file__).with_name("clock.c")
 NS = 1_000_000_000
 HOUR_S = 3600
@@ -44,13 +42,13 @@ class Clock:
         self._shift = directory / "shift"
         self._shift.write_bytes(bytes(8))
         self.library = directory / "clock.so"
-        if not _IS_GUEST:
+        if not IS_GUEST:
             build = ["gcc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", self.library, SOURCE]
             subprocess.run(build, check=True)
             daemon.environment |= {"LD_PRELOAD": str(self.library), "PROCLINE_TEST_CLOCK": str(self._shift)}
 
     def _move(self, step_ns: int) -> None:
-        if _IS_GUEST:
+        if IS_GUEST:
             time.clock_settime_ns(time.CLOCK_REALTIME, time.clock_gettime_ns(time.CLOCK_REALTIME) + step_ns)
         else:
             before = int.from_bytes(self._shift.read_bytes(), "little", signed=True)
@@ -73,7 +71,7 @@ def setting(live_kernel: None) -> Iterator[tuple[Daemon, Clock]]:
         daemon = Daemon(CONFIG)
         clock = Clock(daemon, Path(directory))
         with daemon:
-            if not _IS_GUEST:
+            if not IS_GUEST:
                 for pid in daemon.pids(""):
                     assert str(clock.library) in Path(f"/proc/{pid}/maps").read_text()
             yield daemon, clock

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ import pytest
 
 from pipeline import ProcessTable
 from pipeline.bpf.host import online_cpus
-from tests.linux import SKIPPED_KINDS, lost_kinds
+from tests.linux import IS_GUEST, SKIPPED_KINDS, lost_kinds
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon
 from tests.live.storms import Storm, images_of
@@ -26,7 +25,7 @@ pytestmark = [
     pytest.mark.vm,
     pytest.mark.alone,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(os.environ.get("PROCLINE_GUEST") != "1", reason="takes CPUs away: only in a guest (tests/vm)"),
+    pytest.mark.skipif(not IS_GUEST, reason="takes CPUs away: only in a guest (tests/vm)"),
 ]
 
 CONFIG = "[args]\nshow = 'raw'\n[tables]\nchunk_rows = 64\nmax_entries = 1048576\nretention_s = 3600\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from pipeline.load.measuring import kernel_forks
 from pipeline.resolver.daemon.duty_cycle import IDLE_HOUSEKEEPING_NS, IDLE_MS
+from tests.linux import IS_GUEST
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, run_workload
 from tests.waiting import eventually
@@ -18,7 +18,7 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 #: In a guest (tests/vm) the large storm had not ended after three minutes of CPU time.
-FORKS, EXECS = (4_000, 1_000) if os.environ.get("PROCLINE_GUEST") == "1" else (20_000, 5_000)
+FORKS, EXECS = (4_000, 1_000) if IS_GUEST else (20_000, 5_000)
 #: On an idle host the kernel's counters are read in this interval; with a margin.
 COUNTS_READ_S = IDLE_HOUSEKEEPING_NS / 1e9 + IDLE_MS / 1e3 + 0.25
 
