@@ -109,8 +109,8 @@ cdef inline void count_event(Events self, const pl_header_any *header, const cha
         self.counters[PL_C_PATH_ERROR] += 1
 
 
-# Parts of a record that are one behind the other in a frame begin anywhere in a cache line. The ends of lines are named
-# below: the beginning of a part came with the end of the one before, and its own end would else be missing.
+# Parts of the same kind are one behind the other in a frame, and begin anywhere in a cache line. So the last byte of
+# each 64 is named here: the line with the first one came with the part before.
 cdef inline void prefetch_record(const pending_event *item, const columns *all) noexcept nogil:
     cdef const columns *col = &all[item.frame]
     cdef const char *task = col.task + item.event * sizeof(pl_task_any)
