@@ -22,7 +22,9 @@ def kernel_bytes(pid: int) -> tuple[int, int]:
     maps = {}
     for _, fields in fdinfo(pid):
         if "map_id" in fields:
-            maps[fields["map_id"]] = fields["map_type"], int(fields["memlock"])
+            kind, size = fields["map_type"], int(fields["memlock"])
+            # Linux 5.11 to 6.3 multiply the number of entries by their size, which a ring does not have.
+            maps[fields["map_id"]] = kind, size or (int(fields["max_entries"]) if kind == _RING else 0)
     rings = sum(size for kind, size in maps.values() if kind == _RING)
     return rings, sum(size for _, size in maps.values()) - rings
 
