@@ -71,7 +71,9 @@ class Inside:
         self.recorder.wait_for(lambda events: len(events) - events_before >= sum(counted.values()))
         time.sleep(0.3)
         seen = Counter(event["event"] for event in self.recorder.events[events_before:])
-        assert {kind: seen[kind] for kind in made} == counted, (seen, counted)
+        # If the kernel skipped an exit, a repair ends the process and publishes that, without a record to count.
+        most = {**counted, "exit": made["exit"]}
+        assert all(counted[kind] <= seen[kind] <= most[kind] for kind in made), (seen, counted, made)
         return dict(made)
 
     def _settled(self) -> dict[str, Counter[str]]:
