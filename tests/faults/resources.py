@@ -39,7 +39,7 @@ from tests.live.namespaced_daemon import inside
 from tests.live.recordings import record
 from tests.live.storms import SHARED, Storm, images_of
 from tests.nobody import NOBODY
-from tests.waiting import eventually
+from tests.waiting import eventually, until
 
 RAW = "[args]\nshow = 'raw'\n"
 SMALL = RAW + "[tables]\nchunk_rows = 64\nretention_s = 3600\n"
@@ -319,8 +319,8 @@ def fork_bomb(name: str, scene: Scene) -> None:
         script = 'echo $$ > "$0/cgroup.procs"; bomb() { bomb | bomb & }; bomb; wait'
         bomb = subprocess.Popen(["bash", "-c", script, group], stderr=subprocess.DEVNULL)
         try:
+            until(lambda: int((group / "pids.current").read_text()) > 50, "more than 50 processes of the bomb")
             time.sleep(scene.storm_s)
-            assert int((group / "pids.current").read_text()) > 50
         finally:
             cgroups.set_limit(group, cgroups.pids_max(0))
             while pids := (group / "cgroup.procs").read_text().split():
