@@ -48,8 +48,9 @@ SHARED = (
 #: The modules that have others.
 ALONE = ("tests/bpf/test_records.py", "tests/live/test_changes.py")
 
-#: A guest whose kernel has not started its first program, and so nothing of Procline, is started again, once. This much
-#: time of this machine's CPUs it may take, for each two of its own, and this much in all: over ten times what it takes.
+#: How long a guest may take until its first program starts: seconds of this machine's CPUs for each two CPUs of the
+#: guest, and seconds in all. A start takes less than a tenth of that. A guest that takes longer is started once more,
+#: because nothing of Procline has run yet.
 START_CPU_S, START_S = 120.0, 480.0
 
 #: Nothing came back from the guest: it hung, panicked or was ended.
